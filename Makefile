@@ -1,0 +1,47 @@
+# `make` shows the targets. The environment is .venv; nothing outside the repository is changed.
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint types check clean
+
+# An interpreter that exists is asked for its version below; `make PYTHON=/path/to/python install` names another.
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+export RAY_USAGE_STATS_ENABLED := 0
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Build .venv from pyproject.toml and constraints.txt (nothing to do when up to date)
+
+# A .venv that works is kept and brought up to date; any other is made anew.
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -c 'import sys, pip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null; then \
+	  $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null || { \
+	    echo "rayunlearn needs Python 3.11 to 3.14; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo not there)." >&2; \
+	    echo "Install Python 3.11, or name one: make PYTHON=/path/to/python3.11 install" >&2; exit 1; }; \
+	  echo "Making .venv with $$($(PYTHON) --version)"; \
+	  $(PYTHON) -m venv --clear .venv; \
+	fi
+	@echo "Installing rayunlearn into .venv (the first time takes minutes: torch brings its CUDA libraries)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+	  --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: install ## Forget three digits, one after another: jobs/sequential_unlearn.py (more flags: ARGS='--seed 1')
+	@$(BIN)/python jobs/sequential_unlearn.py $(ARGS)
+
+test: install ## Run the tests (some of them: ARGS='tests/scheduling -x')
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: install ## Check the code's form with ruff
+	@$(BIN)/ruff check .
+
+types: install ## Check the types with mypy
+	@$(BIN)/mypy
+
+check: lint types test ## Everything that CI runs
+
+clean: ## Remove .venv, caches and build folders; what runs have stored stays
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find rayunlearn jobs benchmarks tests -type d -name __pycache__ -prune -exec rm -rf {} +

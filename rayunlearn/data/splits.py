@@ -1,0 +1,106 @@
+"""Splits of a dataset into training and test, and into retain and forget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rayunlearn.data.datasets import LabelledImages
+from rayunlearn.errors import BadInput
+from rayunlearn.seeds import generator
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """Which samples train and which test; ids are indices into the dataset of `dataset_hash`.
+
+    Attributes:
+        train_ids: ascending, `[N_train]` int64.
+        test_ids: ascending, `[N_test]` int64, disjoint from `train_ids`.
+        dataset_hash: `LabelledImages.hash`.
+        dataset_name: `LabelledImages.name`.
+        seed: the seed that the split was drawn with.
+        test_fraction: share of every class for the test, or None for the publisher's own test part.
+    """
+
+    train_ids: Tensor
+    test_ids: Tensor
+    dataset_hash: str
+    dataset_name: str
+    seed: int
+    test_fraction: float | None
+
+    def manifest(self) -> dict[str, object]:
+        """The split as JSON-able data: what was drawn, from what, and how."""
+        return {
+            "dataset": self.dataset_name,
+            "dataset_hash": self.dataset_hash,
+            "seed": self.seed,
+            "test_fraction": self.test_fraction,
+            "train_ids": self.train_ids.tolist(),
+            "test_ids": self.test_ids.tolist(),
+        }
+
+
+def split(dataset: LabelledImages, test_fraction: float | None, seed: int) -> Split:
+    """Split every class by the same fraction, a function of the dataset, the fraction and the seed.
+
+    Args:
+        dataset: all samples.
+        test_fraction: of every class, between 0 and 1; every class keeps at least one sample in each
+            part. None takes the publisher's test part, where the dataset has one.
+        seed: the user's root seed.
+
+    Raises:
+        BadInput: the fraction is not allowed, or a class has fewer than two samples.
+    """
+    labels = dataset.labels
+    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    if test_fraction is None:
+        if dataset.official_test_ids is None:
+            allowed = f"a number between 0 and 1 ({dataset.name} has no official test part)"
+            raise BadInput("test_fraction", None, allowed, where="split")
+        is_test[dataset.official_test_ids] = True
+    else:
+        if isinstance(test_fraction, bool) or not isinstance(test_fraction, (int, float)):
+            raise BadInput("test_fraction", test_fraction, "a number between 0 and 1, or None", where="split")
+        if not 0 < test_fraction < 1:
+            raise BadInput("test_fraction", test_fraction, "above 0 and below 1, or None", where="split")
+        for label in range(dataset.num_classes):
+            members = (labels == label).nonzero().flatten()
+            if len(members) < 2:
+                allowed = "at least 2 samples, one to train and one to test"
+                raise BadInput(f"class {label}", len(members), allowed, where=f"split of {dataset.name}")
+            count = min(max(round(len(members) * test_fraction), 1), len(members) - 1)
+            order = torch.randperm(len(members), generator=generator(seed, "split", label))
+            is_test[members[order[:count]]] = True
+    return Split(
+        train_ids=(~is_test).nonzero().flatten(),
+        test_ids=is_test.nonzero().flatten(),
+        dataset_hash=dataset.hash,
+        dataset_name=dataset.name,
+        seed=seed,
+        test_fraction=test_fraction,
+    )
+
+
+def retain_forget(labels: Tensor, forget: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Indices of the samples to retain and to forget: a partition, both ascending.
+
+    Args:
+        labels: `[N]` int64.
+        forget: class ids; each must occur in `labels`.
+
+    >>> retain, forget = retain_forget(torch.tensor([0, 1, 2, 1]), [1])
+    >>> retain.tolist(), forget.tolist()
+    ([0, 2], [1, 3])
+    """
+    present = set(labels.unique().tolist())
+    for label in forget:
+        if isinstance(label, bool) or not isinstance(label, int) or label not in present:
+            raise BadInput("class to forget", label, f"one of {sorted(present)}")
+    is_forget = torch.isin(labels, torch.tensor(list(forget), dtype=labels.dtype, device=labels.device))
+    return (~is_forget).nonzero().flatten(), is_forget.nonzero().flatten()

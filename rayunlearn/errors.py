@@ -1,0 +1,88 @@
+"""Errors a user can meet, and the exit code that each one ends a job with."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The one table of exit codes, shared by every entry point."""
+
+    OK = 0
+    """Every request was served."""
+    INTERNAL = 1
+    """A fault of ours: the traceback is shown."""
+    BAD_INPUT = 2
+    """The call cannot be carried out as asked; nothing was trained."""
+    NOTHING_ADMISSIBLE = 3
+    """Every request that ran was refused by the stopping rule or the gate."""
+    PARTIAL = 4
+    """Some requests were served; others were rejected or failed."""
+    STORAGE_HELD = 5
+    """Another scheduler holds the storage location."""
+    INTERRUPTED = 6
+    """Stopped by a signal after a checkpoint; the same command goes on."""
+
+
+class RayUnlearnError(Exception):
+    """Base of the errors that are shown as one sentence rather than a traceback."""
+
+    exit_code = ExitCode.INTERNAL
+
+
+class BadInput(RayUnlearnError, ValueError):
+    """Something given by the user is not allowed.
+
+    The message names the thing, its value and what is allowed.
+    """
+
+    exit_code = ExitCode.BAD_INPUT
+
+    def __init__(self, thing: str, value: object, allowed: str, *, where: str = "") -> None:
+        self.thing = thing
+        self.value = value
+        self.allowed = allowed
+        self.where = where
+        prefix = f"{where}: " if where else ""
+        super().__init__(f"{prefix}{thing} is {value!r}; allowed: {allowed}")
+
+
+class StorageHeld(RayUnlearnError):
+    """Another scheduler holds the storage location."""
+
+    exit_code = ExitCode.STORAGE_HELD
+
+
+class Interrupted(RayUnlearnError):
+    """The job was asked to stop and has checkpointed."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class IntegrityError(RayUnlearnError):
+    """Stored bytes are not what their hash, name or chain says."""
+
+    exit_code = ExitCode.INTERNAL
+
+
+class AccessDenied(RayUnlearnError, PermissionError):
+    """Code reached for data that it was not granted."""
+
+    exit_code = ExitCode.INTERNAL
+
+
+def nearest(name: str, valid: Iterable[str], *, n: int = 3) -> str:
+    """Say which valid names are nearest to a wrong one.
+
+    >>> nearest("gkt.epsilom", ["gkt.epsilon", "gkt.beta"])
+    "'gkt.epsilon' (nearest of 2)"
+    >>> nearest("zzz", ["b", "a"])
+    "'a', 'b'"
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=n, cutoff=0.6)
+    if close:
+        return ", ".join(map(repr, close)) + f" (nearest of {len(names)})"
+    return ", ".join(map(repr, names))

@@ -1,0 +1,321 @@
+"""Anamnesis Index: how fast a model relearns what it forgot, against a model that never knew it.
+
+Source: zero-shot machine unlearning, section IV.D (eq. 11) and V.B. The relearn time r_t(M, M_orig, alpha)
+is the number of mini-batches of the full training set (retain and forget) until M's accuracy on the
+forget classes' validation images is within alpha of the original model's.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rayunlearn.errors import BadInput
+from rayunlearn.evaluation.accuracy import check_images, class_counts, device_of, evaluating
+from rayunlearn.seeds import derive_seed, generator
+
+MARGINS = ("absolute", "relative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelearnSettings:
+    """How a model relearns; the paper's values (section V.B) where it gives them.
+
+    A mini-batch of 256 is a third of the digits' training part, so that three or four steps are an
+    epoch there: lower `batch_size` where a finer count is wanted, for every model alike.
+    """
+
+    batch_size: int = 256
+    lr: float = 0.1
+    momentum: float = 0.0
+    """The paper names no optimizer; plain SGD here, Adam in its reference code."""
+    alpha: float = 0.05
+    """Margin around the original's accuracy, a share of 1."""
+    margin: Literal["absolute", "relative"] = "absolute"
+    """absolute: accuracy >= original - alpha; relative (reference code): >= (1 - alpha) * original."""
+    lr_decay: float = 0.1
+    """Factor on lr after `patience_epochs` epochs without gain in forget accuracy (section V.B).
+
+    Deviation: epochs before the first forget image is recognised do not count. An epoch of the papers'
+    data has 200 mini-batches, one of the digits four, and a gold model needs more than two of those to
+    leave accuracy 0; its learning rate fell 0.1-fold at once and it never relearned (cap 150).
+    """
+    patience_epochs: int = 2
+    max_steps: int = 400
+    """Cap; a model that has not relearned by then is censored."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be carried out, by name."""
+        checks: list[tuple[str, bool, str]] = [
+            ("batch_size", self.batch_size >= 2, "an integer >= 2"),
+            ("lr", math.isfinite(self.lr) and self.lr > 0, "a number > 0"),
+            ("momentum", 0 <= self.momentum < 1, "0 <= momentum < 1"),
+            ("alpha", 0 <= self.alpha < 1, "0 <= alpha < 1"),
+            ("margin", self.margin in MARGINS, " or ".join(map(repr, MARGINS))),
+            ("lr_decay", 0 < self.lr_decay <= 1, "0 < lr_decay <= 1"),
+            ("patience_epochs", self.patience_epochs >= 1, "an integer >= 1"),
+            ("max_steps", self.max_steps >= 1, "an integer >= 1"),
+        ]
+        for name, fine, allowed in checks:
+            if not fine:
+                raise BadInput(f"RelearnSettings.{name}", getattr(self, name), allowed)
+
+    def threshold(self, target_accuracy: float) -> float:
+        """Accuracy at which a model counts as having relearned.
+
+        >>> round(RelearnSettings(alpha=0.05).threshold(0.9), 3)
+        0.85
+        >>> round(RelearnSettings(alpha=0.05, margin="relative").threshold(0.9), 3)
+        0.855
+        """
+        if self.margin == "absolute":
+            return target_accuracy - self.alpha
+        return (1 - self.alpha) * target_accuracy
+
+    def needed(self, target_accuracy: float, count: int) -> int:
+        """Of `count` forget images, how many a model that has relearned recognises.
+
+        >>> RelearnSettings(alpha=0.05).needed(0.8, 20)
+        15
+        """
+        return math.ceil(self.threshold(target_accuracy) * count - 1e-9)
+
+    def decay_after(self, epoch_ends: Sequence[float]) -> float:
+        """Factor on lr after epochs that ended with these forget accuracies (or counts).
+
+        >>> [RelearnSettings().decay_after([0, 0, 0, 3, 3, 3][:n]) for n in range(7)]
+        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.1]
+        """
+        best, without_gain, factor = 0.0, 0, 1.0
+        for accuracy in epoch_ends:
+            if accuracy > best:
+                best, without_gain = accuracy, 0
+            elif best > 0:
+                without_gain += 1
+            if without_gain == self.patience_epochs:
+                factor, without_gain = factor * self.lr_decay, 0
+        return factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelearnCurve:
+    """Forget accuracy after 0, 1, 2, ... mini-batches, up to where it was reached or the cap."""
+
+    correct: tuple[int, ...]
+    """Forget images recognised after each step, step 0 (before any training) first."""
+    count: int
+    """Forget images evaluated at each step."""
+    reached: int | None
+    """Relearn time r_t in mini-batches; None: not within `settings.max_steps` (censored)."""
+    target_accuracy: float
+    """The original model's accuracy on the same images."""
+    settings: RelearnSettings
+    seed: int
+
+    @property
+    def accuracy(self) -> list[float]:
+        """Accuracy after each step, step 0 first."""
+        return [correct / self.count for correct in self.correct]
+
+    @property
+    def censored(self) -> bool:
+        """The cap came first."""
+        return self.reached is None
+
+
+def relearn_batches(n: int, batch_size: int, seed: int) -> Iterator[list[Tensor]]:
+    """Epochs without end, each a list of mini-batches of sample ids.
+
+    A draw depends on the seed and the epoch alone, so every model relearns from the same batches. A
+    last batch of one image is left out: BatchNorm has no variance of one value.
+    """
+    epoch = 0
+    while True:
+        order = torch.randperm(n, generator=generator(seed, "relearn", epoch))
+        yield [ids for ids in order.split(batch_size) if len(ids) > 1]
+        epoch += 1
+
+
+def relearn(
+    model: nn.Module,
+    train_images: Tensor,
+    train_labels: Tensor,
+    eval_images: Tensor,
+    eval_labels: Tensor,
+    target_accuracy: float,
+    settings: RelearnSettings,
+    seed: int,
+) -> RelearnCurve:
+    """Train a copy of the model on the full training set until it knows the forget classes again.
+
+    SGD on the cross-entropy, all parameters, train mode; after every step the forget images are
+    evaluated in eval mode, and nothing else is. The model itself and the global random state are
+    left as they were.
+
+    Args:
+        model: images [B, C, H, W] -> logits [B, K].
+        train_images: [N, C, H, W], retain and forget classes, normalised.
+        train_labels: int64 [N].
+        eval_images: [M, C, H, W], validation images of the forget classes alone.
+        eval_labels: int64 [M].
+        target_accuracy: the original model's accuracy on `eval_images`.
+        settings: batch size, learning rate, margin, cap.
+        seed: of the batches' order; give unlearned and gold the same.
+
+    Raises:
+        BadInput: too few images, an original so poor that accuracy 0 is within the margin, forget
+            classes that the training set lacks, or logits that are not finite (before or during).
+    """
+    where = "relearn"
+    if len(train_images) < 2:
+        raise BadInput("number of training images", len(train_images), "at least 2", where=where)
+    if not len(eval_images):
+        raise BadInput("number of forget-class validation images", 0, "at least 1", where=where)
+    num_classes = _num_classes(model, eval_images)
+    check_images(train_images, train_labels, num_classes, where)
+    check_images(eval_images, eval_labels, num_classes, where)
+    threshold = settings.threshold(target_accuracy)
+    if not (target_accuracy <= 1 and threshold > 0):
+        allowed = f"at most 1 and over the margin: a threshold above 0 (here {threshold:.4f})"
+        raise BadInput("the original's accuracy on the forget classes", target_accuracy, allowed, where=where)
+    missing = sorted(set(eval_labels.tolist()) - set(train_labels.tolist()))
+    if missing:
+        allowed = "training images of every forget class: relearning is on the full training set"
+        raise BadInput("forget classes without training images", missing, allowed, where=where)
+
+    device = device_of(model)
+    images, labels = train_images.to(device), train_labels.to(device)
+    shown, known = eval_images.to(device), eval_labels.cpu()
+    needed = settings.needed(target_accuracy, len(known))
+
+    learner = copy.deepcopy(model).train().requires_grad_(True)
+    optimizer = torch.optim.SGD(learner.parameters(), lr=settings.lr, momentum=settings.momentum)
+    correct = [_recognised(learner, shown, known, num_classes)]
+    epoch_ends: list[int] = []
+    with _own_global_state(device, seed):
+        for epoch in relearn_batches(len(labels), settings.batch_size, seed):
+            for ids in epoch:
+                steps = len(correct) - 1
+                if correct[-1] >= needed or steps == settings.max_steps:
+                    return RelearnCurve(
+                        correct=tuple(correct),
+                        count=len(known),
+                        reached=steps if correct[-1] >= needed else None,
+                        target_accuracy=target_accuracy,
+                        settings=settings,
+                        seed=seed,
+                    )
+                batch = ids.to(device)
+                optimizer.zero_grad(set_to_none=True)
+                functional.cross_entropy(learner(images[batch]), labels[batch]).backward()
+                optimizer.step()
+                correct.append(_recognised(learner, shown, known, num_classes))
+            epoch_ends.append(correct[-1])
+            optimizer.param_groups[0]["lr"] = settings.lr * settings.decay_after(epoch_ends)
+    raise AssertionError("the epochs have no end")
+
+
+def _recognised(model: nn.Module, images: Tensor, labels: Tensor, num_classes: int) -> int:
+    """Images predicted as what they are."""
+    return int(class_counts(model, images, labels, num_classes).correct.sum())
+
+
+def _num_classes(model: nn.Module, images: Tensor) -> int:
+    """The number of logits, from one image."""
+    with evaluating(model):
+        return int(model(images[:1].to(device_of(model))).shape[1])
+
+
+@contextmanager
+def _own_global_state(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed the global generators, from which dropout draws, and put them back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(seed, "relearn", "dropout"))
+        yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnamnesisIndex:
+    """Eq. 11, with what its value is worth."""
+
+    value: float | None
+    """r_t(unlearned) / r_t(gold); None where the two curves do not give a ratio."""
+    censored: bool
+    """A model did not relearn within the cap. With a value, that value is a lower bound."""
+    informative: bool
+    """False where gold relearned in 0 or 1 mini-batches (or not at all): the ratio says nothing."""
+    note: str
+    """What is wrong with the value, in words; empty where nothing is."""
+    unlearned_steps: int | None
+    gold_steps: int | None
+
+
+def anamnesis_index(unlearned: RelearnCurve, gold: RelearnCurve) -> AnamnesisIndex:
+    """AIN = r_t(M_u, M_orig, alpha) / r_t(M_s, M_orig, alpha) (eq. 11).
+
+    Near 1: the unlearned model relearns as slowly as one that never saw the forget classes. Much
+    lower: it still knew them. Much higher: it was damaged, which is visible (Streisand effect).
+
+    - Unlearned censored, gold not: the value is cap / gold, a lower bound, never below 1.
+    - Gold censored: no value; the note gives the upper bound where there is one.
+    - Gold time 0 or 1: not informative (the paper's 211 and 143 come from such gold times).
+
+    Raises:
+        BadInput: the curves were not measured alike (settings, seed, target, images).
+    """
+    for name in ("settings", "seed", "target_accuracy", "count"):
+        ours, theirs = getattr(unlearned, name), getattr(gold, name)
+        if ours != theirs:
+            allowed = f"that of the gold model's curve, {theirs!r}"
+            raise BadInput(f"{name} of the unlearned model's curve", ours, allowed, where="anamnesis_index")
+    cap = unlearned.settings.max_steps
+    notes: list[str] = []
+    value: float | None = None
+    if gold.reached is None:
+        notes.append(f"gold did not relearn within {cap} steps")
+        if unlearned.reached is not None:
+            notes.append(f"the index is below {unlearned.reached / cap:.3g}")
+    else:
+        if unlearned.reached is None:
+            notes.append(f"lower bound: the unlearned model did not relearn within {cap} steps")
+        if gold.reached > 0:
+            value = (cap if unlearned.reached is None else unlearned.reached) / gold.reached
+        if gold.reached <= 1:
+            notes.append(f"not informative: gold relearned in {gold.reached} step(s)")
+    return AnamnesisIndex(
+        value=value,
+        censored=unlearned.censored or gold.censored,
+        informative=gold.reached is not None and gold.reached > 1,
+        note="; ".join(notes),
+        unlearned_steps=unlearned.reached,
+        gold_steps=gold.reached,
+    )
+
+
+def distance_from_one(ain: float | AnamnesisIndex) -> float:
+    """|log AIN|: how far from 1, a half and a double being equally far. Not from the paper.
+
+    A relearn time of 0 (AIN 0: nothing was forgotten) is infinitely far. A censored index is a lower
+    bound of at least 1, so its distance is a lower bound too: a model that is nearer to 1 than that
+    is nearer to 1.
+
+    Raises:
+        BadInput: no value, or one that is negative or not a number.
+
+    >>> distance_from_one(0.5) == distance_from_one(2.0), distance_from_one(1.0), distance_from_one(0.0)
+    (True, 0.0, inf)
+    """
+    value = ain.value if isinstance(ain, AnamnesisIndex) else ain
+    if value is None or math.isnan(value) or value < 0:
+        raise BadInput("anamnesis index", value, "a number >= 0", where="distance_from_one")
+    if value == 0 or math.isinf(value):
+        return math.inf
+    return abs(math.log(value))

@@ -1,0 +1,191 @@
+"""Linear probe: what a model's features still hold of the forget classes, whatever its head says.
+
+Alain and Bengio 2016 (arXiv 1610.01644). The features are frozen; a multinomial logistic regression
+learns from them on training images of all classes, which the auditor has. A gold model's features tell
+a class that it never saw from the others too, so only the distance to gold's recall means anything.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from rayunlearn.errors import BadInput
+from rayunlearn.evaluation.accuracy import check_images, device_of, evaluating
+from rayunlearn.models.classifiers import Classifier
+from rayunlearn.seeds import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings:
+    """The logistic regression, and how many images it may learn from."""
+
+    C: float = 1.0
+    """Inverse strength of the l2 penalty, on standardised features."""
+    max_iter: int = 1000
+    """Cap on L-BFGS iterations; the report says whether it was met."""
+    train_per_class: int | None = None
+    """Few-sample probe: training images per class, drawn by seed; None: all of them."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be carried out, by name."""
+        few = self.train_per_class
+        checks: list[tuple[str, bool, str]] = [
+            ("C", math.isfinite(self.C) and self.C > 0, "a number > 0"),
+            ("max_iter", self.max_iter >= 1, "an integer >= 1"),
+            ("train_per_class", few is None or few >= 1, "None or an integer >= 1"),
+        ]
+        for name, fine, allowed in checks:
+            if not fine:
+                raise BadInput(f"ProbeSettings.{name}", getattr(self, name), allowed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """Test images that the probe recognised, among all classes."""
+
+    correct: int
+    count: int
+
+    @property
+    def recall(self) -> float:
+        """Share recognised (micro average over the classes)."""
+        return self.correct / self.count
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeReport:
+    """The probe on the forget classes' test images and on the others'."""
+
+    forget: ProbeResult
+    retain: ProbeResult
+    train_count: int
+    """Images that the probe learned from."""
+    converged: bool
+    """False where `max_iter` came first: raise it before the figures are compared."""
+
+
+def frozen_features(model: Classifier, images: Tensor, batch_size: int = 1024) -> Tensor:
+    """The head's input in eval mode, on CPU: [N, C, H, W] -> [N, D]; the model is left as it was.
+
+    Raises:
+        BadInput: a feature is NaN or infinite.
+    """
+    device = device_of(model)
+    with evaluating(model):
+        parts = [model.features(batch.to(device)).cpu() for batch in images.split(batch_size)]
+    features = torch.cat(parts)
+    not_finite = int((~features.isfinite().all(dim=1)).sum())
+    if not_finite:
+        sentence = f"the model's features are not finite for {not_finite} of {len(images)} images"
+        raise BadInput("number of images with NaN or infinite features", not_finite, "0", where=sentence)
+    return features
+
+
+def linear_probe(
+    model: Classifier,
+    train_images: Tensor,
+    train_labels: Tensor,
+    test_images: Tensor,
+    test_labels: Tensor,
+    forget: Sequence[int],
+    settings: ProbeSettings,
+    seed: int,
+) -> ProbeReport:
+    """Fit the probe on all classes and count what it recognises of the forget and of the other classes.
+
+    Deterministic: a function of the arguments alone. The model is left as it was.
+
+    Args:
+        model: its `features` are probed, standardised by the training images' mean and deviation.
+        train_images: [N, C, H, W], retain and forget classes.
+        train_labels: int64 [N].
+        test_images: [M, C, H, W], retain and forget classes.
+        test_labels: int64 [M].
+        forget: class ids that the model was made to forget.
+        settings: penalty, iterations, few-sample setting.
+        seed: of the few-sample draw; unused without `train_per_class`.
+
+    Raises:
+        BadInput: a class has too few images, one class only, or features that are not finite.
+    """
+    where = "linear_probe"
+    num_classes = model.head.out_features
+    check_images(train_images, train_labels, num_classes, where)
+    check_images(test_images, test_labels, num_classes, where)
+    train_labels, test_labels = train_labels.cpu(), test_labels.cpu()
+    ids = sorted({int(class_id) for class_id in forget})
+    trained = torch.bincount(train_labels, minlength=num_classes).tolist()
+    tested = torch.bincount(test_labels, minlength=num_classes).tolist()
+    _check_samples(ids, trained, tested, settings, where)
+
+    chosen = _few_per_class(train_labels, settings.train_per_class, seed)
+    scaler = StandardScaler()
+    train_x = scaler.fit_transform(_float64(frozen_features(model, train_images[chosen])))
+    test_x = scaler.transform(_float64(frozen_features(model, test_images)))
+    probe = LogisticRegression(C=settings.C, max_iter=settings.max_iter)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        probe.fit(train_x, train_labels[chosen].numpy())
+    predicted = torch.from_numpy(probe.predict(test_x))
+
+    is_forget = torch.isin(test_labels, torch.tensor(ids))
+    right = predicted == test_labels
+
+    def result(part: Tensor) -> ProbeResult:
+        return ProbeResult(correct=int(right[part].sum()), count=int(part.sum()))
+
+    return ProbeReport(
+        forget=result(is_forget),
+        retain=result(~is_forget),
+        train_count=len(chosen),
+        converged=not any(issubclass(warning.category, ConvergenceWarning) for warning in caught),
+    )
+
+
+def _check_samples(
+    forget: list[int], trained: list[int], tested: list[int], settings: ProbeSettings, where: str
+) -> None:
+    """Refuse sets in which a class is missing or too small, naming the class and what is needed."""
+    num_classes = len(trained)
+    if not forget or not all(0 <= class_id < num_classes for class_id in forget):
+        raise BadInput("forget classes", forget, f"at least one of 0..{num_classes - 1}", where=where)
+    present = [class_id for class_id in range(num_classes) if trained[class_id]]
+    if len(present) < 2:
+        raise BadInput("classes among the training images", present, "at least two", where=where)
+    needed = settings.train_per_class or 1
+    for class_id in range(num_classes):
+        if class_id not in forget and not trained[class_id] and not tested[class_id]:
+            continue
+        if trained[class_id] < needed:
+            thing = f"number of training images of class {class_id}"
+            raise BadInput(thing, trained[class_id], f"at least {needed}", where=where)
+        if class_id in forget and not tested[class_id]:
+            raise BadInput(f"number of test images of class {class_id}", 0, "at least 1", where=where)
+    if not any(tested[class_id] for class_id in range(num_classes) if class_id not in forget):
+        raise BadInput("number of test images of the retain classes", 0, "at least 1", where=where)
+
+
+def _few_per_class(labels: Tensor, per_class: int | None, seed: int) -> Tensor:
+    """Sample ids in ascending order: `per_class` of each class by a seeded draw, or all."""
+    if per_class is None:
+        return torch.arange(len(labels))
+    parts = []
+    for class_id in sorted(set(labels.tolist())):
+        members = (labels == class_id).nonzero().flatten()
+        order = torch.randperm(len(members), generator=generator(seed, "probe", class_id))
+        parts.append(members[order[:per_class]])
+    return torch.cat(parts).sort().values
+
+
+def _float64(features: Tensor) -> np.ndarray:
+    return features.double().numpy()

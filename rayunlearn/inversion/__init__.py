@@ -1,0 +1,1 @@
+"""Images made from a model's weights alone."""

@@ -1,0 +1,213 @@
+"""DeepInversion: images of chosen classes synthesised from a classifier's weights.
+
+They stand in for real data as stopping criterion (zero-shot paper, appendix B.1 and Fig. 7; the
+method is Yin et al. 2020, "Dreaming to distill").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayunlearn.errors import BadInput
+from rayunlearn.models.classifiers import Classifier
+from rayunlearn.seeds import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionSettings:
+    """How images are synthesised.
+
+    Attributes:
+        iterations: Adam steps on the images.
+        lr: Adam's learning rate, decayed to 0 along a cosine.
+        bn_weight: weight r of the BatchNorm statistics.
+        tv_weight: weight of the mean absolute difference between neighbouring pixels.
+        l2_weight: weight of the mean squared pixel.
+        jitter: images are moved by up to this many pixels in each step; 0 where the model was trained
+            without shifts, whose BatchNorm statistics then hold for centred images only.
+        bounded: optimise the images through a sigmoid onto the valid pixel range, which is part of the
+            deployed model's preprocessing; otherwise pixels are free, as in the paper.
+        min_confidence: an image is kept only if the model gives its class at least this probability.
+    """
+
+    iterations: int = 200
+    lr: float = 0.3
+    bn_weight: float = 0.3
+    tv_weight: float = 1.0
+    l2_weight: float = 0.0
+    jitter: int = 0
+    bounded: bool = True
+    min_confidence: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        for field, least in (("iterations", 1), ("jitter", 0)):
+            if getattr(self, field) < least:
+                raise BadInput(f"inversion.{field}", getattr(self, field), f"a whole number >= {least}")
+        if not self.lr > 0:
+            raise BadInput("inversion.lr", self.lr, "a number above 0")
+        for field in ("bn_weight", "tv_weight", "l2_weight"):
+            if not getattr(self, field) >= 0:
+                raise BadInput(f"inversion.{field}", getattr(self, field), "a number >= 0")
+        if not 0 <= self.min_confidence < 1:
+            raise BadInput("inversion.min_confidence", self.min_confidence, "a number in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticSet:
+    """Synthesised images `[N, C, H, W]` (normalised) with the class each was made for, `[N]`.
+
+    Images that the model itself does not assign to their class are left out; `requested` says how many
+    were made, so that a class which cannot be synthesised shows.
+    """
+
+    images: Tensor
+    labels: Tensor
+    requested: int
+
+    def of(self, classes: Sequence[int]) -> SyntheticSet:
+        """The part made for `classes`."""
+        chosen = torch.isin(self.labels, torch.tensor(list(classes), dtype=torch.int64))
+        return SyntheticSet(images=self.images[chosen], labels=self.labels[chosen], requested=self.requested)
+
+
+class BatchNormStatistics:
+    """Distance of the batch statistics at every BatchNorm's input from its running statistics.
+
+    A context manager: hooks are removed on leaving, also by an error. `take()` gives the distance of
+    the last forward pass, sum over layers of ||mean - running_mean||_2 + ||var - running_var||_2, over
+    the whole batch, with the unbiased variance that PyTorch's running statistics hold.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        self._terms: list[Tensor] = []
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> BatchNormStatistics:
+        self._handles = [layer.register_forward_pre_hook(self._observe) for layer in self.layers]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _observe(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None
+        assert layer.running_var is not None
+        (x,) = inputs
+        mean = x.mean(dim=(0, 2, 3))
+        var = x.var(dim=(0, 2, 3), unbiased=True)
+        self._terms.append((mean - layer.running_mean).norm() + (var - layer.running_var).norm())
+
+    def take(self) -> Tensor:
+        """The distance of the forward passes since the last `take`, a scalar with its graph."""
+        total = torch.stack(self._terms).sum()
+        self._terms = []
+        return total
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Mean absolute difference between neighbouring pixels of images `[N, C, H, W]`.
+
+    >>> total_variation(torch.tensor([[[[0., 1.], [0., 1.]]]])).item()
+    1.0
+    """
+    across = (images[..., :, 1:] - images[..., :, :-1]).abs().mean()
+    down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean()
+    return across + down
+
+
+def deep_inversion(
+    model: Classifier, labels: Tensor, settings: InversionSettings, *, seed: int
+) -> SyntheticSet:
+    """Synthesise one image for each label.
+
+    Minimises CE(M(x), y) + r R_BN(x) + TV(x) + l2(x) over all images at once; the model is in eval
+    mode and is left as it was. A model without BatchNorm has no statistics to match: the fallback asks
+    for the same answer on the moved image (augmentation consistency) in their place.
+
+    Args:
+        model: the version to invert.
+        labels: class wanted for each image, `[N]` int64.
+        settings: weights and steps.
+        seed: of the starting noise and the jitter.
+
+    Raises:
+        BadInput: a label that the model does not have, or no image of a wanted class was accepted.
+    """
+    spec = model.spec
+    if len(labels) < 2:
+        raise BadInput("labels", labels.tolist(), "at least 2 labels: statistics are over the batch")
+    if not bool(((labels >= 0) & (labels < spec.num_classes)).all()):
+        raise BadInput("labels", labels.tolist(), f"classes 0 to {spec.num_classes - 1}")
+    device = next(model.parameters()).device
+    low, high = spec.pixel_range
+    wanted = labels.to(device)
+    draws = generator(seed, "deep inversion")
+    shape = (len(labels), spec.in_channels, spec.image_size, spec.image_size)
+    free = torch.randn(shape, generator=draws).to(device).requires_grad_(True)
+    # foreach=False: the same bits for the same images whatever else is optimised beside them
+    optimizer = torch.optim.Adam([free], lr=settings.lr, betas=(0.9, 0.99), foreach=False)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
+
+    def images() -> Tensor:
+        return low + (high - low) * torch.sigmoid(free) if settings.bounded else free
+
+    was_training = model.training
+    frozen = [p for p in model.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    model.eval()
+    try:
+        with BatchNormStatistics(model) as statistics:
+            for _ in range(settings.iterations):
+                x = images()
+                moved = _jitter(x, settings.jitter, low, draws)
+                logits = model(moved)
+                loss = F.cross_entropy(logits, wanted)
+                if statistics.layers:
+                    loss = loss + settings.bn_weight * statistics.take()
+                else:
+                    again = model(_jitter(x, max(1, settings.jitter), low, draws))
+                    loss = loss + settings.bn_weight * (again - logits).square().mean()
+                loss = loss + settings.tv_weight * total_variation(x) + settings.l2_weight * x.square().mean()
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        with torch.no_grad():
+            made = images().detach().clone()
+            confidence = model(made).softmax(dim=1).gather(1, wanted[:, None])[:, 0]
+    finally:
+        model.train(was_training)
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    keep = (confidence >= settings.min_confidence).cpu()
+    lost = sorted(set(labels.tolist()) - set(labels[keep].tolist()))
+    if lost:
+        raise BadInput(
+            "classes",
+            lost,
+            "classes that the model can be inverted for (none of their images reached "
+            f"inversion.min_confidence={settings.min_confidence})",
+            where="deep inversion",
+        )
+    return SyntheticSet(images=made.cpu()[keep], labels=labels[keep], requested=len(labels))
+
+
+def _jitter(x: Tensor, pixels: int, fill: float, draws: torch.Generator) -> Tensor:
+    """Images moved together by up to `pixels` in each direction, padded with the darkest pixel."""
+    if pixels == 0:
+        return x
+    down, across = torch.randint(0, 2 * pixels + 1, (2,), generator=draws).tolist()
+    padded = F.pad(x, (pixels, pixels, pixels, pixels), value=fill)
+    return padded[..., down : down + x.shape[-2], across : across + x.shape[-1]]

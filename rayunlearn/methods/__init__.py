@@ -1,0 +1,1 @@
+"""Training and unlearning methods, torch only."""

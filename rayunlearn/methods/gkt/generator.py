@@ -1,0 +1,163 @@
+"""The generator: adversarial images, and a bank to learn from again."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayunlearn.errors import BadInput
+from rayunlearn.methods.gkt.cycle import Pull
+from rayunlearn.methods.gkt.settings import GKTSettings
+from rayunlearn.seeds import generator as seeded
+
+
+class Generator:
+    """Makes the images that teach: adversarial ones, and a bank to learn from again.
+
+    Args:
+        model: freshly initialised; maps z `[B, z_dim]` to images `[B, C, H, W]`.
+        settings: of the run.
+        seed: of the run; z and every draw come from it and the cycle's number.
+        inverted: DeepInversion images of retain classes `[N, C, H, W]`, or None.
+        device: where it is trained.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: GKTSettings,
+        seed: int,
+        inverted: Tensor | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if settings.inverted_per_class > 0 and inverted is None:
+            raise BadInput("inverted", None, "images, since gkt.inverted_per_class is above 0")
+        self.device = torch.device(device)
+        self.model = model.to(self.device).train()
+        self.settings = settings
+        self.seed = seed
+        self.inverted = None if inverted is None else inverted.to(self.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.generator_lr)
+        self.replayed: list[Tensor] = []
+        self.attempt = 0
+        self.low_cycles = 0
+        self.healthy_cycles = 0
+        self.snapshot: dict[str, Any] = copy.deepcopy(self.model.state_dict())
+        self._images: Tensor | None = None
+        self._seen, self._passed, self._loss_sum, self._updates = 0, 0, 0.0, 0
+
+    def propose(self, cycle: int) -> Tensor:
+        """The cycle's images G(z) `[B, C, H, W]`, their graph kept for `update`."""
+        self._images = self.model(self._z(cycle))
+        return self._images.detach()
+
+    def update(self, pull: Pull) -> None:
+        """One generator step, and the watch over its pass rate."""
+        assert self._images is not None, "update() answers a propose()"
+        gradient = pull.images.to(self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._images.backward(gradient)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self._seen += len(gradient)
+        self._passed += pull.passed
+        self._loss_sum += pull.loss
+        self._updates += 1
+        self._images = None
+        self._watch(pull.passed / len(gradient))
+
+    @torch.no_grad()
+    def supply(self, cycle: int) -> Tensor:
+        """Student batches `[S, B, C, H, W]`: the cycle's one batch, or draws from the bank."""
+        fresh = None
+        if self.settings.replayed_batches > 0 or not self.settings.learns_from_bank:
+            fresh = self.model(self._z(cycle))
+        if not self.settings.learns_from_bank:
+            assert fresh is not None
+            return fresh[None]
+        if fresh is not None:
+            self.replayed = [*self.replayed, fresh][-self.settings.replayed_batches :]
+        draws = seeded(self.seed, "gkt supply", cycle)
+        shape = (self.settings.student_steps, self.settings.batch_size)
+        images = self._draw(shape, draws)
+        if self.settings.mixing == "cutmix":
+            other = self._draw(shape, draws)
+            size = images.shape[-1]
+            cells = torch.randn((shape[0] * shape[1], 1, 3, 3), generator=draws)
+            mask = F.interpolate(cells, size=(size, size), mode="bilinear") > 0
+            images = torch.where(mask.view(*shape, 1, size, size).to(self.device), images, other)
+        return images
+
+    def _draw(self, shape: tuple[int, int], draws: torch.Generator) -> Tensor:
+        """Images from the bank, `[*shape, C, H, W]`."""
+        count = shape[0] * shape[1]
+        sources = [torch.cat(self.replayed)] if self.replayed else []
+        if self.inverted is not None:
+            sources.append(self.inverted)
+        picks = [s[torch.randint(len(s), (count,), generator=draws).to(self.device)] for s in sources]
+        if len(picks) == 2:
+            generated = torch.rand(count, generator=draws) < self.settings.generated_share
+            images = torch.where(generated.to(self.device)[:, None, None, None], *picks)
+        else:
+            (images,) = picks
+        return images.view(*shape, *images.shape[1:])
+
+    def _z(self, cycle: int) -> Tensor:
+        draws = seeded(self.seed, "gkt z", self.attempt, cycle)
+        size = (self.settings.batch_size, self.settings.z_dim)
+        return torch.randn(size, generator=draws).to(self.device)
+
+    def _watch(self, pass_rate: float) -> None:
+        """Notice a generator whose images no longer pass, and go back to its last healthy snapshot.
+
+        Without a rule like it the student stops learning in silence (the published code reloads an
+        earlier generator after 100 batches of which nothing passed; here it need not come to nothing).
+        """
+        if pass_rate >= self.settings.stall_pass_rate:
+            self.low_cycles = 0
+            self.healthy_cycles += 1
+            if self.healthy_cycles % self.settings.snapshot_every == 0:
+                self.snapshot = copy.deepcopy(self.model.state_dict())
+            return
+        self.low_cycles += 1
+        if self.low_cycles >= self.settings.stall_cycles:
+            self.model.load_state_dict(self.snapshot)
+            self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.generator_lr)
+            self.attempt += 1
+            self.low_cycles = 0
+
+    def report(self) -> dict[str, float | int | bool | None]:
+        """How the generator fared since the last report, and its recoveries so far."""
+        rate = self._passed / self._seen if self._seen else None
+        loss = self._loss_sum / self._updates if self._updates else None
+        self._seen, self._passed, self._loss_sum, self._updates = 0, 0, 0.0, 0
+        return {
+            "pass_rate": rate,
+            "generator_loss": loss,
+            "stalled": self.low_cycles > 0,
+            "recoveries": self.attempt,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `load` needs to go on from here to the same bits."""
+        return {
+            "model": {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()},
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "snapshot": {k: v.detach().cpu().clone() for k, v in self.snapshot.items()},
+            "replayed": [b.cpu().clone() for b in self.replayed],
+            "watch": (self.attempt, self.low_cycles, self.healthy_cycles),
+            "tally": (self._seen, self._passed, self._loss_sum, self._updates),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.snapshot = copy.deepcopy(state["snapshot"])
+        self.replayed = [b.to(self.device) for b in state["replayed"]]
+        self.attempt, self.low_cycles, self.healthy_cycles = state["watch"]
+        self._seen, self._passed, self._loss_sum, self._updates = state["tally"]

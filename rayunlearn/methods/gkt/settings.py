@@ -1,0 +1,115 @@
+"""Settings of gated knowledge transfer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from rayunlearn.errors import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class GKTSettings:
+    """Settings of gated knowledge transfer; the defaults are the paper's (section V.A).
+
+    Attributes:
+        cycles: most cycles a run may take (the paper's "epochs").
+        generator_steps: generator steps in a cycle.
+        student_steps: student steps in a cycle.
+        batch_size: images in a batch.
+        z_dim: length of the generator's input.
+        generator_width: multiplier of the generator's channels.
+        generator_output: "batchnorm" (Table V) or "pixel_range" (squashed onto the valid pixels).
+        epsilon: threshold of the band-pass filter (eq. 10).
+        beta: weight of the attention loss (eq. 9).
+        temperature: divides both logits in the divergence.
+        divergence: "kl" (eq. 7) or "js" (section V.E.2).
+        divergence_mean: over "samples" (eq. 7) or "elements" (B * K of them, the published code).
+        attention: "squared" (the published code) or "norm" (eq. 8).
+        targets: "teacher" hands on the teacher's logits as they are; "masked" gives the forget classes
+            probability 0, so that what is below epsilon does not add up over the cycles.
+        generator_lr, student_lr: Adam's learning rates.
+        student_weight_decay: decoupled weight decay of the student.
+        student_schedule: "constant", or "one_cycle": linear warm-up over the first tenth of
+            `schedule_cycles`, then a cosine down to 1 % of `student_lr`, held from there on.
+        schedule_cycles: horizon of the one-cycle schedule.
+        clip_norm: largest gradient norm of student and generator.
+        adversarial_weight: weight of the generator's -D(T || S).
+        generator_bn_weight: weight of the distance to the teacher's BatchNorm statistics in the
+            generator's loss; 0 in the paper.
+        generator_gate_weight: weight of -log(1 - sum of forget probabilities) in the generator's loss,
+            which pulls it out of the region that the filter refuses; 0 in the paper.
+        inverted_per_class: DeepInversion images a retain class that the student learns from besides the
+            generator's; 0 in the paper.
+        replayed_batches: recent generator batches kept to learn from again; 0 in the paper, which
+            repeats the cycle's one batch `student_steps` times.
+        generated_share: share of images drawn from the replayed batches where there are inverted ones.
+        mixing: "none", or "cutmix": each image is cut together from two along a smooth random mask.
+        stall_pass_rate, stall_cycles: the generator has stalled when its pass rate stays below the
+            first for this many cycles running; it then goes back to its last healthy snapshot.
+        snapshot_every: cycles between snapshots of a healthy generator.
+    """
+
+    cycles: int = 4000
+    generator_steps: int = 1
+    student_steps: int = 10
+    batch_size: int = 256
+    z_dim: int = 128
+    generator_width: float = 1.0
+    generator_output: Literal["batchnorm", "pixel_range"] = "batchnorm"
+    epsilon: float = 0.01
+    beta: float = 250.0
+    temperature: float = 1.0
+    divergence: Literal["kl", "js"] = "kl"
+    divergence_mean: Literal["samples", "elements"] = "elements"
+    attention: Literal["squared", "norm"] = "squared"
+    targets: Literal["teacher", "masked"] = "teacher"
+    generator_lr: float = 1e-3
+    student_lr: float = 1e-3
+    student_weight_decay: float = 0.0
+    student_schedule: Literal["constant", "one_cycle"] = "constant"
+    schedule_cycles: int = 4000
+    clip_norm: float = 5.0
+    adversarial_weight: float = 1.0
+    generator_bn_weight: float = 0.0
+    generator_gate_weight: float = 0.0
+    inverted_per_class: int = 0
+    replayed_batches: int = 0
+    generated_share: float = 0.5
+    mixing: Literal["none", "cutmix"] = "none"
+    stall_pass_rate: float = 0.1
+    stall_cycles: int = 10
+    snapshot_every: int = 10
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        counts = ("cycles", "generator_steps", "student_steps", "z_dim", "schedule_cycles", "stall_cycles")
+        for field in (*counts, "snapshot_every"):
+            if getattr(self, field) < 1:
+                raise BadInput(f"gkt.{field}", getattr(self, field), "a whole number >= 1")
+        if self.batch_size < 2:
+            raise BadInput("gkt.batch_size", self.batch_size, "a whole number >= 2 (BatchNorm)")
+        for field in ("temperature", "generator_lr", "student_lr", "clip_norm", "generator_width"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise BadInput(f"gkt.{field}", getattr(self, field), "a number above 0")
+        for field in (
+            "beta", "student_weight_decay", "adversarial_weight", "generator_bn_weight",
+            "generator_gate_weight", "inverted_per_class", "replayed_batches",
+        ):  # fmt: skip
+            if not 0 <= getattr(self, field) < math.inf:
+                raise BadInput(f"gkt.{field}", getattr(self, field), "a number >= 0")
+        if not 0 < self.epsilon <= 1:
+            raise BadInput("gkt.epsilon", self.epsilon, "a probability in (0, 1]")
+        for field in ("generated_share", "stall_pass_rate"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise BadInput(f"gkt.{field}", getattr(self, field), "a share in [0, 1]")
+        if self.mixing != "none" and not self.learns_from_bank:
+            raise BadInput(
+                "gkt.mixing", self.mixing, "'none' without inverted_per_class or replayed_batches"
+            )
+
+    @property
+    def learns_from_bank(self) -> bool:
+        """Whether student batches are drawn from a bank rather than being the cycle's one batch."""
+        return self.inverted_per_class > 0 or self.replayed_batches > 0

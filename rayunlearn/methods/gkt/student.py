@@ -1,0 +1,129 @@
+"""The student: what will be published."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rayunlearn.methods.distillation import attention_loss, attention_map
+from rayunlearn.methods.gkt.cycle import Challenge, Judged, divergence
+from rayunlearn.methods.gkt.settings import GKTSettings
+from rayunlearn.models.classifiers import Classifier
+
+
+class Student:
+    """The model to publish: random at first, taught by what the filter lets through.
+
+    Args:
+        model: freshly initialised.
+        settings: of the run.
+        device: where it is trained.
+    """
+
+    def __init__(self, model: Classifier, settings: GKTSettings, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device)
+        self.settings = settings
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.student_lr, weight_decay=settings.student_weight_decay
+        )
+        self.cycles = 0
+        self.steps = 0
+        self._loss_sum, self._loss_count = 0.0, 0
+
+    def challenge(self, judged: Judged) -> Challenge:
+        """Gradients of -D(T || S) for the images and targets that passed; the student is not changed."""
+        images, logits = judged.images.to(self.device), judged.logits.to(self.device)
+        if len(images) == 0:
+            return Challenge(torch.zeros_like(images), torch.zeros_like(logits), 0.0)
+        x = images.detach().requires_grad_(True)
+        targets = logits.detach().requires_grad_(True)
+        self.model.eval()
+        value = divergence(self.settings, targets, self.model(x))
+        adversarial = -self.settings.adversarial_weight * value
+        grad_x, grad_targets = torch.autograd.grad(adversarial, (x, targets))
+        return Challenge(grad_x, grad_targets, float(value))
+
+    def learn(self, judged: Judged) -> int:
+        """The cycle's steps on D(T || S) + beta L_at (eq. 9); returns the steps taken so far.
+
+        A batch of which fewer than two images passed is skipped: BatchNorm has no statistics for one.
+        """
+        images, logits = judged.images.to(self.device), judged.logits.to(self.device)
+        maps = [m.to(self.device) for m in judged.maps]
+        self.model.train()
+        ends = torch.tensor(judged.sizes).cumsum(0).tolist()
+        chunks = [slice(end - size, end) for end, size in zip(ends, judged.sizes, strict=True)]
+        if len(chunks) == 1:  # the paper: every step on the cycle's one batch
+            chunks = chunks * self.settings.student_steps
+        for index, chunk in enumerate(chunks):
+            if chunk.stop - chunk.start < 2:
+                continue
+            self._set_lr(self.cycles * len(chunks) + index, len(chunks))
+            answered, features = self.model.forward_with_maps(images[chunk])
+            loss = divergence(self.settings, logits[chunk], answered)
+            if maps:
+                squared = self.settings.attention == "squared"
+                own = [attention_map(f) for f in features]
+                loss = loss + self.settings.beta * attention_loss(
+                    [m[chunk] for m in maps], own, squared=squared
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+            self.optimizer.step()
+            self.steps += 1
+            self._loss_sum += float(loss.detach())
+            self._loss_count += 1
+        self.cycles += 1
+        return self.steps
+
+    def _set_lr(self, step: int, steps_a_cycle: int) -> None:
+        if self.settings.student_schedule == "one_cycle":
+            share = one_cycle(step, self.settings.schedule_cycles * steps_a_cycle)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.settings.student_lr * share
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the student's state dict, on CPU."""
+        return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+
+    def take_loss(self) -> float | None:
+        """Mean loss of the steps since the last call; None where there was no step."""
+        mean = self._loss_sum / self._loss_count if self._loss_count else None
+        self._loss_sum, self._loss_count = 0.0, 0
+        return mean
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `load` needs to go on from here to the same bits."""
+        return {
+            "model": self.weights(),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "cycles": self.cycles,
+            "steps": self.steps,
+            "loss": (self._loss_sum, self._loss_count),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.cycles, self.steps = state["cycles"], state["steps"]
+        self._loss_sum, self._loss_count = state["loss"]
+
+
+def one_cycle(step: int, total: int, *, warm_up: float = 0.1, floor: float = 0.01) -> float:
+    """Share of the peak learning rate at `step`: linear warm-up, cosine down, then held at `floor`.
+
+    >>> [round(one_cycle(s, 100), 2) for s in (0, 4, 9, 55, 99, 500)]
+    [0.1, 0.5, 1.0, 0.5, 0.01, 0.01]
+    """
+    rising = max(1, round(warm_up * total))
+    if step < rising:
+        return (step + 1) / rising
+    along = min(1.0, (step + 1 - rising) / max(1, total - rising))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * along))

@@ -1,0 +1,85 @@
+"""The teacher, and with it the band-pass filter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rayunlearn.inversion.deep_inversion import BatchNormStatistics
+from rayunlearn.methods.distillation import attention_map, band_pass_filter, mask_classes
+from rayunlearn.methods.gkt.cycle import Challenge, Judged, Pull
+from rayunlearn.methods.gkt.settings import GKTSettings
+from rayunlearn.models.classifiers import Classifier
+
+
+class Teacher:
+    """The version to forget from, frozen, with the band-pass filter.
+
+    Args:
+        model: the version; put into eval mode, its parameters frozen.
+        forget: classes that the filter stops: those to forget now and all forgotten before.
+        settings: of the run.
+        device: where the model lives.
+    """
+
+    def __init__(
+        self, model: Classifier, forget: Sequence[int], settings: GKTSettings, device: str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.forget = tuple(forget)
+        self.settings = settings
+        self._pending: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def judge(self, images: Tensor) -> Judged:
+        """Filter a generator batch `[B, C, H, W]`, keeping its graph for `pull`."""
+        x = images.to(self.device).detach().requires_grad_(True)
+        with BatchNormStatistics(self.model) as statistics:
+            logits = self.model(x)
+            own = self._own_loss(logits, statistics)
+        passed = band_pass_filter(logits.detach(), self.forget, self.settings.epsilon)
+        targets = self._targets(logits)[passed]
+        self._pending = (x, passed, targets, own)
+        return Judged(x.detach()[passed], targets.detach(), (), (int(passed.sum()),))
+
+    def pull(self, challenge: Challenge) -> Pull:
+        """The gradient for the judged batch: through the student, the teacher and the teacher's losses."""
+        assert self._pending is not None, "pull() answers a judge()"
+        x, passed, targets, own = self._pending
+        self._pending = None
+        outputs, seeds = [own], [torch.ones_like(own)]
+        if len(targets):
+            outputs.append(targets)
+            seeds.append(challenge.logits.to(self.device))
+        (gradient,) = torch.autograd.grad(outputs, x, seeds)
+        gradient[passed] += challenge.images.to(self.device)
+        loss = float(own) - self.settings.adversarial_weight * challenge.divergence
+        return Pull(gradient, int(passed.sum()), loss)
+
+    @torch.no_grad()
+    def label(self, images: Tensor) -> Judged:
+        """Targets and attention maps for student batches `[S, B, C, H, W]`."""
+        batches, size = images.shape[:2]
+        x = images.to(self.device).flatten(0, 1)
+        logits, features = self.model.forward_with_maps(x)
+        passed = band_pass_filter(logits, self.forget, self.settings.epsilon)
+        sizes = passed.view(batches, size).sum(dim=1).tolist()
+        maps = tuple(attention_map(f)[passed] for f in features) if self.settings.beta > 0 else ()
+        return Judged(x[passed], self._targets(logits)[passed], maps, tuple(sizes))
+
+    def _targets(self, logits: Tensor) -> Tensor:
+        return mask_classes(logits, self.forget) if self.settings.targets == "masked" else logits
+
+    def _own_loss(self, logits: Tensor, statistics: BatchNormStatistics) -> Tensor:
+        """The generator's losses that need the teacher alone; a zero with a graph where there are none."""
+        loss = logits.sum() * 0.0
+        if self.settings.generator_bn_weight > 0 and statistics.layers:
+            loss = loss + self.settings.generator_bn_weight * statistics.take()
+        if self.settings.generator_gate_weight > 0:
+            retained = [c for c in range(logits.shape[1]) if c not in self.forget]
+            log_p = F.log_softmax(logits, dim=1)[:, retained].logsumexp(dim=1)
+            loss = loss - self.settings.generator_gate_weight * log_p.mean()
+        return loss

@@ -1,0 +1,1 @@
+"""Classifiers, generators and weight files."""

@@ -1,0 +1,145 @@
+"""Weights as bytes, files and version ids. Nothing here unpickles code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from rayunlearn.errors import BadInput
+
+SAFETENSORS_OR_STATE_DICT = (
+    "safetensors bytes, or a file saved by torch.save(model.state_dict(), path): "
+    "a flat mapping of names to tensors that torch.load(weights_only=True) accepts"
+)
+
+
+def version_id(state: Mapping[str, Tensor]) -> str:
+    """SHA-256, 64 hex digits, over the canonical tensors of a state dict.
+
+    Every tensor gives its name, dtype, shape and little-endian contiguous bytes, in the order of the
+    names' UTF-8 bytes. So the id changes with a name, a dtype, a shape or one bit, and does not with
+    the order of insertion, strides, device, or metadata.
+
+    >>> a, b = torch.zeros(2), torch.ones(1)
+    >>> version_id({"a": a, "b": b}) == version_id({"b": b, "a": a})
+    True
+    """
+    digest = hashlib.sha256(b"rayunlearn-weights-1\n")
+    for name in sorted(state, key=lambda n: n.encode()):
+        tensor = state[name]
+        data = _little_endian_bytes(tensor)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        shape = ",".join(map(str, tensor.shape))
+        for part in (name.encode(), dtype.encode(), shape.encode(), data):
+            digest.update(f"{len(part)}:".encode())
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def weights_to_bytes(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Safetensors bytes of a state dict; tensors may share memory or be strided, and are copied.
+
+    Args:
+        state: names to tensors.
+        metadata: strings kept in the header; they do not change `version_id`.
+    """
+    copies = {name: _plain(tensor).clone() for name, tensor in state.items()}
+    return safetensors.torch.save(copies, dict(metadata) if metadata else None)
+
+
+def weights_from_bytes(data: bytes, where: str = "weights") -> dict[str, Tensor]:
+    """The tensors of safetensors bytes, on CPU; metadata are passed over.
+
+    Raises:
+        BadInput: the bytes are not safetensors.
+    """
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise BadInput("content", _start(data), f"safetensors bytes ({error})", where=where) from error
+
+
+def load_weights_file(path: str | Path) -> dict[str, Tensor]:
+    """The flat state dict in a safetensors file or in a `torch.save` file, on CPU.
+
+    The content decides which it is, not the name. A torch file is read with `weights_only=True`: what
+    that refuses (code in the pickle, for one) is refused here and never unpickled.
+
+    Raises:
+        BadInput: naming the file and why it is refused.
+    """
+    path = Path(path)
+    where = f"weights file {path}"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInput("path", str(path), f"a readable file ({error.strerror})", where=where) from error
+    # safetensors: 8 bytes of header length, then "{"; torch.save: a zip or a pickle
+    if data[8:9] == b"{" or not data.startswith((b"PK", b"\x80")):
+        return weights_from_bytes(data, where)
+    try:
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile or broken file may fail torch's reader in any way
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        allowed = f"{SAFETENSORS_OR_STATE_DICT} ({reason})"
+        raise BadInput("content", _start(data), allowed, where=where) from error
+    if not isinstance(loaded, dict):
+        raise BadInput("content", type(loaded).__name__, SAFETENSORS_OR_STATE_DICT, where=where)
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise BadInput(f"entry {name!r}", type(value).__name__, SAFETENSORS_OR_STATE_DICT, where=where)
+    return {name: value.detach() for name, value in loaded.items()}
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str = "weights") -> None:
+    """Copy a state dict into a model that must have exactly its names and shapes.
+
+    Values are cast to the model's dtypes; `version_id` of the model is the id of what it then holds.
+
+    Raises:
+        BadInput: listing missing, unexpected and mis-shaped names; the model is then unchanged.
+    """
+    own = model.state_dict()
+    problems = []
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    misshaped = [
+        f"{name}: {list(state[name].shape)} where the model has {list(own[name].shape)}"
+        for name in sorted(own.keys() & state.keys())
+        if state[name].shape != own[name].shape
+    ]
+    for title, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped)):
+        if names:
+            problems.append(f"{title}: {', '.join(names)}")
+    if problems:
+        allowed = f"exactly the names and shapes of {type(model).__name__}"
+        raise BadInput("state dict", "; ".join(problems), allowed, where=where)
+    model.load_state_dict(dict(state))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor detached, dense, contiguous, on CPU."""
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+        raise BadInput("tensor", type(tensor).__name__, "a dense, unquantised tensor", where="weights")
+    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+
+
+def _little_endian_bytes(tensor: Tensor) -> bytes:
+    flat = _plain(tensor).reshape(-1)
+    data = flat.view(torch.uint8).numpy()
+    if sys.byteorder == "big":
+        size = flat.element_size() // (2 if flat.is_complex() else 1)
+        data = data.reshape(-1, size)[:, ::-1]
+    return data.tobytes()
+
+
+def _start(data: bytes) -> str:
+    return f"{len(data)} bytes starting {data[:8]!r}"

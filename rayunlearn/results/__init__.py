@@ -1,0 +1,1 @@
+"""What is kept of every run: the store, the ledger's schemas, the ledger and the report."""

@@ -1,0 +1,306 @@
+"""The ledger's tables: Arrow schemas, what their columns may hold, and rows checked against them.
+
+Every table holds events; what can be derived from them (the status of a request) is not stored. Times are UTC
+microseconds. Measures are kept as sums and counts, so that they can be pooled.
+"""
+
+from __future__ import annotations
+
+import json
+import numbers
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from rayunlearn.errors import BadInput, nearest
+
+SCHEMA_VERSION = 1
+"""Goes up with every change to a schema; entries say which one they were written under."""
+
+_STRING = pa.string()
+_INT = pa.int64()
+_FLOAT = pa.float64()
+_BOOL = pa.bool_()
+_TIME = pa.timestamp("us", tz="UTC")
+_STRINGS = pa.list_(pa.string())
+_INTS = pa.list_(pa.int64())
+_FLOATS = pa.list_(pa.float64())
+
+
+def _schema(table: str, columns: Mapping[str, pa.DataType], *, null: Sequence[str]) -> pa.Schema:
+    fields = [pa.field(name, kind, nullable=name in null) for name, kind in columns.items()]
+    return pa.schema(fields, metadata={"table": table, "schema_version": str(SCHEMA_VERSION)})
+
+
+_MEASURES: dict[str, pa.DataType] = {
+    "run_id": _STRING,
+    "lineage": _STRING,
+    "version": _STRING,
+    "subject": _STRING,
+    "dataset": _STRING,
+    "dataset_hash": _STRING,
+    "split": _STRING,
+    "classes": _INTS,
+    "measure": _STRING,
+    "parameters": _STRING,
+    "value": _FLOAT,
+    "sum": _FLOAT,
+    "count": _INT,
+    "step": _INT,
+    "seed": _INT,
+    "censored": _BOOL,
+    "at": _TIME,
+}
+_MEASURES_NULL = ("run_id", "value", "sum", "count", "step")
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "requests": _schema(
+        "requests",
+        {
+            "request_id": _STRING,
+            "lineage": _STRING,
+            "kind": _STRING,
+            "target": _INTS,
+            "received_at": _TIME,
+            "deadline": _TIME,
+            "data_access": _STRINGS,
+            "event": _STRING,
+            "at": _TIME,
+            "reason": _STRING,
+            "run_id": _STRING,
+        },
+        # what a rejected request may lack, or have malformed; every other event requires it (REQUIRED)
+        null=("lineage", "kind", "target", "received_at", "deadline", "data_access", "reason", "run_id"),
+    ),
+    "runs": _schema(
+        "runs",
+        {
+            "run_id": _STRING,
+            "lineage": _STRING,
+            "request_ids": _STRINGS,
+            "method": _STRING,
+            "placement": _STRING,
+            "parent_version": _STRING,
+            "version": _STRING,
+            "event": _STRING,
+            "phase": _STRING,
+            "at": _TIME,
+            "seconds": _FLOAT,
+            "config": _STRING,
+            "config_hash": _STRING,
+            "seed": _INT,
+            "attempt": _INT,
+            "reason": _STRING,
+        },
+        null=("version", "phase", "seconds", "reason"),
+    ),
+    "checkpoints": _schema(
+        "checkpoints",
+        {
+            "run_id": _STRING,
+            "lineage": _STRING,
+            "phase": _STRING,
+            "step": _INT,
+            "retain_correct": _INT,
+            "retain_count": _INT,
+            "forget_correct": _INT,
+            "forget_count": _INT,
+            "forget_mass": _FLOAT,  # mean softmax probability of the classes to forget, over the forget set
+            "forgotten_share": _FLOATS,  # share of predictions for each class forgotten so far
+            "pass_rate": _FLOAT,
+            "generator_loss": _FLOAT,
+            "student_loss": _FLOAT,
+            "student_steps": _INT,
+            "stalled": _BOOL,
+            "recoveries": _INT,
+            "at": _TIME,
+        },
+        null=("pass_rate", "generator_loss", "student_loss"),
+    ),
+    "evaluations": _schema("evaluations", _MEASURES, null=_MEASURES_NULL),
+    "audits": _schema("audits", _MEASURES, null=_MEASURES_NULL),
+    "versions": _schema(
+        "versions",
+        {
+            "version": _STRING,
+            "parent": _STRING,
+            "lineage": _STRING,
+            "path": _STRING,
+            "request_ids": _STRINGS,
+            "run_id": _STRING,
+            "classes_forgotten": _INTS,
+            "model": _STRING,
+            "event": _STRING,
+            "created_at": _TIME,
+            "at": _TIME,
+        },
+        null=("parent", "run_id"),
+    ),
+}
+
+ALL_TABLES = frozenset(SCHEMAS)
+SYNTHETIC_TABLES = ALL_TABLES - {"audits"}
+"""What stopping rule, gate, plan and search may read: everything but measurements on real data."""
+
+_SUBJECTS = ("original", "unlearned", "gold", "mask_logit", "delete_head_row", "gaussian_head", "checkpoint")
+
+ENUMS: dict[str, dict[str, tuple[str, ...]]] = {
+    "requests": {
+        "kind": ("classes", "examples"),
+        "event": ("received", "rejected", "planned", "served", "failed"),
+    },
+    "runs": {"event": ("planned", "started", "resumed", "phase", "published", "failed")},
+    "checkpoints": {},
+    "evaluations": {"subject": _SUBJECTS},
+    "audits": {"subject": _SUBJECTS},
+    "versions": {"event": ("published", "purged")},
+}
+"""Per table, the columns that hold one of a few words."""
+
+JSON_COLUMNS: dict[str, frozenset[str]] = {
+    "requests": frozenset(),
+    "runs": frozenset({"config"}),
+    "checkpoints": frozenset(),
+    "evaluations": frozenset({"parameters"}),
+    "audits": frozenset({"parameters"}),
+    "versions": frozenset({"model"}),
+}
+"""Per table, the string columns that hold a JSON object."""
+
+_ASKED = ("lineage", "kind", "target", "received_at", "data_access")
+
+REQUIRED: dict[tuple[str, str], tuple[str, ...]] = {
+    ("requests", "received"): _ASKED,
+    ("requests", "rejected"): ("reason",),
+    ("requests", "planned"): _ASKED,
+    ("requests", "served"): _ASKED,
+    ("requests", "failed"): (*_ASKED, "reason"),
+    ("runs", "phase"): ("phase",),
+    ("runs", "published"): ("version",),
+    ("runs", "failed"): ("reason",),
+}
+"""Per table and event, the nullable columns that this event must fill."""
+
+VOLATILE_COLUMNS: dict[str, frozenset[str]] = {
+    "requests": frozenset({"at"}),
+    "runs": frozenset({"at", "seconds", "placement"}),
+    "checkpoints": frozenset({"at"}),
+    "evaluations": frozenset({"at"}),
+    "audits": frozenset({"at"}),
+    "versions": frozenset({"at", "created_at"}),
+}
+"""Per table, the columns that placement and time may change; equal seeds give equal values in all others."""
+
+
+def without_volatile(table: str, rows: pa.Table) -> pa.Table:
+    """The rows without the columns that placement and time may change."""
+    schema_of(table)
+    return rows.drop_columns([name for name in rows.column_names if name in VOLATILE_COLUMNS[table]])
+
+
+def schema_of(table: str) -> pa.Schema:
+    """The schema of a table; an unknown one is `BadInput`."""
+    if table not in SCHEMAS:
+        raise BadInput("table of the ledger", table, nearest(str(table), SCHEMAS))
+    return SCHEMAS[table]
+
+
+def table_from_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as an Arrow table of exactly the table's schema.
+
+    Nullable columns may be left out of a row. Nothing is converted but integers given for floats and times
+    given in another time zone. NaN and infinity are kept: a loss may diverge.
+
+    Raises:
+        BadInput: names table, row (counted from 0), column, value and what is allowed.
+    """
+    schema = schema_of(table)
+    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    for number, row in enumerate(rows):
+        where = f"ledger table {table!r}, row {number} (from 0)"
+        if not isinstance(row, Mapping):
+            raise BadInput("the row", row, "a mapping from column to value", where=where)
+        for name in row:
+            if name not in columns:
+                raise BadInput("column", name, nearest(str(name), columns), where=where)
+        for field in schema:
+            value = row.get(field.name)
+            if value is not None:
+                value = checked_value(table, field.name, value, where=where)
+            elif not field.nullable:
+                raise BadInput(f"column {field.name!r}", None, f"a value, {_wanted(field.type)}", where=where)
+            columns[field.name].append(value)
+        event = row.get("event")
+        for name in REQUIRED.get((table, event), ()) if event is not None else ():
+            if row.get(name) is None:
+                raise BadInput(f"column {name!r}", None, f"a value, for the event {event!r}", where=where)
+    return pa.Table.from_arrays(
+        [pa.array(columns[field.name], type=field.type) for field in schema], schema=schema
+    )
+
+
+def checked_value(table: str, column: str, value: Any, *, where: str) -> Any:
+    """A value for a column, not None, as Arrow takes it without converting.
+
+    Raises:
+        BadInput: names the column, the value and what is allowed.
+    """
+    kind = schema_of(table).field(column).type
+    thing = f"column {column!r}"
+    if pa.types.is_list(kind):
+        if not isinstance(value, list | tuple):
+            raise BadInput(thing, value, _wanted(kind), where=where)
+        return [_scalar(f"{thing}, item {i}", item, kind.value_type, where) for i, item in enumerate(value)]
+    value = _scalar(thing, value, kind, where)
+    words = ENUMS[table].get(column)
+    if words is not None and value not in words:
+        raise BadInput(thing, value, ", ".join(map(repr, words)), where=where)
+    if column in JSON_COLUMNS[table] and not _is_json_object(value):
+        raise BadInput(thing, value, "the text of a JSON object", where=where)
+    return value
+
+
+def _scalar(thing: str, value: Any, kind: pa.DataType, where: str) -> Any:
+    """A single value of one of the ledger's types, or `BadInput`."""
+    is_bool = isinstance(value, bool)
+    try:
+        if kind == _BOOL and is_bool:
+            return value
+        if kind == _INT and isinstance(value, numbers.Integral) and not is_bool:
+            if -(2**63) <= (whole := int(value)) < 2**63:
+                return whole
+        elif kind == _FLOAT and isinstance(value, numbers.Real) and not is_bool:
+            return float(value)
+        elif kind == _STRING and isinstance(value, str):
+            value.encode()
+            return str(value)
+        elif kind == _TIME and isinstance(value, datetime) and value.utcoffset() is not None:
+            utc = value.astimezone(UTC)
+            return datetime.combine(utc.date(), utc.time(), UTC)
+    except (OverflowError, UnicodeEncodeError):
+        pass  # of the right type, but out of what the column can hold
+    raise BadInput(thing, value, _wanted(kind), where=where)
+
+
+def _wanted(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"a list, each item {_wanted(kind.value_type)}"
+    return {
+        _STRING: "a string of Unicode text",
+        _INT: "a whole number of 64 bits",
+        _FLOAT: "a number",
+        _BOOL: "True or False",
+        _TIME: "a datetime with a time zone",
+    }[kind]
+
+
+def _is_json_object(text: str) -> bool:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return isinstance(json.loads(text, parse_constant=refuse), dict)
+    except (ValueError, RecursionError):
+        return False

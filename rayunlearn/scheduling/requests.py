@@ -1,0 +1,335 @@
+"""Erasure requests: their JSON Lines form, their checks, and the ids of the runs that serve them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from rayunlearn.errors import BadInput, nearest
+from rayunlearn.scheduling.bounds import check_count
+
+DEFAULT_LINEAGE = "default"
+KINDS = ("classes",)
+"""What a request may name as its target; `examples` comes with the few-shot methods."""
+DATA_ACCESS = ("few_examples", "forget", "pretrained_generator", "retain", "training_log", "weights")
+"""What a run may be handed."""
+LEAST_RETAINED = 2
+"""A classifier over one class has no decision left to retain, so no request may leave fewer than two."""
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_NAME_ALLOWED = "1 to 128 characters of A-Z a-z 0-9 . _ - (but not '.' or '..')"
+_TARGET_ALLOWED = "a non-empty list of different class ids, whole numbers of at least 0, as in [0, 3]"
+_TIME_ALLOWED = "an ISO 8601 time with its offset from UTC, as in '2026-01-31T12:00:00Z'"
+_LARGEST_CLASS = 2**31 - 1
+_SHOWN = 120
+
+
+class _Missing:
+    """Shown in the place of the value of a field that a line does not have."""
+
+    def __repr__(self) -> str:
+        return "missing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One demand to forget, checked on construction as far as it can be without a model.
+
+    `target` is sorted, `data_access` is sorted, times are turned into UTC.
+
+    Raises:
+        BadInput: naming the field, its value and what is allowed.
+    """
+
+    request_id: str
+    lineage: str = DEFAULT_LINEAGE
+    kind: str = "classes"
+    target: tuple[int, ...]
+    received_at: datetime | None = None
+    deadline: datetime | None = None
+    data_access: tuple[str, ...] = ("weights",)
+
+    def __post_init__(self) -> None:
+        """Check every field and bring it into its one form."""
+        _check_name("request_id", self.request_id)
+        _check_name("lineage", self.lineage)
+        if self.kind not in KINDS:
+            raise BadInput("kind", _shown(self.kind), nearest(str(self.kind), KINDS))
+        object.__setattr__(self, "target", _target(self.target))
+        for name in ("received_at", "deadline"):
+            object.__setattr__(self, name, _utc(name, getattr(self, name)))
+        if self.received_at and self.deadline and self.deadline < self.received_at:
+            received_at = self.received_at.isoformat()
+            raise BadInput("deadline", self.deadline.isoformat(), f"not before received_at, {received_at}")
+        object.__setattr__(self, "data_access", _data_access(self.data_access))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values; `parse_requests` reads them back unchanged."""
+        return {
+            "request_id": self.request_id,
+            "lineage": self.lineage,
+            "kind": self.kind,
+            "target": list(self.target),
+            "received_at": self.received_at.isoformat() if self.received_at else None,
+            "deadline": self.deadline.isoformat() if self.deadline else None,
+            "data_access": list(self.data_access),
+        }
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A line that is no request, with as much of it as could be read, for the record.
+
+    Attributes:
+        line: its number in the file, from 1.
+        request_id: as given, or None where it has no usable one.
+        lineage: the lineage it is filed under: as given, or the default where it names no usable one.
+        target: the class ids that could be read, sorted, each once.
+        reason: where, which thing, its value, what is allowed.
+    """
+
+    line: int
+    request_id: str | None
+    lineage: str
+    target: tuple[int, ...]
+    reason: str
+
+
+def parse_requests(text: str, source: str) -> list[Request | Rejected]:
+    """Read JSON Lines, one request a line, in file order; blank lines are skipped.
+
+    A bad line becomes a `Rejected` and changes nothing about the others: the id of a rejected line is
+    not taken, so a later line may use it.
+
+    Args:
+        text: the whole file.
+        source: what the reasons call it, mostly its path.
+
+    >>> text = '{"request_id": "a", "targets": [0]}\\n{"request_id": "a", "target": [0]}'
+    >>> bad, good = parse_requests(text, "f")
+    >>> print(bad.reason)
+    f:1: field of request 'a' is 'targets'; allowed: 'target' (nearest of 7)
+    >>> good.target
+    (0,)
+    """
+    entries: list[Request | Rejected] = []
+    line_of: dict[str, int] = {}
+    # Not splitlines(): a JSON string may hold U+2028 and its like unescaped.
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        if not line.strip():
+            continue
+        body: Mapping[str, Any] = {}
+        try:
+            body = _json_object(line)
+            request = _request(body)
+            if request.request_id in line_of:
+                used = f"an id of its own; line {line_of[request.request_id]} has this one"
+                raise BadInput("request_id", request.request_id, used)
+        except BadInput as error:
+            entries.append(_rejected(number, body, error, source))
+        else:
+            line_of[request.request_id] = number
+            entries.append(request)
+    return entries
+
+
+def check(
+    request: Request, *, num_classes: int, forgotten: Sequence[int], served_ids: Collection[str]
+) -> None:
+    """Refuse a request that the current version of its lineage cannot serve.
+
+    Args:
+        request: well formed already, by construction.
+        num_classes: of the model; class ids go from 0 to `num_classes - 1`.
+        forgotten: classes that the lineage has forgotten before.
+        served_ids: ids of requests served before. A request that says what the served one said is to be
+            answered by the caller (`same_request`) before it comes here.
+
+    Raises:
+        BadInput: for a class that the model does not have, a class forgotten already, a request that
+            leaves fewer than two classes, and an id that was served with a different body.
+    """
+    where = f"request {request.request_id!r}"
+    if request.request_id in served_ids:
+        allowed = "an id that no served request has, or exactly the request that was served under it"
+        raise BadInput("request_id", request.request_id, allowed, where=where)
+    unknown = [c for c in request.target if c >= num_classes]
+    if unknown:
+        allowed = f"classes of the model, 0 to {num_classes - 1}"
+        raise BadInput("target class", _shown(unknown), allowed, where=where)
+    remaining = sorted(set(range(num_classes)) - set(forgotten))
+    again = sorted(set(request.target) & set(forgotten))
+    if again:
+        allowed = f"classes not forgotten already, which are {remaining}"
+        raise BadInput("target class", again, allowed, where=where)
+    retained = len(remaining) - len(request.target)
+    if retained < LEAST_RETAINED:
+        every = "every class" if len(remaining) == num_classes else "every remaining class"
+        share = f"{every} of the model" if retained == 0 else f"all but {retained} of {remaining}"
+        allowed = (
+            f"a target that leaves at least {LEAST_RETAINED} classes to retain (this is {share}; "
+            "a classifier over one class has nothing left to retain)"
+        )
+        raise BadInput("target", list(request.target), allowed, where=where)
+
+
+def same_request(a: Request, b: Request) -> bool:
+    """Whether two requests ask for the same thing under the same id, so that serving one serves both.
+
+    `received_at` says when a request was handed over, not what it asks, and is filled in by whoever
+    receives it; it is left out.
+    """
+    return all(getattr(a, f.name) == getattr(b, f.name) for f in fields(Request) if f.name != "received_at")
+
+
+def run_id(lineage: str, request_ids: Sequence[str], config_hash: str, attempt: int) -> str:
+    """The id of one attempt to serve some requests, from what it is and never from a clock.
+
+    Requests coalesced in one run are a set: their order does not matter.
+
+    >>> run_id("default", ["r1"], "c0ffee", 1)
+    'run-r1-a1-5a11271080eb'
+    """
+    _check_name("lineage", lineage)
+    for request_id in request_ids:
+        _check_name("request_id", request_id)
+    ids = sorted(request_ids)
+    if not ids or len(set(ids)) != len(ids):
+        raise BadInput("request_ids", list(request_ids), "at least one id, each once")
+    if not isinstance(config_hash, str) or not config_hash:
+        raise BadInput("config_hash", config_hash, "a non-empty string")
+    check_count("attempt", attempt)
+    canonical = json.dumps([lineage, ids, config_hash, attempt], separators=(",", ":"))
+    others = f"-and-{len(ids) - 1}" if len(ids) > 1 else ""
+    return f"run-{ids[0][:32]}{others}-a{attempt}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    """The JSON object on a line; a field given twice, or anything but one object, is refused."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in seen:
+                raise BadInput("field", _shown(name), "each field once; this one is given again")
+            seen[name] = value
+        return seen
+
+    try:
+        value = json.loads(line, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        rest = _shown(line[error.pos :].rstrip("\r"))
+        allowed = f"one JSON object a line ({error.msg})"
+        raise BadInput(f"malformed JSON: the text from column {error.colno}", rest, allowed) from None
+    except RecursionError:
+        allowed = "one JSON object a line, without nested objects"
+        raise BadInput("malformed JSON: the text from column 1", _shown(line), allowed) from None
+    except BadInput:
+        raise
+    except ValueError as error:  # a whole number of more digits than Python converts
+        allowed = f"one JSON object a line ({error})"
+        raise BadInput("malformed JSON: the text from column 1", _shown(line), allowed) from None
+    if not isinstance(value, dict):
+        raise BadInput("line", _shown(value), 'one JSON object, as in {"request_id": "r1", "target": [0]}')
+    return value
+
+
+def _request(body: Mapping[str, Any]) -> Request:
+    """The request that a JSON object says."""
+    names = [f.name for f in fields(Request)]
+    for name in body:
+        if name not in names:
+            raise BadInput("field", _shown(name), nearest(name, names))
+    for name, allowed in (("request_id", _NAME_ALLOWED), ("target", _TARGET_ALLOWED)):
+        if name not in body:
+            raise BadInput(name, _Missing(), f"{allowed}; the field is required")
+    values = dict(body)
+    for name in ("received_at", "deadline"):
+        values[name] = _timestamp(name, body.get(name))
+    return Request(**values)
+
+
+def _rejected(number: int, body: Mapping[str, Any], error: BadInput, source: str) -> Rejected:
+    """The record of a bad line; the reason names the request where that is known."""
+    request_id, lineage, target = (body.get(name) for name in ("request_id", "lineage", "target"))
+    readable_id = request_id if _is_name(request_id) else None
+    thing = error.thing
+    if readable_id is not None and thing != "request_id":
+        thing = f"{thing} of request {readable_id!r}"
+    return Rejected(
+        line=number,
+        request_id=readable_id,
+        lineage=str(lineage) if _is_name(lineage) else DEFAULT_LINEAGE,
+        target=tuple(sorted({c for c in target if _is_class(c)})) if isinstance(target, list) else (),
+        reason=str(BadInput(thing, error.value, error.allowed, where=f"{source}:{number}")),
+    )
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None and value not in (".", "..")
+
+
+def _check_name(field: str, value: object) -> None:
+    if not _is_name(value):
+        raise BadInput(field, _shown(value), _NAME_ALLOWED)
+
+
+def _is_class(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_CLASS
+
+
+def _target(value: object) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)) or not value or not all(_is_class(c) for c in value):
+        raise BadInput("target", _shown(value), _TARGET_ALLOWED)
+    if len(set(value)) != len(value):
+        raise BadInput("target", _shown(value), f"{_TARGET_ALLOWED}; each class once")
+    return tuple(sorted(value))
+
+
+def _data_access(value: object) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(a, str) for a in value):
+        raise BadInput("data_access", _shown(value), f"a non-empty list of {', '.join(DATA_ACCESS)}")
+    for access in value:
+        if access not in DATA_ACCESS:
+            raise BadInput("data_access", _shown(access), nearest(access, DATA_ACCESS))
+    if len(set(value)) != len(value):
+        raise BadInput("data_access", _shown(value), "each kind of access once")
+    return tuple(sorted(value))
+
+
+def _timestamp(field: str, value: object) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise BadInput(field, _shown(value), _TIME_ALLOWED)
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise BadInput(field, _shown(value), _TIME_ALLOWED) from None
+    if moment.utcoffset() is None:
+        raise BadInput(field, value, _TIME_ALLOWED)
+    return moment
+
+
+def _utc(field: str, value: object) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise BadInput(field, _shown(value), "a datetime with its offset from UTC")
+    if value.utcoffset() is None:
+        raise BadInput(field, value.isoformat(), _TIME_ALLOWED)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise BadInput(field, value.isoformat(), "a time from year 1 to 9999 in UTC") from None
+
+
+def _shown(value: object) -> object:
+    """A value as an error shows it: itself, or the start of its text where that is long."""
+    text = value if isinstance(value, str) else repr(value)
+    return value if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

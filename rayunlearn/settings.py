@@ -1,0 +1,82 @@
+"""Settings as frozen dataclasses: dotted paths, values from text, and one hash of them all.
+
+A command line (`--set gkt.epsilon=0.02`), a recipe and a search space name a setting by the same path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from rayunlearn.errors import BadInput, nearest
+
+S = TypeVar("S")
+
+
+def paths(settings: Any) -> dict[str, tuple[Any, Any]]:
+    """Every leaf of nested settings: dotted path -> (declared type, value)."""
+    hints = get_type_hints(type(settings))
+    leaves: dict[str, tuple[Any, Any]] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            leaves |= {f"{field.name}.{path}": leaf for path, leaf in paths(value).items()}
+        else:
+            leaves[field.name] = (hints[field.name], value)
+    return leaves
+
+
+def override(settings: S, assignments: Sequence[str]) -> S:
+    """Settings with `path=value` assignments applied in order, every check made again.
+
+    Raises:
+        BadInput: no `=`, an unknown path (with the nearest ones), a value that is not of the setting's
+            type, or one that the settings refuse.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        path = path.strip()
+        if not equals:
+            raise BadInput("--set", assignment, "key.path=value")
+        leaves = paths(settings)
+        if path not in leaves:
+            raise BadInput("setting", path, nearest(path, leaves), where="--set")
+        declared, _ = leaves[path]
+        settings = _replaced(settings, path.split("."), parse_value(path, text.strip(), declared))
+    return settings
+
+
+def parse_value(path: str, text: str, declared: Any) -> Any:
+    """A value of the declared type from text."""
+    adapter: TypeAdapter[Any] = TypeAdapter(declared)
+    try:
+        if text.startswith(("[", "{")):
+            return adapter.validate_json(text)
+        return adapter.validate_strings(text)
+    except ValidationError as error:
+        allowed = "; ".join(item["msg"] for item in error.errors())
+        raise BadInput(path, text, allowed, where="--set") from error
+
+
+def _replaced(settings: Any, path: list[str], value: Any) -> Any:
+    if len(path) > 1:
+        value = _replaced(getattr(settings, path[0]), path[1:], value)
+    return dataclasses.replace(settings, **{path[0]: value})
+
+
+def to_json(settings: Any) -> str:
+    """Canonical JSON of settings: sorted keys, no spaces."""
+    return json.dumps(dataclasses.asdict(settings), sort_keys=True, separators=(",", ":"))
+
+
+def config_hash(settings: Any) -> str:
+    """SHA-256 of the settings' canonical JSON.
+
+    Placement, storage and address are no settings of a recipe, so they cannot enter it.
+    """
+    return hashlib.sha256(to_json(settings).encode()).hexdigest()

@@ -1,0 +1,101 @@
+"""Claims about splits."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from rayunlearn.data.datasets import LabelledImages, load_dataset
+from rayunlearn.data.splits import retain_forget, split
+from rayunlearn.errors import BadInput
+
+
+def dataset(labels, official=None, num_classes=3):
+    """A dataset of blank images with these labels."""
+    labels = torch.tensor(labels)
+    return LabelledImages(
+        images=torch.zeros(len(labels), 1, 2, 2), labels=labels, name="made", num_classes=num_classes,
+        mean=(0.0,), std=(1.0,), hash="h", official_test_ids=official,
+    )  # fmt: skip
+
+
+def test_every_class_is_split_by_the_fraction():
+    """On digits each class's test part is its size times the fraction, rounded; the parts are a partition."""
+    data = load_dataset("digits")
+    parts = split(data, 0.2, seed=0)
+    for label in range(10):
+        whole = (data.labels == label).sum().item()
+        assert (data.labels[parts.test_ids] == label).sum().item() == round(0.2 * whole)
+    together = torch.cat([parts.train_ids, parts.test_ids])
+    assert together.sort().values.tolist() == list(range(1797))
+    assert parts.dataset_hash == data.hash
+
+
+@pytest.mark.parametrize("fraction", [1e-6, 0.5, 1 - 1e-6])
+def test_no_class_is_left_out_of_a_part(fraction):
+    """Classes of 2 and 3 samples have at least one in each part at any fraction."""
+    data = dataset([0, 0, 1, 1, 1, 2, 2])
+    parts = split(data, fraction, seed=1)
+    for ids in (parts.train_ids, parts.test_ids):
+        assert set(data.labels[ids].tolist()) == {0, 1, 2}
+
+
+def test_split_is_the_seeds_alone():
+    """Equal seeds agree whatever the global RNG; another seed differs."""
+    data = load_dataset("digits")
+    torch.manual_seed(1)
+    first = split(data, 0.2, seed=0)
+    torch.manual_seed(2)
+    assert torch.equal(split(data, 0.2, seed=0).test_ids, first.test_ids)
+    assert not torch.equal(split(data, 0.2, seed=1).test_ids, first.test_ids)
+
+
+def test_official_test_part():
+    """None takes the publisher's part as it is, at any seed; without one it is refused."""
+    data = dataset([0, 1, 2, 0, 1], official=torch.tensor([3, 4]))
+    for seed in (0, 1):
+        parts = split(data, None, seed)
+        assert parts.train_ids.tolist() == [0, 1, 2]
+        assert parts.test_ids.tolist() == [3, 4]
+    with pytest.raises(BadInput, match="no official test part"):
+        split(dataclasses.replace(data, official_test_ids=None), None, 0)
+
+
+def test_manifest_is_json_with_all_that_identifies_the_split():
+    """The manifest survives JSON and holds name, hash, seed, fraction and both lists of ids."""
+    parts = split(dataset([0, 0, 1, 1, 2, 2]), 0.5, seed=5)
+    manifest = json.loads(json.dumps(parts.manifest()))
+    assert manifest == {
+        "dataset": "made", "dataset_hash": "h", "seed": 5, "test_fraction": 0.5,
+        "train_ids": parts.train_ids.tolist(), "test_ids": parts.test_ids.tolist(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan"), True, "0.2"])
+def test_bad_fractions_are_refused(fraction):
+    """A fraction outside (0, 1) or of another type is refused by name."""
+    with pytest.raises(BadInput, match="test_fraction"):
+        split(dataset([0, 0, 1, 1, 2, 2]), fraction, 0)
+
+
+def test_too_small_a_class_is_named():
+    """A class of one sample cannot be in both parts."""
+    with pytest.raises(BadInput, match="class 1"):
+        split(dataset([0, 0, 1, 2, 2]), 0.5, 0)
+
+
+def test_retain_and_forget_partition_the_samples():
+    """Forget ids are exactly those of the classes named; nothing to forget retains all."""
+    labels = torch.tensor([2, 0, 1, 2, 0])
+    retain, forget = retain_forget(labels, [0, 2])
+    assert retain.tolist() == [2]
+    assert forget.tolist() == [0, 1, 3, 4]
+    assert retain_forget(labels, [])[0].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("wrong", [3, -1, 1.0, True, "1"])
+def test_absent_class_is_refused(wrong):
+    """A class that does not occur, or no class at all, is refused rather than giving an empty part."""
+    with pytest.raises(BadInput, match="class to forget"):
+        retain_forget(torch.tensor([0, 1, 2]), [wrong])

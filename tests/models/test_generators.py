@@ -1,0 +1,92 @@
+"""Claims about generators."""
+
+import json
+
+import pytest
+import torch
+
+from rayunlearn.errors import BadInput
+from rayunlearn.models.generators import GeneratorSpec, build_generator
+from rayunlearn.models.weights import version_id
+
+
+def noise(n=6, z_dim=16):
+    """Noise `[n, z_dim]` from a fixed seed."""
+    return torch.randn(n, z_dim, generator=torch.Generator().manual_seed(0))
+
+
+def test_table_v_parameter_count():
+    """Table V for 32x32 colour images by hand.
+
+    Linear 128*8192 + 8192; BatchNorm 2*(128+128+64+3); convolutions 128*128*9+128, 128*64*9+64, 64*3*9+3.
+    """
+    model = build_generator(GeneratorSpec(channels=3, image_size=32), seed=0)
+    by_hand = 128 * 8192 + 8192 + 2 * (128 + 128 + 64 + 3)
+    by_hand += 128 * 128 * 9 + 128 + 128 * 64 * 9 + 64 + 64 * 3 * 9 + 3
+    assert sum(p.numel() for p in model.parameters()) == by_hand
+
+
+@pytest.mark.parametrize("size", [4, 8, 28, 32])
+def test_images_have_the_size_asked_for(size):
+    """Every multiple of 4 gives that size; 28 by the reference's 7x7 convolution on 32x32."""
+    model = build_generator(GeneratorSpec(channels=2, image_size=size, z_dim=16, width=0.1), seed=0)
+    assert model(noise()).shape == (6, 2, size, size)
+    convs = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert convs[-1].kernel_size == ((7, 7) if size == 28 else (3, 3))
+
+
+def test_batchnorm_output_is_standardised_and_leaves_the_pixel_range():
+    """The paper's output has mean 0 and variance 1 in training mode; so it exceeds any range of +-1."""
+    model = build_generator(GeneratorSpec(channels=1, image_size=8, z_dim=16), seed=0)
+    images = model(noise(64))
+    assert images.mean().abs() < 1e-5
+    assert (images.std(correction=0) - 1).abs() < 1e-3
+    assert images.max() > 1
+    assert images.min() < -1
+
+
+def test_pixel_range_output_is_the_sigmoid_of_the_papers():
+    """`pixel_range` is low + (high-low)*sigmoid of the "batchnorm" generator's output, inside the range."""
+    plain = build_generator(GeneratorSpec(channels=1, image_size=8, z_dim=16), seed=0)
+    bounded = build_generator(
+        GeneratorSpec(channels=1, image_size=8, z_dim=16, output="pixel_range", low=-0.5, high=1.5), seed=0
+    )
+    images = bounded(noise())
+    assert torch.equal(images, -0.5 + 2.0 * torch.sigmoid(plain(noise())))
+    assert images.min() >= -0.5
+    assert images.max() <= 1.5
+
+
+def test_initialisation_is_the_seeds_alone():
+    """Equal seeds, equal weights, global RNG untouched; another seed differs."""
+    spec = GeneratorSpec(channels=1, image_size=8, z_dim=16, width=0.1)
+    before = torch.get_rng_state()
+    first = version_id(build_generator(spec, seed=0).state_dict())
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(9)
+    assert version_id(build_generator(spec, seed=0).state_dict()) == first
+    assert version_id(build_generator(spec, seed=1).state_dict()) != first
+
+
+def test_spec_survives_json():
+    """`from_dict` of the JSON of `to_dict` is the same spec."""
+    spec = GeneratorSpec(channels=1, image_size=8, output="pixel_range", low=-1.0, high=1.0)
+    assert GeneratorSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize(
+    ("changes", "thing"),
+    [
+        ({"image_size": 30}, "image_size"),
+        ({"z_dim": 0}, "z_dim"),
+        ({"width": 0.0}, "width"),
+        ({"output": "batchnrm"}, "output"),
+        ({"output": "pixel_range", "high": 1.0}, "low"),
+        ({"low": 1.0, "high": 1.0}, "low"),
+    ],
+)
+def test_bad_fields_are_named(changes, thing):
+    """A field out of range is refused by its name; a range is needed by "pixel_range"."""
+    with pytest.raises(BadInput) as error:
+        GeneratorSpec(**({"channels": 1, "image_size": 8} | changes))
+    assert error.value.thing == thing

@@ -1,0 +1,163 @@
+"""The gate refuses each kind of bad result for its own reason, exactly above its bound."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rayunlearn.errors import BadInput
+from rayunlearn.scheduling.gate import GateMeasures, GateSettings, Verdict, judge
+
+SETTINGS = GateSettings(
+    max_forget=0.04, max_retain_drop=0.10, relearn_steps=3, max_relearn=0.5, max_forgotten_share=0.02
+)
+GOOD = GateMeasures(
+    retain_correct=940,
+    retain_count=1000,
+    forget_correct=0,
+    forget_count=50,
+    parent_retain_correct=980,
+    relearn_accuracy=(0.0, 0.0, 0.1, 0.3),
+    forgotten_share={7: 0.0, 2: 0.01},
+)
+
+# (what is changed, how many reasons it must give): each check below, at and above its bound.
+AT_THE_BOUNDS = [
+    ({"forget_correct": 1}, 0),
+    ({"forget_correct": 2}, 0),
+    ({"forget_correct": 3}, 1),
+    ({"retain_correct": 881}, 0),
+    ({"retain_correct": 880}, 0),
+    ({"retain_correct": 879}, 1),
+    ({"retain_correct": 1000}, 0),
+    ({"relearn_accuracy": (0.0, 0.0, 0.0, 0.49)}, 0),
+    ({"relearn_accuracy": (0.0, 0.0, 0.0, 0.5)}, 0),
+    ({"relearn_accuracy": (0.0, 0.0, 0.0, 0.51)}, 1),
+    ({"relearn_accuracy": (0.0, 0.0, 0.0, 0.0, 1.0)}, 0),
+    ({"relearn_accuracy": (0.51, 0.0, 0.0, 0.0)}, 1),
+    ({"forgotten_share": {2: 0.019}}, 0),
+    ({"forgotten_share": {2: 0.02}}, 0),
+    ({"forgotten_share": {2: 0.021}}, 1),
+    ({"forgotten_share": {2: 0.3, 7: 0.3, 8: 0.02}}, 2),
+    ({"forgotten_share": {}}, 0),
+]
+
+
+@pytest.mark.parametrize(("change", "failures"), AT_THE_BOUNDS)
+def test_each_check_at_its_bound(change, failures):
+    """A figure below or at its bound passes and one above it fails, each check on its own."""
+    verdict = judge(replace(GOOD, **change), SETTINGS)
+    assert len(verdict.reasons) == failures
+    assert verdict.passed == (failures == 0)
+
+
+@pytest.mark.parametrize("count", [10, 30, 70, 360, 576, 1000])
+def test_the_retain_bound_is_exact_on_counts(count):
+    """A drop of a tenth of the images passes at every size, one image more fails; 0.98 - 0.88 would not."""
+    parent = count - count // 50
+    tenth = replace(
+        GOOD, retain_count=count, parent_retain_correct=parent, retain_correct=parent - count // 10
+    )
+    assert judge(tenth, SETTINGS).passed
+    assert not judge(replace(tenth, retain_correct=tenth.retain_correct - 1), SETTINGS).passed
+
+
+SUBJECTS: dict[str, tuple[dict[str, Any], str]] = {
+    "the unmodified original": ({"retain_correct": 980, "forget_correct": 50}, "forget accuracy"),
+    "a random student": ({"retain_correct": 110}, "retain accuracy"),
+    "a checkpoint taken too early": ({"retain_correct": 700}, "retain accuracy"),
+    "a checkpoint after the class came back": ({"forget_correct": 26}, "forget accuracy"),
+    "a forget logit merely masked": ({"relearn_accuracy": (0.97, 0.98, 0.98, 0.98)}, "merely hidden"),
+    "a deleted head row": ({"relearn_accuracy": (0.0, 0.2, 0.9, 0.9)}, "merely hidden"),
+    "a class of an earlier request is back": ({"forgotten_share": {2: 0.09}}, "class 2, forgotten earlier"),
+}
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_each_bad_subject_fails_for_its_own_reason(subject):
+    """Each result that must not be published fails for one reason, which names the figure and the bound."""
+    change, words = SUBJECTS[subject]
+    (reason,) = judge(replace(GOOD, **change), SETTINGS).reasons
+    assert words in reason
+    assert reason.count("%") >= 2 and "at most" in reason
+
+
+def test_retrain_passes():
+    """The figures of a retrained model pass: forget 0, retain as the parent's, relearning slow."""
+    measures = replace(GOOD, retain_correct=985, relearn_accuracy=(0.0, 0.0, 0.0, 0.05))
+    assert judge(measures, SETTINGS) == Verdict(True, ())
+
+
+def test_no_check_is_cut_short():
+    """A result bad in every way gets a reason from every check."""
+    bad = replace(
+        GOOD,
+        retain_correct=0,
+        forget_correct=50,
+        relearn_accuracy=(1.0,) * 4,
+        forgotten_share={2: 0.5, 7: 0.5},
+    )
+    reasons = judge(bad, SETTINGS).reasons
+    words = ("forget accuracy", "retain accuracy", "merely hidden", "class 2", "class 7")
+    assert len(reasons) == 5
+    assert all(word in reason for word, reason in zip(words, reasons, strict=True))
+
+
+@pytest.mark.parametrize("curve", [(), (0.0,), (0.0, 0.0, 0.0)])
+def test_missing_evidence_is_not_a_pass(curve):
+    """A relearning curve shorter than asked for fails rather than passes."""
+    (reason,) = judge(replace(GOOD, relearn_accuracy=curve), SETTINGS).reasons
+    assert f"{len(curve)} of 4 steps" in reason
+
+
+def test_a_short_curve_that_already_fails_says_why():
+    """A curve that ends early because the class is back is refused as hidden, not as short."""
+    (reason,) = judge(replace(GOOD, relearn_accuracy=(0.2, 0.9)), SETTINGS).reasons
+    assert "90.00 % after 1 steps" in reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"retain_correct": 1001},
+        {"retain_correct": -1},
+        {"retain_correct": True},
+        {"retain_count": 0},
+        {"forget_correct": 51},
+        {"forget_count": 0},
+        {"parent_retain_correct": 1001},
+        {"relearn_accuracy": (0.0, float("nan"))},
+        {"relearn_accuracy": (1.5,)},
+        {"forgotten_share": {2: -0.1}},
+        {"forgotten_share": {"2": 0.1}},
+    ],
+)
+def test_impossible_figures_are_refused(change):
+    """Figures that no measurement can give are an error and not a verdict."""
+    with pytest.raises(BadInput):
+        replace(GOOD, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"max_forget": -0.1}, "gate.max_forget"),
+        ({"max_retain_drop": 1.1}, "gate.max_retain_drop"),
+        ({"max_relearn": float("nan")}, "gate.max_relearn"),
+        ({"max_forgotten_share": "0.1"}, "gate.max_forgotten_share"),
+        ({"relearn_steps": -1}, "gate.relearn_steps"),
+        ({"relearn_steps": 1.5}, "gate.relearn_steps"),
+    ],
+)
+def test_bad_settings_name_the_setting(change, name):
+    """A setting out of range is refused by its dotted name."""
+    with pytest.raises(BadInput, match=name):
+        GateSettings(**change)
+
+
+def test_a_verdict_cannot_contradict_its_reasons():
+    """Passed with reasons, or failed without one, cannot be constructed."""
+    with pytest.raises(BadInput):
+        Verdict(True, ("why",))
+    with pytest.raises(BadInput):
+        Verdict(False, ())
