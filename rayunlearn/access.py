@@ -8,6 +8,7 @@ which Python code opens a dataset. The seal guards against code that reads data 
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -19,8 +20,9 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from rayunlearn.errors import AccessDenied
+from rayunlearn.errors import AccessDenied, ImportDenied
 
 
 class DataAccess(StrEnum):
@@ -40,6 +42,7 @@ SEALED_MODULES = frozenset(
         "rayunlearn.results",
         "sklearn.datasets",
         "torchvision.datasets",
+        "torchvision.io",
         "torch.utils.data.datapipes",
         "torchaudio.datasets",
         "tensorflow_datasets",
@@ -51,14 +54,52 @@ SEALED_MODULES = frozenset(
         "cv2",
         "imageio",
         "sqlite3",
+        # not pyarrow itself nor its json, which Ray imports in every worker: see NATIVE_READERS
+        *(f"pyarrow.{m}" for m in ("csv", "dataset", "feather", "fs", "orc", "parquet")),
+        *(f"pyarrow._{m}" for m in ("csv", "dataset", "feather", "fs", "orc", "parquet")),
+        "obstore",
+        "polars",
+        "duckdb",
+        # start a process without an audit event
+        "multiprocessing.popen_spawn_posix",
+        "multiprocessing.popen_forkserver",
     }
 )
-"""Modules that load datasets, or that read files by native code which raises no audit event."""
+"""Modules that load datasets, or that read files or start processes without an audit event."""
 
 SEALED_EVENTS = frozenset(
-    {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "os.spawn"}
+    {
+        "subprocess.Popen",
+        "os.system",
+        "os.exec",
+        "os.posix_spawn",
+        "os.fork",
+        "os.forkpty",
+        "os.spawn",
+        "sqlite3.connect",
+    }
 )
-"""Ways to start a process, which the hook would not follow."""
+"""Ways to start a process, which the hook would not follow, and to open a file past it."""
+
+NATIVE_READERS = (
+    ("pyarrow.lib", "OSFile", 0, "path"),
+    ("pyarrow.lib", "MemoryMappedFile", 0, "path"),
+    ("pyarrow.lib", "memory_map", 0, "path"),
+    ("pyarrow.lib", "input_stream", 0, "source"),
+    ("pyarrow.ipc", "RecordBatchFileReader", 0, "source"),
+    ("pyarrow.ipc", "RecordBatchStreamReader", 0, "source"),
+    ("pyarrow._json", "read_json", 0, "input_file"),
+    ("pyarrow._json", "open_json", 0, "input_file"),
+    ("safetensors", "safe_open", 0, "filename"),
+    ("torch", "from_file", 0, "filename"),
+    ("torch", "UntypedStorage.from_file", 0, "filename"),
+    ("torch._C", "PyTorchFileReader", 0, "name"),
+    ("torch._C", "import_ir_module", 1, "filename"),
+)
+"""Readers by native code in modules that a run needs: module, name, and where its path is.
+
+They are made to raise Python's own audit event before they open a file.
+"""
 
 _sealed = False
 
@@ -73,6 +114,7 @@ def seal(readable: Iterable[str | Path] = ()) -> None:
 
     Files can be opened for reading only below Python's own folders, the operating system's, and
     `readable`; datasets that libraries bundle there are refused by name. Sealing twice changes nothing.
+    Seal before such a module is imported: code that holds one already keeps its native readers.
     """
     global _sealed
     if _sealed:
@@ -83,12 +125,45 @@ def seal(readable: Iterable[str | Path] = ()) -> None:
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and _is_sealed_module(name):
             del sys.modules[name]
+    for reader in NATIVE_READERS:
+        _audit_native_reader(*reader)
     sys.addaudithook(_make_hook(roots, datasets))
     _sealed = True
 
 
 def _is_sealed_module(name: str) -> bool:
     return any(name == m or name.startswith(f"{m}.") for m in SEALED_MODULES)
+
+
+def _audit_native_reader(module: str, name: str, position: int, keyword: str) -> None:
+    """Make a native reader raise the audit event `open`, wherever it has been imported to."""
+    *owners, attribute = name.split(".")
+    holder: Any = importlib.import_module(module)
+    for owner in owners:
+        holder = getattr(holder, owner)
+    original = getattr(holder, attribute)
+
+    @functools.wraps(original)
+    def audited(*args: Any, **kwargs: Any) -> Any:
+        path = args[position] if len(args) > position else kwargs.get(keyword)
+        if isinstance(path, (str, bytes, os.PathLike)):
+            sys.audit("open", os.fspath(path), "rb", os.O_RDONLY)
+        return original(*args, **kwargs)
+
+    setattr(holder, attribute, audited)
+    for imported in list(sys.modules.values()):
+        if isinstance(imported, ModuleType) and vars(imported).get(attribute) is original:
+            setattr(imported, attribute, audited)
+
+
+class _RefusingLoader(importlib.abc.Loader):
+    """Stands for a sealed module: it can be asked for (torch looks whether some exist), not loaded."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        raise ImportDenied(f"import of {spec.name} in a sealed process: this run declares no data access")
+
+    def exec_module(self, module: ModuleType) -> None:
+        raise AssertionError("create_module() has refused")
 
 
 class _ImportGuard(importlib.abc.MetaPathFinder):
@@ -98,7 +173,7 @@ class _ImportGuard(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if _is_sealed_module(fullname):
-            raise AccessDenied(f"import of {fullname} in a sealed process: this run declares no data access")
+            return importlib.machinery.ModuleSpec(fullname, _RefusingLoader())
         return None
 
 
@@ -142,6 +217,8 @@ def _make_hook(roots: list[str], datasets: list[str]):  # type: ignore[no-untype
         if not reads:
             return
         real = os.path.realpath(os.fsdecode(path))
+        if os.path.dirname(real).endswith((".dist-info", ".egg-info")):
+            return  # what importlib.metadata reads of installed packages, wherever they are
         bundled = below(real, datasets) and not real.endswith(code_suffixes)
         if bundled or not below(real, roots):
             raise AccessDenied(f"open of {real} in a sealed process: this run declares no data access")

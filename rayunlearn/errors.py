@@ -48,6 +48,14 @@ class BadInput(RayUnlearnError, ValueError):
         prefix = f"{where}: " if where else ""
         super().__init__(f"{prefix}{thing} is {value!r}; allowed: {allowed}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Cross a process boundary whole."""
+        return _bad_input, (self.thing, self.value, self.allowed, self.where)
+
+
+def _bad_input(thing: str, value: object, allowed: str, where: str) -> BadInput:
+    return BadInput(thing, value, allowed, where=where)
+
 
 class StorageHeld(RayUnlearnError):
     """Another scheduler holds the storage location."""
@@ -67,10 +75,17 @@ class IntegrityError(RayUnlearnError):
     exit_code = ExitCode.INTERNAL
 
 
-class AccessDenied(RayUnlearnError, PermissionError):
-    """Code reached for data that it was not granted."""
+class AccessDenied(RayUnlearnError):
+    """Code reached for data that it was not granted.
+
+    No OSError, which libraries catch where a file may be missing: a refusal must not pass for that.
+    """
 
     exit_code = ExitCode.INTERNAL
+
+
+class ImportDenied(AccessDenied, ImportError):
+    """A module that loads data was imported where that is refused; optional imports go on without it."""
 
 
 def nearest(name: str, valid: Iterable[str], *, n: int = 3) -> str:

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,27 +32,32 @@ def paths(settings: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def override(settings: S, assignments: Sequence[str]) -> S:
-    """Settings with `path=value` assignments applied in order, every check made again.
+    """Settings with `path=value` assignments applied, every check made again on the result.
+
+    All are applied at once, the last of a path counting, since one may be allowed only with another.
 
     Raises:
         BadInput: no `=`, an unknown path (with the nearest ones), a value that is not of the setting's
             type, or one that the settings refuse.
     """
+    leaves = paths(settings)
+    values: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         path = path.strip()
         if not equals:
             raise BadInput("--set", assignment, "key.path=value")
-        leaves = paths(settings)
         if path not in leaves:
             raise BadInput("setting", path, nearest(path, leaves), where="--set")
         declared, _ = leaves[path]
-        settings = _replaced(settings, path.split("."), parse_value(path, text.strip(), declared))
-    return settings
+        values[path] = parse_value(path, text.strip(), declared)
+    return _replaced(settings, values) if values else settings
 
 
 def parse_value(path: str, text: str, declared: Any) -> Any:
-    """A value of the declared type from text."""
+    """A value of the declared type from text; `none` or `null` where the type allows None."""
+    if text.lower() in ("none", "null") and type(None) in get_args(declared):
+        return None
     adapter: TypeAdapter[Any] = TypeAdapter(declared)
     try:
         if text.startswith(("[", "{")):
@@ -63,10 +68,18 @@ def parse_value(path: str, text: str, declared: Any) -> Any:
         raise BadInput(path, text, allowed, where="--set") from error
 
 
-def _replaced(settings: Any, path: list[str], value: Any) -> Any:
-    if len(path) > 1:
-        value = _replaced(getattr(settings, path[0]), path[1:], value)
-    return dataclasses.replace(settings, **{path[0]: value})
+def _replaced(settings: Any, values: dict[str, Any]) -> Any:
+    """Settings with the values of these dotted paths."""
+    groups: dict[str, dict[str, Any]] = {}
+    changes: dict[str, Any] = {}
+    for path, value in values.items():
+        group, dot, rest = path.partition(".")
+        if dot:
+            groups.setdefault(group, {})[rest] = value
+        else:
+            changes[group] = value
+    changes |= {group: _replaced(getattr(settings, group), inner) for group, inner in groups.items()}
+    return dataclasses.replace(settings, **changes)
 
 
 def to_json(settings: Any) -> str:

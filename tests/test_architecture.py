@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": BOTTOM,
     "inversion": BOTTOM | {"models"},
     "methods": BOTTOM | {"models", "inversion"},
-    "evaluation": BOTTOM | {"models"},
+    "evaluation": BOTTOM | {"models", "inversion"},
     "scheduling": {"errors"},  # not seeds, which is torch's
     "results": {"errors", "scheduling"},
     "settings": BOTTOM | ALGORITHMS | {"data", "scheduling"},

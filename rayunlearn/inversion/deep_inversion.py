@@ -6,6 +6,7 @@ method is Yin et al. 2020, "Dreaming to distill").
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -50,10 +51,10 @@ class InversionSettings:
         for field, least in (("iterations", 1), ("jitter", 0)):
             if getattr(self, field) < least:
                 raise BadInput(f"inversion.{field}", getattr(self, field), f"a whole number >= {least}")
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise BadInput("inversion.lr", self.lr, "a number above 0")
         for field in ("bn_weight", "tv_weight", "l2_weight"):
-            if not getattr(self, field) >= 0:
+            if not 0 <= getattr(self, field) < math.inf:
                 raise BadInput(f"inversion.{field}", getattr(self, field), "a number >= 0")
         if not 0 <= self.min_confidence < 1:
             raise BadInput("inversion.min_confidence", self.min_confidence, "a number in [0, 1)")
@@ -162,7 +163,7 @@ def deep_inversion(
     def images() -> Tensor:
         return low + (high - low) * torch.sigmoid(free) if settings.bounded else free
 
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     frozen = [p for p in model.parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
@@ -188,7 +189,8 @@ def deep_inversion(
             made = images().detach().clone()
             confidence = model(made).softmax(dim=1).gather(1, wanted[:, None])[:, 0]
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
         for parameter in frozen:
             parameter.requires_grad_(True)
     keep = (confidence >= settings.min_confidence).cpu()

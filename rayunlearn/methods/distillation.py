@@ -104,3 +104,20 @@ def mask_classes(logits: Tensor, classes: Sequence[int]) -> Tensor:
     masked = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
     masked[list(classes)] = True
     return logits.masked_fill(masked, MASKED_LOGIT)
+
+
+def lower_to_minimum(logits: Tensor, classes: Sequence[int]) -> Tensor:
+    """Logits `[B, K]` with those of `classes` replaced by the image's lowest other logit.
+
+    What a student learns of `classes` then is "no likelier than the least likely class", the same for
+    every image, so nothing about which images are theirs. A logit pushed to minus infinity tells more:
+    it is pushed down only where the student was taught, and stands out on the images held back
+    (compare the lowering of forget logits in ISPF, AAAI 2025).
+
+    >>> lower_to_minimum(torch.tensor([[5.0, -1.0, 2.0]]), [0])
+    tensor([[-1., -1.,  2.]])
+    """
+    lowered = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    lowered[list(classes)] = True
+    least = logits.masked_fill(lowered, torch.inf).amin(dim=1, keepdim=True)
+    return torch.where(lowered, least, logits)

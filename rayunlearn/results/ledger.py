@@ -320,8 +320,8 @@ def _delete_losers(store: Store, link: _Link, tables: Iterable[str]) -> None:
 
 def _held(store: Store, seq: int) -> StorageHeld:
     return StorageHeld(
-        f"{store.where}: entry {seq} of the ledger was written by another appender (or by one of this appender's "
-        "own that was cut short); only one scheduler may use a storage location. Nothing was overwritten"
+        f"{store.where}: entry {seq} of the ledger was written by another appender (or by an append of "
+        "this one that was cut short); only one scheduler may use a storage location. Nothing was overwritten"
     )
 
 

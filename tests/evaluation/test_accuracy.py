@@ -111,10 +111,15 @@ def test_every_modules_mode_comes_back_even_after_an_error() -> None:
     model.train()
     model[1].eval()
     before = [module.training for module in model.modules()]
-    with pytest.raises(RuntimeError, match="inside"), evaluating(model):
-        assert not any(module.training for module in model.modules())
-        assert not torch.is_grad_enabled()
-        raise RuntimeError("inside")
+
+    def fail_inside() -> None:
+        with evaluating(model):
+            assert not any(module.training for module in model.modules())
+            assert not torch.is_grad_enabled()
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside()
     assert [module.training for module in model.modules()] == before
     assert torch.is_grad_enabled()
 

@@ -74,7 +74,7 @@ def test_the_curve_counts_forget_images_after_every_step() -> None:
 
 @pytest.mark.parametrize(("margin", "images"), [("absolute", 15), ("relative", 16)])
 def test_margins(margin: str, images: int) -> None:
-    """Original 0.8 on 20 images, alpha 5 %: absolute 0.75 is 15 images, relative 0.76 is 16 (15.2 rounded up).
+    """Original 0.8 on 20 images, alpha 5 %: absolute 0.75 is 15 images, relative 0.76 (15.2 images) is 16.
 
     The model learns one image a step, so the relearn time is that number.
     """
@@ -181,10 +181,11 @@ def test_relearning_equals_a_plain_float64_loop() -> None:
     g = torch.Generator().manual_seed(2)
     labels = torch.arange(40) % 4
     images = (torch.randn(40, 1, 2, 2, generator=g) + 2 * torch.eye(4)[labels].reshape(40, 1, 2, 2)).double()
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4)).double()
+    layer = nn.Linear(4, 4)
     with torch.no_grad():
-        model[1].weight.copy_(torch.eye(4))
-        model[1].bias.copy_(torch.tensor([-6.0, 0, 0, 0]))
+        layer.weight.copy_(torch.eye(4))
+        layer.bias.copy_(torch.tensor([-6.0, 0, 0, 0]))
+    model = nn.Sequential(nn.Flatten(), layer).double()
     forget = labels == 0
     settings = RelearnSettings(batch_size=16, lr=0.2, momentum=0.9, max_steps=200, lr_decay=1.0)
     curve = relearn(model, images, labels, images[forget], labels[forget], 1.0, settings, 9)

@@ -29,7 +29,7 @@ from rayunlearn.methods.training import (
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
 from rayunlearn.models.weights import load_weights_file, version_id, weights_to_bytes
 
-WORKERS_TOLERANCE = 1e-9
+WORKERS_TOLERANCE = 1e-12
 """Greatest difference of any weight or statistic, float64, after 10 steps: sums in another order."""
 
 TINY = TrainSettings(epochs=2, batch_size=15, lr=1e-2)
@@ -358,4 +358,4 @@ def test_statistics_of_shards_miss_the_tolerance(two_workers):
     parameters = dict(model.named_parameters())
     flawed = load_weights_file(two_workers / "flawed-0")
     far = greatest_difference({k: p.detach() for k, p in parameters.items()}, flawed)
-    assert far > 1e4 * WORKERS_TOLERANCE
+    assert far > 1e9 * WORKERS_TOLERANCE

@@ -237,7 +237,7 @@ def test_unknown_columns_are_refused_with_the_nearest() -> None:
     ],
 )
 def test_wrong_values_are_refused(table: str, column: str, value: Any, allowed: str) -> None:
-    """A value that the column cannot hold is refused with column, value and what is allowed; none is converted."""
+    """A value that the column cannot hold is not converted: column, value and what is allowed are named."""
     message = refusal(table, {**ROWS[table], column: value})
     assert repr(column) in message
     assert allowed in message
@@ -251,7 +251,7 @@ def test_rows_must_be_mappings() -> None:
 
 
 def test_numbers_of_other_kinds_are_the_same_numbers() -> None:
-    """Integers stand for floats and numpy's scalars for Python's; negative control: numpy's floats are no ints."""
+    """Integers stand for floats and numpy's scalars for Python's; negative control: a float is no integer."""
     row = {**ROWS["runs"], "seed": np.int64(7), "seconds": np.float32(0.5)}
     made = table_from_rows("runs", [row, {**row, "seconds": 2}, {**row, "seconds": Fraction(1, 4)}])
     assert made.column("seed").to_pylist() == [7, 7, 7]

@@ -7,6 +7,7 @@ import os
 import pickle
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -134,8 +135,8 @@ def test_names_cannot_escape(store: Store, name: str) -> None:
     """Absolute, climbing, empty and odd names are refused by every method, and nothing is written."""
     root = store.local_path("x").parent
     before = files_below(root.parent)
-    actions = [store.get, store.exists, store.delete, store.local_path]
-    actions += [lambda n: store.create(n, b"x"), lambda n: store.put(n, b"x")]
+    actions: list[Callable[[str], object]] = [store.get, store.exists, store.delete, store.local_path]
+    actions += [lambda name: store.create(name, b"x"), lambda name: store.put(name, b"x")]
     if name not in ("", "/", "a/"):  # as folders to list, these are sound or mean everything
         actions.append(store.list)
     for action in actions:
@@ -230,7 +231,7 @@ def test_opening_without_create_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_files_and_paths_below_files_are_refused(tmp_path: Path) -> None:
-    """A file, or a path through one, cannot be a storage location (permission bits do not stop root; this does)."""
+    """A file, or a path through one, cannot be a storage location (this stops root, too)."""
     file = tmp_path / "file"
     file.write_text("x")
     with pytest.raises(BadInput, match="this is a file"):
@@ -242,7 +243,7 @@ def test_files_and_paths_below_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("root", ["", "s3://bucket/prefix", "a\0b"])
 def test_what_is_no_path_of_a_folder_is_refused(root: str) -> None:
-    """Nothing, the address of another kind of store, and a NUL are refused rather than taken for folder names."""
+    """Nothing, the address of another kind of store, and a NUL are not taken for folder names."""
     with pytest.raises(BadInput, match="path of a folder"):
         Store.open(root)
 
@@ -302,9 +303,12 @@ def test_synced_writes_reach_the_disk_with_their_folders(
     """A write is followed by fsync of the file and of each folder that leads to it; without sync, of none."""
     synced: list[str] = []
     real = os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1]
-    )
+
+    def record(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
     store = Store.open(tmp_path)
     synced.clear()
     store.create("a/b/c", b"1")

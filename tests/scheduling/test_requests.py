@@ -134,7 +134,8 @@ def test_a_bad_line_says_where_what_value_and_what_is_allowed(name):
     assert isinstance(entry, Rejected)
     assert entry.line == 3
     assert entry.reason.startswith("in.jsonl:3: ")
-    assert " is " in entry.reason and "; allowed: " in entry.reason
+    assert " is " in entry.reason
+    assert "; allowed: " in entry.reason
     assert all(word in entry.reason for word in words), entry.reason
     assert len(entry.reason) < 600
 
@@ -142,7 +143,8 @@ def test_a_bad_line_says_where_what_value_and_what_is_allowed(name):
 def test_malformed_json_names_line_and_column():
     """The reason for broken JSON has the line of the file and the column of the line."""
     good, bad = parse_requests(line() + '\n  {"request_id": "r2", "target": [0,}\n', "in.jsonl")
-    assert isinstance(good, Request) and isinstance(bad, Rejected)
+    assert isinstance(good, Request)
+    assert isinstance(bad, Rejected)
     assert bad.reason.startswith(
         "in.jsonl:2: malformed JSON: the text from column 37 is '}'; allowed: one JSON"
     )
@@ -168,7 +170,8 @@ def test_the_second_use_of_an_id_is_rejected():
 def test_a_rejected_line_does_not_take_its_id():
     """An id on a bad line is free for the corrected line after it."""
     bad, good = parse_requests(line(target=[]) + "\n" + line(), "in.jsonl")
-    assert isinstance(bad, Rejected) and isinstance(good, Request)
+    assert isinstance(bad, Rejected)
+    assert isinstance(good, Request)
 
 
 @pytest.mark.parametrize("text", ["", "\n \n\t\n", "\ufeff", "\r\n\r\n"])
@@ -269,7 +272,8 @@ def test_a_class_already_forgotten():
 def test_at_least_two_classes_are_retained(target, forgotten, words):
     """All classes, all remaining ones, and all but one are refused, with the reason."""
     message = refused(asks(*target), forgotten=forgotten)
-    assert words in message and "at least 2 classes to retain" in message
+    assert words in message
+    assert "at least 2 classes to retain" in message
 
 
 def test_two_classes_left_are_enough():
@@ -310,11 +314,19 @@ def test_construction_is_checked_too():
     assert Request(request_id="r", target=(3, 1)).target == (1, 3)
     plus_two = timezone(timedelta(hours=2))
     request = Request(request_id="r", target=(1,), deadline=datetime(2026, 1, 1, 2, tzinfo=plus_two))
-    assert request.deadline == datetime(2026, 1, 1, tzinfo=UTC) and request.deadline.tzinfo is UTC
-    bad: dict[str, Any]
+    assert request.deadline == datetime(2026, 1, 1, tzinfo=UTC)
+    assert request.deadline.tzinfo is UTC
+    good: dict[str, Any] = {"request_id": "r", "target": (1,)}
     for bad in ({"deadline": datetime(2026, 1, 1)}, {"deadline": "2026-01-01T00:00:00Z"}, {"target": ()}):
         with pytest.raises(BadInput):
-            Request(**{"request_id": "r", "target": (1,), **bad})
+            Request(**{**good, **bad})
+
+
+def test_a_deadline_at_receipt_is_well_formed():
+    """The deadline may be the very moment of receipt, written with another offset; not a second earlier."""
+    now = "2026-02-01T00:00:00Z"
+    assert isinstance(only(line(received_at=now, deadline="2026-02-01T02:00:00+02:00")), Request)
+    assert isinstance(only(line(received_at=now, deadline="2026-02-01T01:59:59+02:00")), Rejected)
 
 
 @pytest.mark.parametrize(

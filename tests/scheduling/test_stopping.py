@@ -375,6 +375,13 @@ def test_mass_does_not_outweigh_accuracy():
     assert rule(records, StoppingSettings()) == 40
 
 
+def test_a_leaked_checkpoint_lends_its_accuracy_to_none():
+    """The median before a leak takes no leaked record in; with it, the suspect checkpoint 30 would win."""
+    records = row([(16, 0, 0.0), (16, 0, 0.0), (18, 0, 0.02), (20, 9, 0.4)])
+    assert first_stop(records, StoppingSettings()) is not None
+    assert rule(records, StoppingSettings()) == 20
+
+
 @pytest.mark.parametrize(("min_delta", "step"), [(0.0, 20), (0.04, 20), (0.05, 30), (0.1, 30)])
 def test_min_delta_is_the_width_of_a_tie(min_delta, step):
     """An image of twenty is a tie from a `min_delta` of 0.05 on, and the later checkpoint is taken."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
-from rayunlearn.errors import BadInput
+from rayunlearn.errors import BadInput, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class GKTSettings:
         divergence_mean: over "samples" (eq. 7) or "elements" (B * K of them, the published code).
         attention: "squared" (the published code) or "norm" (eq. 8).
         targets: "teacher" hands on the teacher's logits as they are; "masked" gives the forget classes
-            probability 0, so that what is below epsilon does not add up over the cycles.
+            probability 0, so that what is below epsilon does not add up over the cycles;
+            "row_minimum" gives them the image's lowest retain logit, which says the same for every image.
         generator_lr, student_lr: Adam's learning rates.
         student_weight_decay: decoupled weight decay of the student.
         student_schedule: "constant", or "one_cycle": linear warm-up over the first tenth of
@@ -64,7 +65,7 @@ class GKTSettings:
     divergence: Literal["kl", "js"] = "kl"
     divergence_mean: Literal["samples", "elements"] = "elements"
     attention: Literal["squared", "norm"] = "squared"
-    targets: Literal["teacher", "masked"] = "teacher"
+    targets: Literal["teacher", "masked", "row_minimum"] = "teacher"
     generator_lr: float = 1e-3
     student_lr: float = 1e-3
     student_weight_decay: float = 0.0
@@ -84,6 +85,12 @@ class GKTSettings:
 
     def __post_init__(self) -> None:
         """Check every field."""
+        for field, declared in get_type_hints(type(self)).items():
+            value, names = getattr(self, field), get_args(declared)
+            if names and value not in names:
+                raise BadInput(f"gkt.{field}", value, nearest(str(value), names))
+            if declared is int and type(value) is not int:
+                raise BadInput(f"gkt.{field}", value, "a whole number")
         counts = ("cycles", "generator_steps", "student_steps", "z_dim", "schedule_cycles", "stall_cycles")
         for field in (*counts, "snapshot_every"):
             if getattr(self, field) < 1:

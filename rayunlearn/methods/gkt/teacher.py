@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rayunlearn.inversion.deep_inversion import BatchNormStatistics
-from rayunlearn.methods.distillation import attention_map, band_pass_filter, mask_classes
+from rayunlearn.methods.distillation import attention_map, band_pass_filter, lower_to_minimum, mask_classes
 from rayunlearn.methods.gkt.cycle import Challenge, Judged, Pull
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.models.classifiers import Classifier
@@ -71,7 +71,11 @@ class Teacher:
         return Judged(x[passed], self._targets(logits)[passed], maps, tuple(sizes))
 
     def _targets(self, logits: Tensor) -> Tensor:
-        return mask_classes(logits, self.forget) if self.settings.targets == "masked" else logits
+        if self.settings.targets == "masked":
+            return mask_classes(logits, self.forget)
+        if self.settings.targets == "row_minimum":
+            return lower_to_minimum(logits, self.forget)
+        return logits
 
     def _own_loss(self, logits: Tensor, statistics: BatchNormStatistics) -> Tensor:
         """The generator's losses that need the teacher alone; a zero with a graph where there are none."""

@@ -1,0 +1,65 @@
+"""Serve erasure requests one after another: `python jobs/sequential_unlearn.py`, or by `ray job submit`.
+
+Each request starts from the version that the one before published. Without any training data a student
+learns from the version's weights what is to be retained, synthetic data alone decides where to stop and
+whether to publish, and only then real data measures the result against a retrained model.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from rayunlearn.runtime.job import run_job
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Serve erasure requests one after another."""
+
+    recipe: str = "digits"
+    """Settings of the service, by name."""
+
+    requests: Path = HERE / "requests" / "digits.jsonl"
+    """JSON Lines, one request a line: {"request_id": "r1", "target": [0]}."""
+
+    storage: Path = Path("storage")
+    """Folder for versions, ledger and reports; the same folder goes on where a job was stopped."""
+
+    placement: Literal["split", "colocated"] = "split"
+    """Teacher, student and generator in three actors, or in one. The weights are the same."""
+
+    seed: int = 0
+    """Root of every random draw."""
+
+    address: str | None = None
+    """Ray cluster to run on; else RAY_ADDRESS, else one is started on this machine."""
+
+    checkpoint: Path | None = None
+    """Weights of the original (safetensors, or a plain torch state dict); else one is trained."""
+
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE")] = ()
+    """Settings to change, as gkt.cycles=80; a wrong name lists the nearest."""
+
+    cpus_per_role: float | None = None
+    """CPUs reserved for each actor; else a share of what the cluster has."""
+
+    gpus_per_role: float | None = None
+    """GPUs reserved for each actor; else a share of what the cluster has."""
+
+    dry_run: bool = False
+    """Check everything, show the plan, and run nothing."""
+
+    keep: bool = False
+    """Keep superseded weights and the runs' files, which still know the forgotten classes."""
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, config=(tyro.conf.UseAppendAction,))
+    sys.exit(run_job(**vars(options)))

@@ -1,0 +1,154 @@
+"""Measures on synthetic images: what stopping rule and gate see, and all that they see."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rayunlearn.errors import BadInput
+from rayunlearn.evaluation.accuracy import class_counts, evaluating
+from rayunlearn.inversion.deep_inversion import SyntheticSet
+from rayunlearn.models.classifiers import Classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """Which classes play which part in a request.
+
+    Attributes:
+        retain: classes to retain.
+        target: classes to forget now.
+        forgotten: classes forgotten by earlier requests; they cannot be synthesised any more.
+    """
+
+    retain: tuple[int, ...]
+    target: tuple[int, ...]
+    forgotten: tuple[int, ...] = ()
+
+    @property
+    def forget(self) -> tuple[int, ...]:
+        """Every class that must be gone after the request, in order."""
+        return tuple(sorted({*self.target, *self.forgotten}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assessment:
+    """A model on one synthetic set, as sums and counts.
+
+    Attributes:
+        retain_correct, retain_count: images of retain classes, and those classified as made.
+        forget_correct, forget_count: the same for the classes to forget.
+        forget_mass: mean probability of the classes to forget on their images.
+        forgotten_share: share of all predictions for each class forgotten earlier, in order.
+    """
+
+    retain_correct: int
+    retain_count: int
+    forget_correct: int
+    forget_count: int
+    forget_mass: float
+    forgotten_share: tuple[float, ...]
+
+
+def assess(model: Classifier, images: SyntheticSet, roles: Roles) -> Assessment:
+    """Count what the model makes of a synthetic set; eval mode, its mode is put back."""
+    classes = model.spec.num_classes
+    counts = class_counts(model, images.images, images.labels, classes)
+    retain_correct, retain_count = counts.sums(roles.retain)
+    forget_correct, forget_count = counts.sums(roles.target)
+    with evaluating(model), torch.no_grad():
+        device = next(model.parameters()).device
+        forget_images = images.of(roles.target).images.to(device)
+        mass = model(forget_images).softmax(dim=1)[:, list(roles.target)].sum(dim=1).mean()
+    predicted = counts.predicted.tolist()
+    return Assessment(
+        retain_correct=retain_correct,
+        retain_count=retain_count,
+        forget_correct=forget_correct,
+        forget_count=forget_count,
+        forget_mass=float(mass),
+        forgotten_share=tuple(predicted[c] / len(images.labels) for c in roles.forgotten),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelapseSettings:
+    """How the gate tries to bring a class back with synthetic images.
+
+    Attributes:
+        steps: SGD steps on all parameters.
+        lr: learning rate.
+        momentum: of SGD.
+    """
+
+    steps: int = 3
+    lr: float = 0.01
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        if self.steps < 0:
+            raise BadInput("relapse.steps", self.steps, "a whole number >= 0")
+        if not 0 < self.lr < math.inf:
+            raise BadInput("relapse.lr", self.lr, "a number above 0")
+        if not 0 <= self.momentum < 1:
+            raise BadInput("relapse.momentum", self.momentum, "a number in [0, 1)")
+
+
+def relapse_curve(
+    model: Classifier, images: SyntheticSet, roles: Roles, settings: RelapseSettings
+) -> tuple[float, ...]:
+    """Accuracy on held-out synthetic forget images after 0, 1, ... steps of relearning.
+
+    A class that is erased has to be learned; one that is hidden comes back. First the head's bias of
+    each class to forget is raised until its mean logit on the retain images is level with the others':
+    that undoes any constant offset, as a reader of the weights would. Then a copy of the model takes
+    SGD steps on the retain images and half of the forget images; the other half is measured. The model
+    stays in eval mode: a handful of images must not become its BatchNorm statistics.
+
+    Raises:
+        BadInput: fewer than two forget images.
+    """
+    learner = copy.deepcopy(model).eval().requires_grad_(True)
+    device = next(learner.parameters()).device
+    forget, retain = images.of(roles.target), images.of(roles.retain)
+    if len(forget.labels) < 2:
+        raise BadInput("synthetic forget images", len(forget.labels), "at least 2")
+    # every other image: the set is ordered by class, and each half must hold every class
+    shown = torch.arange(len(forget.labels)) % 2 == 0
+    held, held_labels = forget.images[~shown].to(device), forget.labels[~shown].to(device)
+    x = torch.cat([forget.images[shown], retain.images]).to(device)
+    y = torch.cat([forget.labels[shown], retain.labels]).to(device)
+    with torch.no_grad():
+        means = learner(retain.images.to(device)).mean(dim=0)
+        level = means[list(roles.retain)].mean()
+        for target in roles.target:
+            learner.head.bias[target] += level - means[target]
+    optimizer = torch.optim.SGD(learner.parameters(), lr=settings.lr, momentum=settings.momentum)
+    curve = [_share_right(learner, held, held_labels)]
+    for _ in range(settings.steps):
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(learner(x), y).backward()
+        optimizer.step()
+        curve.append(_share_right(learner, held, held_labels))
+    return tuple(curve)
+
+
+@torch.no_grad()
+def _share_right(model: Classifier, images: Tensor, labels: Tensor) -> float:
+    return float((model(images).argmax(dim=1) == labels).float().mean())
+
+
+def balanced_labels(roles: Roles, *, per_retain_class: int, per_forget_class: int) -> Tensor:
+    """The labels of a synthetic set `[N]`: so many of each retain class, then of each class to forget."""
+    parts: Sequence[Tensor] = [
+        torch.tensor(roles.retain).repeat_interleave(per_retain_class),
+        torch.tensor(roles.target).repeat_interleave(per_forget_class),
+    ]
+    return torch.cat(list(parts))

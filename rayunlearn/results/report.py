@@ -1,0 +1,387 @@
+"""The report: one HTML file that needs nothing else, made from summaries alone.
+
+The same summaries, images and facts give the same bytes: no clock is read and nothing is drawn at random.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.image import imsave
+
+from rayunlearn.errors import BadInput
+from rayunlearn.results import wording
+from rayunlearn.results.summary import BASELINES, Figure, RequestSummary
+from rayunlearn.results.wording import SUBJECT_MEANINGS, SUBJECT_NAMES
+
+RETAIN_COLOUR = "#0b62a4"
+FORGET_COLOUR = "#c2410c"
+INK, MUTED, RULE = "#1c2127", "#5d6672", "#d9dde3"
+
+IMAGES_PER_CLASS = 8
+"""Synthetic images shown of each class."""
+IMAGE_SIDE = 88
+"""Least side of a shown image in pixels; the page shows it at half of that, for dense displays."""
+
+_GAP = 6
+"""Pixels between two images."""
+
+_RC: dict[Any, Any] = {
+    "svg.hashsalt": "rayunlearn",
+    "font.size": 9.5,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+}
+
+
+def write_report(
+    summaries: Sequence[RequestSummary],
+    images: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    recipe_json: str,
+    facts: Mapping[str, str],
+    ledger_verified: int,
+    *,
+    title: str = "Unlearning report",
+) -> str:
+    """The report as HTML text.
+
+    Args:
+        summaries: what became of each request.
+        images: request id -> synthetic images `[N, C, H, W]`, pixels in [0, 1], C of 1 or 3. Images of
+            classes that the request forgot are left out, whatever is handed over.
+        labels: request id -> classes of these images `[N]`.
+        recipe_json: settings of the job.
+        facts: name -> value of what else is to be known: hardware, versions, seed, storage.
+        ledger_verified: entries of the ledger whose chain was verified.
+        title: of the page.
+
+    Raises:
+        BadInput: images or labels of another shape.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = resources.files("rayunlearn.results").joinpath("report.html.jinja").read_text("utf-8")
+    return environment.from_string(template).render(
+        title=title,
+        summary=_overview(summaries),
+        requests=[
+            _request(number, s, images.get(s.request_id), labels.get(s.request_id))
+            for number, s in enumerate(summaries, start=1)
+        ],
+        glossary=wording.GLOSSARY,
+        subjects=[(SUBJECT_NAMES[name], meaning) for name, meaning in SUBJECT_MEANINGS.items()],
+        audited=any(s.figures for s in summaries),
+        recipe=_pretty(recipe_json),
+        facts=dict(facts),
+        ledger_verified=ledger_verified,
+        retain_colour=RETAIN_COLOUR,
+        forget_colour=FORGET_COLOUR,
+    )
+
+
+def _overview(summaries: Sequence[RequestSummary]) -> dict[str, Any]:
+    """The page's first sentence in parts: how many requests ended how, and the last served one."""
+    ends: dict[str, int] = {}
+    for summary in summaries:
+        ends[summary.status] = ends.get(summary.status, 0) + 1
+    served = [s for s in summaries if s.status == "served"]
+    last = served[-1] if served else None
+    return {
+        "total": len(summaries),
+        "served": len(served),
+        "others": [f"{count} {status}" for status, count in ends.items() if status != "served"],
+        "seconds": wording.seconds(sum(s.seconds or 0.0 for s in summaries)),
+        "last": last and _last(last),
+    }
+
+
+def _last(summary: RequestSummary) -> dict[str, str]:
+    return {
+        "forgotten": wording.classes(summary.forgotten),
+        "retain": wording.percent(summary.figure("unlearned", "retain_accuracy")),
+        "forget": wording.percent(summary.figure("unlearned", "forget_accuracy")),
+        "gold": wording.percent(summary.figure("gold", "retain_accuracy")),
+    }
+
+
+def _request(
+    number: int, summary: RequestSummary, images: np.ndarray | None, labels: np.ndarray | None
+) -> dict[str, Any]:
+    """A request as the template shows it: strings, and pictures as data URIs."""
+    retained = frozenset[int]()
+    if images is not None and labels is not None:
+        retained = frozenset(int(c) for c in np.unique(labels)) - {*summary.target, *summary.forgotten}
+    return {
+        "id": summary.request_id,
+        "anchor": f"request-{number}",
+        "lineage": summary.lineage,
+        "target": wording.classes(summary.target),
+        "forgotten": wording.classes(summary.forgotten),
+        "status": summary.status,
+        "reason": summary.reason,
+        "audited": bool(summary.figures),
+        "cells": _cells(summary),
+        "subjects": _subjects(summary),
+        "notes": _notes(summary),
+        "by_class": [
+            {"class": class_id, "value": wording.percent(figure), "counts": figure.counts}
+            for class_id, figure in sorted(summary.forget_by_class.get("unlearned", {}).items())
+        ],
+        "check": [
+            {"measure": measure.replace("_", " "), **_cell(wording.percent(figure), figure)}
+            for measure, figure in summary.synthetic_check.items()
+        ],
+        "relapse": ", ".join(wording.percent(value) for value in summary.relapse.values()),
+        "relapse_steps": max(summary.relapse, default=0),
+        "stops": _stops(summary),
+        "oracle": summary.oracle_step,
+        "phases": [
+            {"name": wording.phase_name(name), "seconds": wording.seconds(value)}
+            for name, value in summary.phase_seconds.items()
+        ],
+        "seconds": wording.seconds(summary.seconds),
+        "identity": _identity(summary),
+        "curves": _curves(summary) if summary.synthetic else None,
+        "images": [] if images is None or labels is None else _strips(images, labels, retained),
+    }
+
+
+def _cell(text: str, figure: Figure | None = None, note: str = "", kind: str = "") -> dict[str, str]:
+    return {"text": text, "counts": figure.counts if figure else "", "note": note, "kind": kind}
+
+
+def _cells(summary: RequestSummary) -> list[dict[str, str]]:
+    """The request's row in the table at the top, from D_r to the seconds."""
+
+    def share(subject: str, measure: str, **rest: str) -> dict[str, str]:
+        figure = summary.figure(subject, measure)
+        return _cell(wording.percent(figure), figure, **rest)
+
+    def ain(subject: str, **rest: str) -> dict[str, str]:
+        return _cell(wording.index(summary.figure(subject, "anamnesis_index")), **rest)
+
+    def named(measure: str) -> tuple[str, str]:
+        subject = summary.best_baseline(measure) or ""
+        all_of_them = [summary.figure(baseline, measure) for baseline in BASELINES]
+        alike = len({figure.value for figure in all_of_them if figure}) == 1
+        return subject, "all three" if alike and all(all_of_them) else SUBJECT_NAMES.get(subject, "")
+
+    probe, probe_name = named("probe_forget_recall")
+    relearning, relearning_name = named("anamnesis_index")
+    stop = summary.stops.get("synthetic")
+    return [
+        share("unlearned", "retain_accuracy", kind="ours"),
+        share("gold", "retain_accuracy"),
+        share("original", "retain_accuracy"),
+        share("unlearned", "forget_accuracy", kind="ours"),
+        share("unlearned", "probe_forget_recall", kind="ours"),
+        share("gold", "probe_forget_recall"),
+        share(probe, "probe_forget_recall", note=probe_name),
+        ain("unlearned", kind="ours"),
+        ain(relearning, note=relearning_name),
+        _cell(wording.ABSENT if stop is None else str(stop.step), kind="group"),
+        _cell(wording.points(summary.regret), stop.regret if stop else None),
+        _cell(wording.seconds(summary.seconds)),
+    ]
+
+
+def _subjects(summary: RequestSummary) -> list[dict[str, Any]]:
+    """The audited models, for the table with bars; shares also as lengths in percent."""
+    gold = summary.figure("gold", "probe_forget_recall")
+    rows = []
+    for subject, name in SUBJECT_NAMES.items():
+        if subject not in summary.figures:
+            continue
+        bars = []
+        for measure, kind in (
+            ("retain_accuracy", "retain"),
+            ("forget_accuracy", "forget"),
+            ("probe_forget_recall", "probe"),
+            ("probe_retain_recall", "retain"),
+        ):
+            figure = summary.figure(subject, measure)
+            bar: dict[str, Any] = dict(_cell(wording.percent(figure), figure, kind=kind))
+            bar["length"] = _length(figure)
+            bar["mark"] = _length(gold) if kind == "probe" else None
+            bars.append(bar)
+        rows.append(
+            {
+                "subject": subject,
+                "name": name,
+                "meaning": SUBJECT_MEANINGS[subject],
+                "bars": bars,
+                "steps": wording.relearn_steps(summary.figure(subject, "relearn_steps")),
+                "ain": wording.index(summary.figure(subject, "anamnesis_index")),
+            }
+        )
+    return rows
+
+
+def _length(figure: Figure | None) -> str | None:
+    """A share as a CSS length, kept within its cell."""
+    if figure is None or figure.value is None:
+        return None
+    return f"{100 * min(max(figure.value, 0.0), 1.0):.2f}%"
+
+
+def _notes(summary: RequestSummary) -> list[str]:
+    """How the probe and the relearning were set, and what the audit says against an index."""
+    notes = []
+    for name, measure in (("Probe", "probe_forget_recall"), ("Relearning", "anamnesis_index")):
+        figure = summary.figure("unlearned", measure)
+        if figure and (settings := {k: v for k, v in figure.parameters.items() if k not in _SAID}):
+            notes.append(f"{name}: " + ", ".join(f"{k} {json.dumps(v)}" for k, v in settings.items()) + ".")
+    for subject, name in SUBJECT_NAMES.items():
+        figure = summary.figure(subject, "anamnesis_index")
+        if figure and figure.parameters.get("note"):
+            notes.append(f"AIN of {name}: {figure.parameters['note']}.")
+    return notes
+
+
+_SAID = {"note", "informative"}
+"""Parameters of an index that are no settings."""
+
+
+def _stops(summary: RequestSummary) -> list[dict[str, Any]]:
+    names = {"synthetic": "synthetic (chosen)", "last": "last checkpoint", "fixed": "fixed cycle"}
+    return [
+        {
+            "rule": names.get(rule, rule),
+            "step": stop.step,
+            "regret": wording.points(stop.regret.value),
+            "forget_correct": stop.forget_correct,
+        }
+        for rule, stop in summary.stops.items()
+    ]
+
+
+def _identity(summary: RequestSummary) -> list[tuple[str, str, str]]:
+    """(name, short form, full form) of the ids that the request's record can be found by."""
+    ids = [("run", summary.run_id), ("parent version", summary.parent), ("published", summary.version)]
+    return [(name, value[:12], value) for name, value in ids if value]
+
+
+def _curves(summary: RequestSummary) -> str:
+    """Accuracy over cycles as an SVG data URI: synthetic solid, real dashed; the stops as vertical lines."""
+    with matplotlib.rc_context(_RC):
+        canvas = Canvas(figsize=(6.6, 3.9), layout="constrained")
+        axes = canvas.subplots()
+        for part, colour in (("retain", RETAIN_COLOUR), ("forget", FORGET_COLOUR)):
+            for data, points, style in (
+                ("synthetic", summary.synthetic, "-"),
+                ("real test", summary.real, "--"),
+            ):
+                if points:
+                    axes.plot(
+                        list(points),
+                        [100 * getattr(point, part) for point in points.values()],
+                        style,
+                        color=colour,
+                        linewidth=1.9 if style == "-" else 1.5,
+                        marker="o" if len(points) == 1 else None,
+                        label=f"{part}, {data}",
+                        clip_on=False,
+                    )
+        _mark_stops(axes, summary)
+        axes.set(ylim=(0, 100), xlabel="cycle", ylabel="accuracy, %")
+        axes.margins(x=0.02)
+        axes.grid(axis="y", color=RULE, linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(length=0)
+        canvas.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=9, handlelength=1.9)
+        file = io.BytesIO()
+        canvas.savefig(file, format="svg", metadata={"Date": None})
+    return _data_uri(file.getvalue(), "image/svg+xml")
+
+
+def _mark_stops(axes: Axes, summary: RequestSummary) -> None:
+    """Vertical lines at the chosen and the oracle's stop; labels at half height, where curves rarely are."""
+    chosen, oracle = summary.chosen_step, summary.oracle_step
+    if chosen is not None and chosen == oracle:
+        stops = [("chosen stop = oracle stop", chosen, INK, "-", 57)]
+    else:
+        stops = [
+            (name, step, colour, style, height)
+            for name, step, colour, style, height in (
+                ("chosen stop", chosen, INK, "-", 57),
+                ("oracle stop", oracle, MUTED, ":", 43),
+            )
+            if step is not None
+        ]
+    steps = [*summary.synthetic, *summary.real]
+    for name, step, colour, style, height in stops:
+        axes.axvline(step, color=colour, linewidth=1.2, linestyle=style)
+        # on the left of the line, unless there is no room
+        left = step > min(steps) + 0.4 * (max(steps) - min(steps))
+        axes.annotate(
+            f"{name}: cycle {step}",
+            (step, height),
+            xytext=(-6 if left else 6, 0),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            fontsize=9,
+            color=colour,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+        )
+
+
+def _strips(images: np.ndarray, labels: np.ndarray, shown: Iterable[int]) -> list[dict[str, Any]]:
+    """For each class a row of images as a PNG data URI, scaled up by repeating pixels."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise BadInput("shape of the report's images", images.shape, "[N, C, H, W] with C of 1 or 3")
+    if labels.shape != images.shape[:1]:
+        raise BadInput("shape of the report's labels", labels.shape, f"{images.shape[:1]}, one an image")
+    height, width = images.shape[2:]
+    scale = max(1, -(-IMAGE_SIDE // max(height, width)))
+    strips = []
+    for class_id in sorted(shown):
+        found = images[labels == class_id]
+        chosen = np.nan_to_num(found[:IMAGES_PER_CLASS].astype(np.float64)).clip(0.0, 1.0)
+        pixels = np.rint(255 * chosen).astype(np.uint8).transpose(0, 2, 3, 1)
+        if pixels.shape[3] == 1:
+            pixels = pixels.repeat(3, axis=3)
+        pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+        gap = np.full((pixels.shape[1], _GAP, 3), 255, dtype=np.uint8)
+        parts = [part for picture in pixels for part in (picture, gap)][:-1]
+        file = io.BytesIO()
+        imsave(file, np.concatenate(parts, axis=1), format="png")
+        strips.append(
+            {
+                "class": class_id,
+                "count": len(found),
+                "shown": len(chosen),
+                "width": sum(part.shape[1] for part in parts) // 2,
+                "height": pixels.shape[1] // 2,
+                "uri": _data_uri(file.getvalue(), "image/png"),
+            }
+        )
+    return strips
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _pretty(text: str) -> str:
+    """JSON with line breaks; other text as it is."""
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except ValueError:
+        return text

@@ -1,0 +1,134 @@
+"""The words and number formats that the terminal and the report share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rayunlearn.results.summary import Figure
+
+ABSENT = "–"
+"""Stands for a figure that was not measured."""
+
+SUBJECT_NAMES: dict[str, str] = {
+    "unlearned": "unlearned",
+    "gold": "gold",
+    "original": "original",
+    "mask_logit": "masked logit",
+    "delete_head_row": "deleted row",
+    "gaussian_head": "Gaussian head",
+}
+"""Audited models, in the order in which they are shown."""
+
+SUBJECT_MEANINGS: dict[str, str] = {
+    "unlearned": "what the request published",
+    "gold": "retrained from scratch on the retain classes: what forgetting should look like",
+    "original": "before anything was forgotten",
+    "mask_logit": "baseline: the original with the forgotten logits masked",
+    "delete_head_row": "baseline: the original without the forgotten rows of its head",
+    "gaussian_head": "baseline: the original with its head retrained on Gaussian embeddings",
+}
+
+PHASE_NAMES: dict[str, str] = {
+    "synthesise": "synthetic images",
+    "transfer": "gated knowledge transfer",
+    "gate": "synthetic gate",
+}
+"""Phases of a run whose name in the ledger says too little; others are shown as they are."""
+
+GLOSSARY: tuple[tuple[str, str], ...] = (
+    ("D_r", "real test images of the classes to keep; the accuracy on them should stay near gold's"),
+    ("D_f", "real test images of every class forgotten so far; the accuracy on them should be 0 %"),
+    (
+        "gold",
+        "a model retrained from scratch without the forgotten classes; the yardstick, which a "
+        "deployment without training data does not have",
+    ),
+    (
+        "probe",
+        "share of D_f that a linear classifier, fitted on a few real images, reads off the model's "
+        "frozen features; nearer to gold's is better",
+    ),
+    (
+        "AIN",
+        "anamnesis index: batches needed to relearn D_f over the batches gold needs; nearer to 1 is "
+        "better, near 0 the classes come straight back, far above 1 the model is damaged",
+    ),
+    (
+        "regret",
+        "points of D_r accuracy lost by stopping on synthetic data instead of where real data would "
+        "have stopped",
+    ),
+)
+"""What the columns mean, for someone who sees them for the first time."""
+
+
+def percent(figure: Figure | float | None) -> str:
+    """A share as a percentage.
+
+    >>> percent(0.9725), percent(None)
+    ('97.2 %', '–')
+    """
+    value = figure.value if isinstance(figure, Figure) else figure
+    return ABSENT if value is None else f"{100 * value:.1f} %"
+
+
+def index(figure: Figure | None) -> str:
+    """An anamnesis index; a lower bound is marked with ≥, one that says nothing with a question mark.
+
+    >>> index(Figure(value=0.914)), index(Figure(value=3.2, censored=True))
+    ('0.91', '≥ 3.20')
+    """
+    if figure is None or figure.value is None:
+        return ABSENT
+    mark = "" if figure.parameters.get("informative", True) else "?"
+    return ("≥ " if figure.censored else "") + f"{figure.value:.2f}" + mark
+
+
+def relearn_steps(figure: Figure | None) -> str:
+    """Steps to relearn, or the cap that they went beyond."""
+    if figure is None:
+        return ABSENT
+    if figure.value is None:
+        cap = figure.parameters.get("max_steps")
+        return ABSENT if cap is None else f"> {cap}"
+    return f"{figure.value:.0f}"
+
+
+def points(share: float | None) -> str:
+    """A difference of shares in percentage points.
+
+    >>> points(0.0045), points(-0.0045), points(0.0)
+    ('0.4 pt', '-0.4 pt', '0.0 pt')
+    """
+    return ABSENT if share is None else f"{100 * share:.1f} pt"
+
+
+def seconds(value: float | None) -> str:
+    """A duration.
+
+    >>> seconds(3.14159), seconds(125.4)
+    ('3.1 s', '125 s')
+    """
+    if value is None:
+        return ABSENT
+    return f"{value:.1f} s" if value < 99.95 else f"{value:.0f} s"
+
+
+def classes(ids: Iterable[int]) -> str:
+    """Class ids in a row; an empty row is shown as absent."""
+    return ", ".join(map(str, ids)) or ABSENT
+
+
+def phase_name(phase: str) -> str:
+    """What a phase is called where it is shown."""
+    return PHASE_NAMES.get(phase, phase)
+
+
+def plain(text: str) -> str:
+    r"""Text without control characters: what a user's file holds must not steer a terminal.
+
+    >>> plain("a\x1b[31mb\tc")
+    'a\\x1b[31mb c'
+    """
+    spaced = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in spaced)

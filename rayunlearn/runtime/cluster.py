@@ -1,0 +1,135 @@
+"""Connecting to a cluster, and reserving a run's place on it within seconds or not at all."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
+
+from rayunlearn.errors import BadInput
+from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, SplitEnsemble
+
+
+class Placement(StrEnum):
+    """Where the roles of a run are."""
+
+    SPLIT = "split"
+    COLOCATED = "colocated"
+
+    @property
+    def actors(self) -> int:
+        """How many actors hold the three roles."""
+        return 3 if self is Placement.SPLIT else 1
+
+
+def connect(address: str | None = None, **options: Any) -> None:
+    """Connect to a cluster, or start a local one where none is named.
+
+    Args:
+        address: as `ray.init` takes it; None is RAY_ADDRESS where set, else a local cluster.
+        options: more for `ray.init` (tests fake GPUs by `num_gpus`).
+
+    Raises:
+        BadInput: no cluster answers at the address.
+    """
+    # Ray writes a token and turns authentication on for a local cluster unless told otherwise.
+    local = address is None and not os.environ.get("RAY_ADDRESS")
+    if local:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Train waits for its controller's poll at every report: 2 s by default.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    options = {"log_to_driver": False, "logging_level": "warning", "configure_logging": True, **options}
+    named = address or ("local" if local else None)
+    if named == "local":
+        options.setdefault("include_dashboard", True)
+    try:
+        ray.init(address=named, ignore_reinit_error=False, **options)
+    except (ConnectionError, ValueError) as error:
+        where = address or os.environ.get("RAY_ADDRESS") or "local"
+        raise BadInput("--address", where, f"the address of a running Ray cluster ({error})") from error
+
+
+def role_share(total: float, roles: int) -> float:
+    """How much of a resource each of `roles` gets where the cluster has `total` whole units of it.
+
+    >>> [role_share(n, 3) for n in (0, 1, 2, 3, 8)]
+    [0.0, 0.333, 0.5, 1.0, 1.0]
+    """
+    units = math.floor(total)
+    if units == 0:
+        return 0.0
+    return 1.0 if units >= roles else math.floor(1000 / math.ceil(roles / units)) / 1000
+
+
+def bundles(
+    placement: Placement,
+    cluster: Mapping[str, float],
+    *,
+    cpus_per_role: float | None = None,
+    gpus_per_role: float | None = None,
+) -> list[dict[str, float]]:
+    """The resource bundles of a run's roles: as asked, or a fair share of what the cluster has.
+
+    Raises:
+        BadInput: more than the cluster can ever give.
+    """
+    n = placement.actors
+    cpus = role_share(cluster.get("CPU", 0), n) if cpus_per_role is None else cpus_per_role
+    gpus = role_share(cluster.get("GPU", 0), n) if gpus_per_role is None else gpus_per_role
+    if cpus < 0 or gpus < 0:
+        raise BadInput("resources of a role", {"CPU": cpus, "GPU": gpus}, "numbers >= 0")
+    bundle = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount > 0}
+    for name, amount in bundle.items():
+        has = cluster.get(name, 0)
+        if amount * n > has + 1e-9:
+            raise BadInput(
+                "resources",
+                f"{n} x {amount:g} {name} = {n * amount:g} {name}",
+                f"at most the {has:g} {name} that the cluster has ({_shown(cluster)})",
+                where=f"placement {placement.value}",
+            )
+    return [dict(bundle) for _ in range(n)]
+
+
+def reserve(wanted: list[dict[str, float]], *, timeout_s: float = 120.0) -> PlacementGroup:
+    """A placement group of these bundles, ready for use.
+
+    Raises:
+        BadInput: it was not placed in time; the message says why and what is free.
+    """
+    group = placement_group(wanted, strategy="PACK")
+    if not group.wait(timeout_s):
+        state = placement_group_table(group)["stats"]["scheduling_state"]
+        ray.util.remove_placement_group(group)
+        raise BadInput(
+            "resources",
+            wanted,
+            f"what is free within {timeout_s:g} s, which is {_shown(ray.available_resources())} ({state})",
+        )
+    return group
+
+
+def open_ensemble(
+    placement: Placement,
+    *,
+    cpus_per_role: float | None = None,
+    gpus_per_role: float | None = None,
+    threads: int = 1,
+) -> Ensemble:
+    """Actors for the roles of a run, in one placement group."""
+    wanted = bundles(
+        placement, ray.cluster_resources(), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role
+    )
+    options = [{"num_cpus": b.get("CPU", 0), "num_gpus": b.get("GPU", 0)} for b in wanted]
+    kind = SplitEnsemble if placement is Placement.SPLIT else ColocatedEnsemble
+    return kind(reserve(wanted), options, threads)
+
+
+def _shown(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))

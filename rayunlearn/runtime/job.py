@@ -1,0 +1,155 @@
+"""What `jobs/sequential_unlearn.py` runs: from flags to versions, a table and a report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from obstore.store import MemoryStore
+from rich.console import Console
+
+import rayunlearn
+from rayunlearn.errors import ExitCode, RayUnlearnError
+from rayunlearn.recipes import Recipe, load_recipe
+from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.report import write_report
+from rayunlearn.results.schemas import ALL_TABLES
+from rayunlearn.results.store import Store
+from rayunlearn.results.summary import RequestSummary, summarise
+from rayunlearn.results.terminal import JobProgress, open_console, result_table
+from rayunlearn.runtime.cluster import Placement, connect
+from rayunlearn.runtime.service import Intake, Place, Service, exit_code, interruptible, read_requests
+from rayunlearn.settings import override, to_json
+
+
+def run_job(
+    *,
+    recipe: str,
+    requests: Path,
+    storage: Path,
+    placement: str,
+    seed: int,
+    address: str | None,
+    checkpoint: Path | None,
+    set: Sequence[str],
+    cpus_per_role: float | None,
+    gpus_per_role: float | None,
+    dry_run: bool,
+    keep: bool,
+) -> int:
+    """Serve a file of requests; the flags are those of the job. Returns the exit code."""
+    console = open_console()
+    try:
+        settings = override(load_recipe(recipe), list(set))
+        entries = read_requests(requests)
+        store = _dry_store(storage) if dry_run else Store.open(storage)
+        place = Place(
+            placement=Placement(placement), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role
+        )
+        with JobProgress(console) as progress:
+            progress.phase("Ray", "connect")
+            connect(address)
+            progress.done()
+            with interruptible():
+                service = Service(
+                    store=store,
+                    recipe=settings,
+                    seed=seed,
+                    place=place,
+                    clock=lambda: datetime.now(UTC),
+                    progress=progress,
+                    checkpoint=checkpoint,
+                )
+                intake = service.take_in(entries, record=not dry_run)
+                for bad in intake.rejected:
+                    progress.say(f"rejected: {bad.reason}")
+                if dry_run:
+                    _show_plan(console, service, intake)
+                    return ExitCode.BAD_INPUT if intake.rejected else ExitCode.OK
+                outcomes = service.serve(intake)
+                if settings.audit.enabled:
+                    service.audit()
+                return _finish(console, service, settings, intake, exit_code(intake, outcomes), keep=keep)
+    except RayUnlearnError as error:
+        console.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True, highlight=False)
+        return error.exit_code
+
+
+def _dry_store(storage: Path) -> Store:
+    """The storage as it stands, for looking at; one in memory where there is none yet."""
+    if storage.is_dir() and not any(storage.iterdir()) or not storage.exists():
+        return Store(MemoryStore(), str(storage))
+    return Store.open(storage, create=False)
+
+
+def _finish(
+    console: Console, service: Service, recipe: Recipe, intake: Intake, code: ExitCode, *, keep: bool
+) -> ExitCode:
+    """Report, throw away what must go, print the table."""
+    ids = [r.request_id for r in (*intake.done, *intake.pending)]
+    ids += [r.request_id or f"line-{r.line}" for r in intake.rejected]
+    summaries = summarise(LedgerReader(service.store, ALL_TABLES), ids)
+    path = _report(service, recipe, summaries)
+    if not keep:
+        service.purge()
+    console.print(result_table(summaries))
+    console.print(f"Report: {path}", soft_wrap=True, highlight=False)
+    return code
+
+
+def _report(service: Service, recipe: Recipe, summaries: Sequence[RequestSummary]) -> Path:
+    images: dict[str, np.ndarray] = {}
+    labels: dict[str, np.ndarray] = {}
+    for summary in summaries:
+        made = service.retain_images(summary.run_id) if summary.run_id else None
+        if made is not None:
+            low, high = service.spec.pixel_range
+            pixels = (made.images - low) / (high - low)
+            images[summary.request_id] = pixels.clamp(0, 1).numpy()
+            labels[summary.request_id] = made.labels.numpy()
+    tail = service.ledger.verify()
+    html = write_report(summaries, images, labels, to_json(recipe), _facts(service), tail)
+    name = f"reports/report-{tail:012d}.html"
+    service.store.put(name, html.encode())
+    return service.store.local_path(name)
+
+
+def _facts(service: Service) -> dict[str, str]:
+    resources = ray.cluster_resources()
+    return {
+        "rayunlearn": rayunlearn.__version__,
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "Ray": ray.__version__,
+        "pyarrow": pa.__version__,
+        "cluster": ", ".join(f"{resources.get(k, 0):g} {k}" for k in ("CPU", "GPU")),
+        "driver": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "placement": service.place.placement.value,
+        "seed": str(service.seed),
+        "storage": service.store.where,
+    }
+
+
+def _show_plan(console: Console, service: Service, intake: Intake) -> None:
+    """What a run would do, without doing any of it."""
+    for request in intake.done:
+        console.print(f"{request.request_id}: served or failed before", highlight=False)
+    for position, request in enumerate(intake.pending, start=1):
+        classes = ", ".join(map(str, request.target))
+        console.print(
+            f"{position}. {request.request_id}: forget {classes} of lineage {request.lineage} by "
+            f"{service.recipe.method} ({', '.join(request.data_access)} only), "
+            f"at most {service.recipe.gkt.cycles} cycles, {service.place.placement.value}",
+            highlight=False,
+        )
+
+
+def _plain(error: RayUnlearnError) -> str:
+    return str(error).replace("[", r"\[")

@@ -1,0 +1,74 @@
+"""What a run keeps in storage while it is under way, and how it is thrown away.
+
+Everything is written whole under `runs/<run_id>/` before the ledger or the state speaks of it, so a
+killed run goes on from its last checkpoint to the same bits.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayunlearn.errors import IntegrityError
+from rayunlearn.inversion.deep_inversion import SyntheticSet
+from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
+from rayunlearn.results.store import Store
+
+
+class RunFiles:
+    """The files of one run."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store = store
+        self.root = f"runs/{run_id}"
+
+    def synthetic(self) -> dict[str, SyntheticSet] | None:
+        """The run's synthetic sets, or None before they were made."""
+        name = f"{self.root}/synthetic.pt"
+        if not self.store.exists(name):
+            return None
+        return {key: SyntheticSet(**fields) for key, fields in self._load(name).items()}
+
+    def put_synthetic(self, sets: dict[str, SyntheticSet]) -> None:
+        """Keep the synthetic sets."""
+        self._save(f"{self.root}/synthetic.pt", {key: vars(value) for key, value in sets.items()})
+
+    def state(self) -> dict[str, Any] | None:
+        """The state at the last checkpoint, with its `cycle`, or None before the first."""
+        name = f"{self.root}/state.pt"
+        return self._load(name) if self.store.exists(name) else None
+
+    def put_state(self, state: dict[str, Any]) -> None:
+        """Keep the state, in the place of the one before."""
+        self._save(f"{self.root}/state.pt", state)
+
+    def student(self, step: int) -> dict[str, Tensor]:
+        """The student's weights at a checkpoint."""
+        name = self._student_name(step)
+        return weights_from_bytes(self.store.get(name), name)
+
+    def put_student(self, step: int, weights: dict[str, Tensor]) -> None:
+        """Keep the student's weights at a checkpoint."""
+        self.store.put(self._student_name(step), weights_to_bytes(weights))
+
+    def purge(self) -> None:
+        """Throw everything away: generators, checkpoints and synthetic images still know the classes."""
+        for name in self.store.list(self.root):
+            self.store.delete(name)
+
+    def _student_name(self, step: int) -> str:
+        return f"{self.root}/students/{step:08d}.safetensors"
+
+    def _save(self, name: str, content: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        self.store.put(name, buffer.getvalue())
+
+    def _load(self, name: str) -> dict[str, Any]:
+        loaded = torch.load(io.BytesIO(self.store.get(name)), weights_only=True)
+        if not isinstance(loaded, dict):
+            raise IntegrityError(f"{name} holds {type(loaded).__name__}, not a run's files")
+        return loaded

@@ -1,0 +1,447 @@
+"""The scheduler: serves the requests of a storage location, one run at a time.
+
+A run goes through phases (synthesise, transfer, gate, publish), each recorded when it is done. It is
+handed the version's weights and nothing else; its processes are sealed. What decides is pure
+(`rayunlearn.scheduling`) and sees synthetic measures only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from time import perf_counter
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from rayunlearn.errors import IntegrityError
+from rayunlearn.evaluation.synthetic import (
+    Assessment,
+    Roles,
+    balanced_labels,
+)
+from rayunlearn.inversion.deep_inversion import SyntheticSet
+from rayunlearn.methods.registry import require_access
+from rayunlearn.models.classifiers import ClassifierSpec
+from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
+from rayunlearn.recipes import Recipe
+from rayunlearn.results.ledger import Ledger, LedgerReader
+from rayunlearn.results.lineage import Version, versions
+from rayunlearn.results.store import Store
+from rayunlearn.runtime.ensemble import Ensemble, Job, RunInputs
+from rayunlearn.runtime.runs import RunFiles
+from rayunlearn.runtime.sealed import invert, measure, relapse
+from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
+from rayunlearn.scheduling.requests import Request, run_id
+from rayunlearn.scheduling.stopping import CheckpointRecord, Choice, choose, should_stop
+from rayunlearn.seeds import derive_seed
+from rayunlearn.settings import config_hash, to_json
+
+Clock = Callable[[], datetime]
+
+
+class Progress(Protocol):
+    """Where a run tells how far it is."""
+
+    def phase(self, title: str, phase: str, *, total: int | None = None) -> None:
+        """A phase begins; `total` is its number of cycles, where it has them."""
+
+    def advance(self, n: int = 1, **figures: float) -> None:
+        """The phase went on by so many cycles."""
+
+    def done(self, note: str = "") -> None:
+        """The phase is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a request.
+
+    Attributes:
+        request: the request.
+        run_id: of the attempt that ended it.
+        version: published by it; None where it failed.
+        reason: why it failed; None where it did not.
+        choice: what the stopping rule said.
+    """
+
+    request: Request
+    run_id: str
+    version: str | None
+    reason: str | None
+    choice: Choice | None
+
+
+def synthesis_jobs(
+    spec: ClassifierSpec, weights: dict[str, Tensor], roles: Roles, recipe: Recipe, seed: int
+) -> dict[str, Job]:
+    """The inversions of a run: a set for stopping, one for the final check, and the bank's images.
+
+    The three come from seeds of their own and share no image.
+    """
+    validation = recipe.validation
+    sizes = {
+        "stop": (validation.per_retain_class, validation.per_forget_class),
+        "check": (validation.per_retain_class, validation.per_forget_class),
+        "bank": (recipe.gkt.inverted_per_class, 0),
+    }
+    jobs: dict[str, Job] = {}
+    for name, (per_retain, per_forget) in sizes.items():
+        if per_retain:
+            labels = balanced_labels(roles, per_retain_class=per_retain, per_forget_class=per_forget)
+            arguments = (spec, weights, labels, recipe.inversion, derive_seed(seed, "synthetic", name))
+            jobs[name] = (invert, arguments)
+    return jobs
+
+
+def gate_measures(
+    candidate: Assessment, parent: Assessment, curve: tuple[float, ...], roles: Roles
+) -> GateMeasures:
+    """What the gate sees of a candidate."""
+    return GateMeasures(
+        retain_correct=candidate.retain_correct,
+        retain_count=candidate.retain_count,
+        forget_correct=candidate.forget_correct,
+        forget_count=candidate.forget_count,
+        parent_retain_correct=parent.retain_correct,
+        relearn_accuracy=curve,
+        forgotten_share=dict(zip(roles.forgotten, candidate.forgotten_share, strict=True)),
+    )
+
+
+class Scheduler:
+    """Serves requests against the lineages of one storage location.
+
+    Args:
+        store: the storage location.
+        ledger: its one appender.
+        recipe: settings of the service.
+        seed: root of every draw.
+        open_ensemble: reserves a place for a run's roles; called once a run.
+        placement: its name, for the record.
+        clock: gives the time that is recorded, UTC.
+        progress: told how far a run is.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        recipe: Recipe,
+        seed: int,
+        open_ensemble: Callable[[], Ensemble],
+        placement: str,
+        clock: Clock,
+        progress: Progress,
+    ) -> None:
+        self.store = store
+        self.ledger = ledger
+        self.reader = LedgerReader(store)  # no audits: nothing here may decide on real data
+        self.recipe = recipe
+        self.seed = seed
+        self.open_ensemble = open_ensemble
+        self.placement = placement
+        self.clock = clock
+        self.progress = progress
+        self.config_hash = config_hash(recipe)
+
+    def version_weights(self, version: Version) -> dict[str, Tensor]:
+        """A version's weights, checked against its id.
+
+        Raises:
+            IntegrityError: the stored bytes are not that version's.
+        """
+        weights = weights_from_bytes(self.store.get(version.path), version.path)
+        if version_id(weights) != version.version:
+            raise IntegrityError(f"{version.path} does not hold version {version.version}")
+        return weights
+
+    def publish(
+        self,
+        *,
+        lineage: str,
+        weights: dict[str, Tensor],
+        spec: ClassifierSpec,
+        parent: Version | None,
+        request_ids: Sequence[str],
+        classes_forgotten: Sequence[int],
+        run: str | None,
+    ) -> Version:
+        """Store weights under their hash and record them as the lineage's new version."""
+        identity = version_id(weights)
+        path = f"models/{lineage}/{identity}.safetensors"
+        if not self.store.exists(path):
+            self.store.create(path, weights_to_bytes(weights))
+        if not any(v.version == identity for v in versions(self.reader, lineage)):
+            now = self.clock()
+            self.ledger.append(
+                "versions",
+                [
+                    {
+                        "version": identity,
+                        "parent": parent.version if parent else None,
+                        "lineage": lineage,
+                        "path": path,
+                        "request_ids": list(request_ids),
+                        "run_id": run,
+                        "classes_forgotten": sorted(classes_forgotten),
+                        "model": json.dumps(spec.to_dict()),
+                        "event": "published",
+                        "created_at": now,
+                        "at": now,
+                    }
+                ],
+            )
+        return next(v for v in versions(self.reader, lineage) if v.version == identity)
+
+    def serve(self, request: Request, attempt: int = 1) -> Outcome:
+        """Carry out one request against the current version of its lineage, or go on with it."""
+        require_access(self.recipe.method, request.data_access)
+        parent = versions(self.reader, request.lineage)[-1]
+        run = run_id(request.lineage, [request.request_id], self.config_hash, attempt)
+        return _Run(self, request, parent, run, attempt).carry_out()
+
+
+class _Run:
+    """One attempt to serve one request."""
+
+    def __init__(
+        self, scheduler: Scheduler, request: Request, parent: Version, run: str, attempt: int
+    ) -> None:
+        self.scheduler = scheduler
+        self.recipe = scheduler.recipe
+        self.request = request
+        self.parent = parent
+        self.run = run
+        self.attempt = attempt
+        self.spec = ClassifierSpec.from_dict(parent.model)
+        gone = parent.classes_forgotten
+        self.roles = Roles(
+            retain=tuple(c for c in range(self.spec.num_classes) if c not in {*gone, *request.target}),
+            target=request.target,
+            forgotten=gone,
+        )
+        self.seed = derive_seed(scheduler.seed, request.lineage, request.request_id, attempt)
+        self.files = RunFiles(scheduler.store, run)
+        self.title = f"{request.request_id}: forget {', '.join(map(str, request.target))}"
+
+    def carry_out(self) -> Outcome:
+        """Every phase, from wherever an earlier process was stopped."""
+        started = self._rows("runs", event="started")
+        self._event("resumed" if started else "started")
+        if not started:
+            self._request_event("planned")
+        weights = self.scheduler.version_weights(self.parent)
+        ensemble = self.scheduler.open_ensemble()
+        try:
+            with self._phase("synthesise"):
+                sets = self._synthesise(ensemble, weights)
+            with self._phase("transfer", total=self.recipe.gkt.cycles):
+                choice = self._transfer(ensemble, weights, sets)
+            if choice.step is None:
+                return self._fail(f"stopping rule: {choice.reason}", choice)
+            candidate = self.files.student(choice.step)
+            with self._phase("gate"):
+                verdict = self._gate(ensemble, weights, candidate, choice, sets["check"])
+        finally:
+            ensemble.close()
+        if not verdict.passed:
+            return self._fail(f"gate: {'; '.join(verdict.reasons)}", choice)
+        with self._phase("publish"):
+            version = self.scheduler.publish(
+                lineage=self.request.lineage,
+                weights=candidate,
+                spec=self.spec,
+                parent=self.parent,
+                request_ids=[self.request.request_id],
+                classes_forgotten=self.roles.forget,
+                run=self.run,
+            )
+        self._event("published", version=version.version)
+        self._request_event("served")
+        return Outcome(
+            request=self.request, run_id=self.run, version=version.version, reason=None, choice=choice
+        )
+
+    def _synthesise(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> dict[str, SyntheticSet]:
+        kept = self.files.synthetic()
+        if kept is not None:
+            return kept
+        jobs = synthesis_jobs(self.spec, weights, self.roles, self.recipe, self.seed)
+        sets = dict(zip(jobs, ensemble.map(list(jobs.values())), strict=True))
+        self.files.put_synthetic(sets)
+        return sets
+
+    def _transfer(
+        self, ensemble: Ensemble, weights: dict[str, Tensor], sets: dict[str, SyntheticSet]
+    ) -> Choice:
+        """Cycles until the stopping rule says stop or the budget is spent; then its choice."""
+        ensemble.begin(
+            RunInputs(
+                spec=self.spec,
+                weights=weights,
+                roles=self.roles,
+                settings=self.recipe.gkt,
+                seed=self.seed,
+                inverted=sets["bank"].images if "bank" in sets else None,
+                stop_set=sets["stop"],
+            )
+        )
+        cycle = 0
+        state = self.files.state()
+        if state is not None:
+            cycle = state.pop("cycle")
+            ensemble.load(state)
+            self.scheduler.progress.advance(cycle)
+        recorded = {row["step"]: row for row in self._rows("checkpoints")}
+        records = [_record(row) for step, row in sorted(recorded.items()) if step <= cycle]
+        stopping = self.recipe.stopping
+        while cycle < self.recipe.gkt.cycles and should_stop(records, stopping) is None:
+            last = min(cycle + self.recipe.validation.checkpoint_every, self.recipe.gkt.cycles)
+            ensemble.advance(cycle + 1, last)
+            figures, student = ensemble.checkpoint()
+            row = {
+                "run_id": self.run,
+                "lineage": self.request.lineage,
+                "phase": "transfer",
+                "step": last,
+                "at": self.scheduler.clock(),
+                **figures,
+            }
+            # student, then row, then state: whatever a kill leaves, the state finds the other two
+            self.files.put_student(last, student)
+            if last not in recorded:
+                self.scheduler.ledger.append("checkpoints", [row])
+            self.files.put_state({"cycle": last, **ensemble.state()})
+            records.append(_record(row))
+            self.scheduler.progress.advance(
+                last - cycle, retain=records[-1].retain_accuracy, forget=records[-1].forget_accuracy
+            )
+            cycle = last
+        return choose(records, stopping)
+
+    def _gate(
+        self,
+        ensemble: Ensemble,
+        weights: dict[str, Tensor],
+        candidate: dict[str, Tensor],
+        choice: Choice,
+        check_set: SyntheticSet,
+    ) -> Verdict:
+        common = (check_set, self.roles)
+        ours, parents, curve = ensemble.map(
+            [
+                (measure, (self.spec, candidate, *common)),
+                (measure, (self.spec, weights, *common)),
+                (relapse, (self.spec, candidate, *common, self.recipe.relapse)),
+            ]
+        )
+        identity = version_id(candidate)
+        reason = json.dumps({"reason": choice.reason, "admissible": len(choice.admissible)})
+        chosen = {"step": choice.step, "parameters": reason}
+        rows = [self._evaluation(identity, self.roles.retain, "chosen_step", chosen)]
+        for classes, name in ((self.roles.retain, "retain"), (self.roles.target, "forget")):
+            correct, count = getattr(ours, f"{name}_correct"), getattr(ours, f"{name}_count")
+            figures = {"sum": float(correct), "count": count, "value": correct / count}
+            rows.append(self._evaluation(identity, classes, f"{name}_accuracy", figures))
+        for step, accuracy in enumerate(curve):
+            figures = {"value": accuracy, "step": step}
+            rows.append(self._evaluation(identity, self.roles.target, "relapse_accuracy", figures))
+        if not self._rows("evaluations"):
+            self.scheduler.ledger.append("evaluations", rows)
+        return judge(gate_measures(ours, parents, tuple(curve), self.roles), self.recipe.gate)
+
+    def _evaluation(
+        self, version: str, classes: Sequence[int], name: str, figures: dict[str, Any]
+    ) -> dict[str, Any]:
+        return {
+            "run_id": self.run,
+            "lineage": self.request.lineage,
+            "version": version,
+            "subject": "unlearned",
+            "dataset": "synthetic",
+            "dataset_hash": self.parent.version,
+            "split": "check",
+            "classes": sorted(classes),
+            "measure": name,
+            "parameters": json.dumps(asdict(self.recipe.relapse) if "relapse" in name else {}),
+            "seed": self.seed,
+            "censored": False,
+            "at": self.scheduler.clock(),
+            **figures,
+        }
+
+    def _fail(self, reason: str, choice: Choice) -> Outcome:
+        self._event("failed", reason=reason)
+        self._request_event("failed", reason=reason)
+        return Outcome(
+            request=self.request, run_id=self.run, version=None, reason=reason, choice=choice
+        )
+
+    @contextmanager
+    def _phase(self, name: str, total: int | None = None):  # type: ignore[no-untyped-def]
+        self.scheduler.progress.phase(self.title, name, total=total)
+        began = perf_counter()
+        yield
+        seconds = perf_counter() - began
+        self.scheduler.progress.done()
+        self._event("phase", phase=name, seconds=seconds)
+
+    def _event(self, event: str, **columns: Any) -> None:
+        self.scheduler.ledger.append(
+            "runs",
+            [
+                {
+                    "run_id": self.run,
+                    "lineage": self.request.lineage,
+                    "request_ids": [self.request.request_id],
+                    "method": self.recipe.method,
+                    "placement": self.scheduler.placement,
+                    "parent_version": self.parent.version,
+                    "event": event,
+                    "at": self.scheduler.clock(),
+                    "config": to_json(self.recipe),
+                    "config_hash": self.scheduler.config_hash,
+                    "seed": self.seed,
+                    "attempt": self.attempt,
+                    **columns,
+                }
+            ],
+        )
+
+    def _request_event(self, event: str, **columns: Any) -> None:
+        self.scheduler.ledger.append(
+            "requests", [request_row(self.request, event, self.scheduler.clock(), run_id=self.run, **columns)]
+        )
+
+    def _rows(self, table: str, **equals: Any) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.scheduler.reader.read(
+            table, run_id=self.run, **equals
+        ).to_pylist()
+        return rows
+
+
+def request_row(request: Request, event: str, now: datetime, **columns: Any) -> dict[str, Any]:
+    """A row of the requests table; a request without a time of receipt was received now."""
+    return {
+        "request_id": request.request_id,
+        "lineage": request.lineage,
+        "kind": request.kind,
+        "target": list(request.target),
+        "received_at": request.received_at or now,
+        "deadline": request.deadline,
+        "data_access": list(request.data_access),
+        "event": event,
+        "at": now,
+        **columns,
+    }
+
+
+def _record(row: dict[str, Any]) -> CheckpointRecord:
+    """The stopping rule's view of a checkpoint row."""
+    known = {f.name: row[f.name] for f in fields(CheckpointRecord)}
+    return CheckpointRecord(**known | {"pass_rate": row["pass_rate"] or 0.0})

@@ -1,0 +1,105 @@
+"""A process without a path to real data, and what it is told to compute.
+
+This module and all that it imports is what a sealed process loads: nothing of it opens files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+
+from rayunlearn.access import seal
+from rayunlearn.evaluation.synthetic import Assessment, RelapseSettings, Roles, assess, relapse_curve
+from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet, deep_inversion
+from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
+from rayunlearn.models.weights import load_into
+from rayunlearn.runtime.wire import pack, unpack
+
+
+def version_model(spec: ClassifierSpec, weights: dict[str, Tensor]) -> Classifier:
+    """A classifier of the spec with these weights, in eval mode."""
+    model = build_classifier(spec, 0)
+    load_into(model, weights)
+    return model.eval()
+
+
+def invert(
+    spec: ClassifierSpec,
+    weights: dict[str, Tensor],
+    labels: Tensor,
+    settings: InversionSettings,
+    seed: int,
+) -> SyntheticSet:
+    """`deep_inversion` of a version given by its weights; runs in a sealed process."""
+    return deep_inversion(version_model(spec, weights), labels, settings, seed=seed)
+
+
+def measure(
+    spec: ClassifierSpec, weights: dict[str, Tensor], check_set: SyntheticSet, roles: Roles
+) -> Assessment:
+    """`assess` a model given by its weights; runs in a sealed process."""
+    return assess(version_model(spec, weights), check_set, roles)
+
+
+def relapse(
+    spec: ClassifierSpec,
+    weights: dict[str, Tensor],
+    check_set: SyntheticSet,
+    roles: Roles,
+    settings: RelapseSettings,
+) -> tuple[float, ...]:
+    """`relapse_curve` of a model given by its weights; runs in a sealed process."""
+    return relapse_curve(version_model(spec, weights), check_set, roles, settings)
+
+
+class SealedProcess:
+    """A process without a path to real data, and the objects it holds.
+
+    It has no algorithm of its own: it creates, calls and returns what it is told to, packing messages
+    on their way. The seal is set before anything else runs.
+    """
+
+    def __init__(self, threads: int) -> None:
+        seal()
+        torch.set_num_threads(threads)
+        self.objects: dict[str, Any] = {}
+        self.device = "cuda" if self.gpu_ids() and torch.cuda.is_available() else "cpu"
+
+    def create(self, name: str, build: Callable[..., Any], *arguments: Any) -> None:
+        """Hold `build(*arguments, device)` under `name`."""
+        self.objects[name] = build(*unpack(arguments), self.device)
+
+    def call(self, name: str, method: str, *arguments: Any) -> Any:
+        """The answer of a held object's method."""
+        return pack(getattr(self.objects[name], method)(*unpack(arguments)))
+
+    def apply(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A function's answer about a held object."""
+        return pack(function(self.objects[name], *unpack(arguments)))
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A function's answer about its arguments alone."""
+        return pack(function(*unpack(arguments)))
+
+    def gpu_ids(self) -> list[str]:
+        """The GPUs that Ray assigned to this process."""
+        return list(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
+
+
+SealedActor = ray.remote(SealedProcess)
+
+
+class Handle:
+    """Calls a held object's methods by reference: `handle.judge(ref)` gives a reference at once."""
+
+    def __init__(self, actor: Any, name: str) -> None:
+        self._actor = actor
+        self._name = name
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        """The method that the object in the other process has."""
+        return lambda *arguments: self._actor.call.remote(self._name, method, *arguments)
