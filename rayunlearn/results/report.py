@@ -123,17 +123,20 @@ def _request(
     number: int, summary: RequestSummary, images: np.ndarray | None, labels: np.ndarray | None
 ) -> dict[str, Any]:
     """A request as the template shows it: strings, and pictures as data URIs."""
+    if summary.run_id is None:
+        images = labels = None  # those of the request whose id this rejected line took
     retained = frozenset[int]()
     if images is not None and labels is not None:
         retained = frozenset(int(c) for c in np.unique(labels)) - {*summary.target, *summary.forgotten}
     return {
-        "id": summary.request_id,
+        "id": wording.plain(summary.request_id),
         "anchor": f"request-{number}",
         "lineage": summary.lineage,
+        "named": bool(summary.target),
         "target": wording.classes(summary.target),
         "forgotten": wording.classes(summary.forgotten),
         "status": summary.status,
-        "reason": summary.reason,
+        "reason": wording.plain(summary.reason) if summary.reason else None,
         "audited": bool(summary.figures),
         "cells": _cells(summary),
         "subjects": _subjects(summary),
@@ -156,6 +159,7 @@ def _request(
         ],
         "seconds": wording.seconds(summary.seconds),
         "identity": _identity(summary),
+        "real": bool(summary.real),
         "curves": _curves(summary) if summary.synthetic else None,
         "images": [] if images is None or labels is None else _strips(images, labels, retained),
     }
@@ -168,12 +172,12 @@ def _cell(text: str, figure: Figure | None = None, note: str = "", kind: str = "
 def _cells(summary: RequestSummary) -> list[dict[str, str]]:
     """The request's row in the table at the top, from D_r to the seconds."""
 
-    def share(subject: str, measure: str, **rest: str) -> dict[str, str]:
+    def share(subject: str, measure: str, note: str = "", kind: str = "") -> dict[str, str]:
         figure = summary.figure(subject, measure)
-        return _cell(wording.percent(figure), figure, **rest)
+        return _cell(wording.percent(figure), figure, note, kind)
 
-    def ain(subject: str, **rest: str) -> dict[str, str]:
-        return _cell(wording.index(summary.figure(subject, "anamnesis_index")), **rest)
+    def ain(subject: str, note: str = "", kind: str = "") -> dict[str, str]:
+        return _cell(wording.index(summary.figure(subject, "anamnesis_index")), None, note, kind)
 
     def named(measure: str) -> tuple[str, str]:
         subject = summary.best_baseline(measure) or ""

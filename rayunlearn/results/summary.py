@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,6 @@ from rayunlearn.results.ledger import LedgerReader
 
 BASELINES = ("mask_logit", "delete_head_row", "gaussian_head")
 """Subjects that a method has to beat: each gets D_f to 0 without forgetting anything."""
-
-_ACCEPTED = {"planned", "served", "failed"}
 
 _Row = dict[str, Any]
 
@@ -157,6 +155,9 @@ class RequestSummary:
 def summarise(reader: LedgerReader, request_ids: Sequence[str]) -> list[RequestSummary]:
     """What became of these requests, in this order.
 
+    A rejected line may carry the id of an accepted request, which it does not touch. An id that is given
+    more than once stands for the accepted request first and then for its rejected lines, the latest ones.
+
     Tables that the reader was not granted count as empty, so a reader without `audits` gives no figures
     on real data. Of rows that repeat (a run that crashed and went on), the last counts.
 
@@ -171,11 +172,17 @@ def summarise(reader: LedgerReader, request_ids: Sequence[str]) -> list[RequestS
         for table in ("checkpoints", "evaluations", "audits", "versions")
     )
     summaries = []
+    histories: dict[str, Iterator[list[_Row]]] = {}
     for request_id in request_ids:
         if request_id not in events:
             allowed = nearest(request_id, events) or "none, the ledger has no requests"
             raise BadInput("request id", request_id, allowed, where="summary of the ledger")
-        fields = _of_request(events[request_id]) | _of_run(runs.get(request_id, []))
+        if request_id not in histories:
+            asked = list(request_ids).count(request_id)
+            histories[request_id] = iter(_histories(events[request_id], asked))
+        fields = _of_request(next(histories[request_id]))
+        if fields["status"] != "rejected":
+            fields |= _of_run(runs.get(request_id, []))
         run_id = fields.get("run_id")
         fields |= {
             **_of_version(versions.get(run_id, [])),
@@ -209,10 +216,17 @@ def _by_request(runs: Sequence[_Row]) -> dict[str, list[_Row]]:
     return groups
 
 
+def _histories(events: Sequence[_Row], asked: int) -> list[list[_Row]]:
+    """The events of an id as so many histories: of the accepted request, then of each rejected line."""
+    accepted = [row for row in events if row["event"] != "rejected"]
+    rejected = {row["reason"]: [row] for row in events if row["event"] == "rejected"}
+    first = [accepted] if accepted else []
+    lines = list(rejected.values())[-(asked - len(first)) :] if asked > len(first) else []
+    found = first + lines
+    return found + found[-1:] * (asked - len(found))
+
+
 def _of_request(events: Sequence[_Row]) -> dict[str, Any]:
-    """Status and demand; a rejected line that reused the id of a request under way does not touch it."""
-    if any(row["event"] in _ACCEPTED for row in events):
-        events = [row for row in events if row["event"] != "rejected"]
     last = events[-1]
     return {
         "lineage": last["lineage"],

@@ -57,13 +57,17 @@ def measure(run_id: str, subject: str, name: str, classes: tuple[int, ...], **co
 
 
 def share(
-    run_id: str, subject: str, name: str, classes: tuple[int, ...], value: float, draws: int = 1, **columns: Any
+    run_id: str,
+    subject: str,
+    name: str,
+    classes: tuple[int, ...],
+    value: float,
+    draws: int = 1,
+    **columns: Any,
 ) -> dict[str, Any]:
     """A share of the test images of these classes, as near to `value` as counts allow."""
     count = PER_CLASS * len(classes) * draws
-    return measure(
-        run_id, subject, name, classes, sum=float(round(value * count)), count=count, **columns
-    )
+    return measure(run_id, subject, name, classes, sum=float(round(value * count)), count=count, **columns)
 
 
 def audit_rows(run_id: str, forgotten: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -82,14 +86,10 @@ def audit_rows(run_id: str, forgotten: tuple[int, ...]) -> list[dict[str, Any]]:
             rows.append(share(run_id, subject, name, classes, value, 5, parameters=told))
         if steps is not None:
             told, figure = json.dumps(RELEARN), float(steps)
-            rows.append(
-                measure(run_id, subject, "relearn_steps", forgotten, value=figure, parameters=told)
-            )
+            rows.append(measure(run_id, subject, "relearn_steps", forgotten, value=figure, parameters=told))
             told = json.dumps(RELEARN | {"note": "", "informative": True})
             figure = steps / gold_steps
-            rows.append(
-                measure(run_id, subject, "anamnesis_index", forgotten, value=figure, parameters=told)
-            )
+            rows.append(measure(run_id, subject, "anamnesis_index", forgotten, value=figure, parameters=told))
     return rows
 
 
@@ -105,7 +105,9 @@ def real_at(step: int) -> tuple[float, float]:
     return 0.97 * (1 - math.exp(-step / 10)) - 0.02 * math.sin(step / 3), forget
 
 
-def trajectory_rows(run_id: str, forgotten: tuple[int, ...], chosen: int, oracle: int) -> list[dict[str, Any]]:
+def trajectory_rows(
+    run_id: str, forgotten: tuple[int, ...], chosen: int, oracle: int
+) -> list[dict[str, Any]]:
     """The audit's rows of the checkpoints and of the stops."""
     retain = tuple(c for c in range(10) if c not in forgotten)
     rows = []
@@ -118,7 +120,13 @@ def trajectory_rows(run_id: str, forgotten: tuple[int, ...], chosen: int, oracle
         told = json.dumps({"rule": rule, "oracle_step": oracle, "forget_correct": right})
         rows.append(
             measure(
-                run_id, "checkpoint", "regret", retain, sum=images, count=PER_CLASS * len(retain), step=step,
+                run_id,
+                "checkpoint",
+                "regret",
+                retain,
+                sum=images,
+                count=PER_CLASS * len(retain),
+                step=step,
                 parameters=told,
             )  # fmt: skip
         )
@@ -164,9 +172,7 @@ def demo_store(*, failed: str = FAILED, rejected: str = REJECTED) -> Store:
     store = in_memory()
     ledger = Ledger(store)
     ledger.append("requests", [request_row(r, "received") for r in TARGETS])
-    ledger.append(
-        "requests", [request_row("r5", "rejected", lineage=None, target=None, reason=rejected)]
-    )
+    ledger.append("requests", [request_row("r5", "rejected", lineage=None, target=None, reason=rejected)])
     parent, forgotten = digest("original"), ()
     for request_id, chosen, oracle in (("r1", 46, 52), ("r2", 44, 44), ("r3", 48, 30)):
         run_id, version = f"run-{request_id}", digest(request_id)

@@ -46,7 +46,7 @@ class Student:
         value = divergence(self.settings, targets, self.model(x))
         adversarial = -self.settings.adversarial_weight * value
         grad_x, grad_targets = torch.autograd.grad(adversarial, (x, targets))
-        return Challenge(grad_x, grad_targets, float(value))
+        return Challenge(grad_x, grad_targets, float(value.detach()))
 
     def learn(self, judged: Judged) -> int:
         """The cycle's steps on D(T || S) + beta L_at (eq. 9); returns the steps taken so far.

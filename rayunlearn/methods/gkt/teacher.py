@@ -56,7 +56,7 @@ class Teacher:
             seeds.append(challenge.logits.to(self.device))
         (gradient,) = torch.autograd.grad(outputs, x, seeds)
         gradient[passed] += challenge.images.to(self.device)
-        loss = float(own) - self.settings.adversarial_weight * challenge.divergence
+        loss = float(own.detach()) - self.settings.adversarial_weight * challenge.divergence
         return Pull(gradient, int(passed.sum()), loss)
 
     @torch.no_grad()

@@ -1,0 +1,332 @@
+"""DeepInversion on a small classifier trained on digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rayunlearn.data.datasets import LabelledImages
+from rayunlearn.errors import BadInput
+from rayunlearn.inversion.deep_inversion import (
+    BatchNormStatistics,
+    InversionSettings,
+    SyntheticSet,
+    _jitter,
+    deep_inversion,
+    total_variation,
+)
+from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
+from rayunlearn.models.weights import version_id
+from rayunlearn.seeds import generator
+
+QUICK = InversionSettings(iterations=80)
+LABELS = torch.arange(10).repeat_interleave(3)
+
+
+@pytest.fixture
+def version(digits_version: Callable[[], Classifier]) -> Classifier:
+    """A version with BatchNorm, trained on digits."""
+    return digits_version()
+
+
+@pytest.fixture(scope="module")
+def made(digits_version: Callable[[], Classifier]) -> SyntheticSet:
+    """Three images of each class."""
+    return deep_inversion(digits_version(), LABELS, QUICK, seed=0)
+
+
+def bn_distance(model: Classifier, images: Tensor) -> float:
+    """Distance of the batch's statistics from the model's, over all layers."""
+    with torch.no_grad(), BatchNormStatistics(model) as statistics:
+        model(images)
+        return float(statistics.take())
+
+
+def noise(model: Classifier, n: int = 30) -> Tensor:
+    """Uniform pixels over the valid range."""
+    low, high = model.spec.pixel_range
+    return low + (high - low) * torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+# What is made.
+
+
+def test_images_are_classified_as_asked(made: SyntheticSet, version: Classifier) -> None:
+    """At least 28 of the 30 are kept, every class among them, each at its class with confidence >= 0.5."""
+    with torch.no_grad():
+        p = version(made.images).softmax(1)
+    assert made.requested == 30
+    assert len(made.images) == len(made.labels) >= 28
+    assert set(made.labels.tolist()) == set(range(10))
+    assert torch.equal(p.argmax(1), made.labels)
+    assert float(p.gather(1, made.labels[:, None]).min()) >= 0.5 - 1e-5
+    assert not made.images.requires_grad
+
+
+def test_statistics_come_nearer_than_noise_and_than_without_their_weight(
+    made: SyntheticSet, version: Classifier, digits_data: LabelledImages
+) -> None:
+    """The BatchNorm distance is under half of noise's, and under that of images made without its weight.
+
+    Real digits, for the scale, are nearer still than noise.
+    """
+    ours = bn_distance(version, made.images)
+    real = bn_distance(version, digits_data.images[1::2][:30])
+    blind = deep_inversion(version, LABELS, InversionSettings(iterations=80, bn_weight=0.0), seed=0)
+    assert ours < 0.5 * bn_distance(version, noise(version))
+    assert ours < 0.8 * bn_distance(version, blind.images)
+    assert real < 0.5 * bn_distance(version, noise(version))
+
+
+def test_bounded_images_stay_in_the_pixel_range(made: SyntheticSet, version: Classifier) -> None:
+    """Every pixel is between black and white; free pixels, the control, are not."""
+    low, high = version.spec.pixel_range
+    assert low <= float(made.images.min()) and float(made.images.max()) <= high
+    free = deep_inversion(version, LABELS, InversionSettings(iterations=80, bounded=False), seed=0)
+    assert float(free.images.min()) < low or float(free.images.max()) > high
+
+
+def test_images_are_the_seeds_alone(version: Classifier) -> None:
+    """Same seed, same bits, whatever the global generator; another seed, other images; it is not drawn from."""
+    settings = InversionSettings(iterations=25, min_confidence=0.0, jitter=1)
+    labels = torch.tensor([1, 4, 7])
+    torch.manual_seed(1)
+    first = deep_inversion(version, labels, settings, seed=0)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    again = deep_inversion(version, labels, settings, seed=0)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, deep_inversion(version, labels, settings, seed=1).images)
+
+
+def test_the_part_of_some_classes(made: SyntheticSet) -> None:
+    """`of` keeps images and labels together, in order, in whatever order the classes are given."""
+    part = made.of((7, 2))
+    kept = [i for i, label in enumerate(made.labels.tolist()) if label in (2, 7)]
+    assert part.labels.tolist() == [made.labels.tolist()[i] for i in kept]
+    assert torch.equal(part.images, made.images[kept])
+    assert len(made.of(()).labels) == 0
+
+
+# The model is left as it was.
+
+
+def state_of(model: nn.Module) -> tuple[object, ...]:
+    """All that a synthesis might leave changed."""
+    return (
+        version_id(model.state_dict()),
+        [module.training for module in model.modules()],
+        [p.requires_grad for p in model.parameters()],
+        [p.grad is None for p in model.parameters()],
+        [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()],
+    )
+
+
+def mixed(model: Classifier) -> Classifier:
+    """Train mode but for the first block, all parameters but the head's frozen: nothing a default restores."""
+    model.train()
+    model.blocks[0].eval()  # type: ignore[index]
+    model.requires_grad_(False)
+    model.head.requires_grad_(True)
+    return model
+
+
+def test_the_model_is_left_as_it_was(version: Classifier) -> None:
+    """Weights, statistics, each module's mode, flags and hooks, of a model in mixed modes."""
+    model = mixed(version)
+    before = state_of(model)
+    deep_inversion(model, LABELS[:4], InversionSettings(iterations=3, min_confidence=0.0), seed=0)
+    assert state_of(model) == before
+
+
+@pytest.mark.parametrize("at", [1, 3, 6])
+def test_the_model_is_left_as_it_was_after_an_error(at: int, version: Classifier) -> None:
+    """The forward pass fails in the first or a later step, or in the last look: all is put back."""
+    model = mixed(version)
+    calls = 0
+
+    def fails(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            assert not model.training
+            raise RuntimeError("planted")
+
+    model.head.register_forward_pre_hook(fails)
+    before = state_of(model)
+    with pytest.raises(RuntimeError, match="planted"):
+        deep_inversion(model, LABELS[:4], InversionSettings(iterations=5, min_confidence=0.0), seed=0)
+    assert state_of(model) == before
+
+
+# Its parts against slow references.
+
+
+def test_batchnorm_distance_is_its_formula(version: Classifier) -> None:
+    """||mean - running mean|| + ||unbiased var - running var|| at every input, by a loop over layers.
+
+    The biased variance, squared norms, and a mean over layers give other numbers (batch of 2).
+    """
+    images = noise(version, 2)
+    terms, biased, squared = [], [], []
+    x = images
+    with torch.no_grad():
+        for conv, norm, relu in version.blocks:  # type: ignore[misc, union-attr]
+            x = conv(x)
+            rows = x.transpose(0, 1).flatten(1).double().numpy()
+            mean = rows.mean(1) - norm.running_mean.double().numpy()
+            var = rows.var(1, ddof=1) - norm.running_var.double().numpy()
+            wrong = rows.var(1, ddof=0) - norm.running_var.double().numpy()
+            terms.append(math.sqrt((mean**2).sum()) + math.sqrt((var**2).sum()))
+            biased.append(math.sqrt((mean**2).sum()) + math.sqrt((wrong**2).sum()))
+            squared.append((mean**2).sum() + (var**2).sum())
+            x = relu(norm(x))
+    ours = bn_distance(version, images)
+    assert len(terms) == 8
+    assert ours == pytest.approx(sum(terms), rel=1e-5)
+    for flawed in (sum(biased), sum(squared), sum(terms) / 8):
+        assert ours != pytest.approx(flawed, rel=1e-3)
+
+
+def test_take_gives_the_passes_since_the_last_take(version: Classifier) -> None:
+    """Two passes add up, a `take` starts anew, and nothing is observed after leaving."""
+    images = noise(version, 4)
+    with torch.no_grad():
+        with BatchNormStatistics(version) as statistics:
+            version(images)
+            once = float(statistics.take())
+            version(images)
+            version(images)
+            assert float(statistics.take()) == pytest.approx(2 * once, rel=1e-6)
+        version(images)
+    assert not any(m._forward_pre_hooks for m in version.modules())
+
+
+def test_total_variation_is_a_loop() -> None:
+    """Mean |difference| of horizontal neighbours plus that of vertical ones, on images that are not square."""
+    images = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    rows = images.tolist()
+    across = [abs(r[x + 1] - r[x]) for image in rows for c in image for r in c for x in range(4)]
+    down = [
+        abs(c[y + 1][x] - c[y][x]) for image in rows for c in image for y in range(3) for x in range(5)
+    ]
+    expected = sum(across) / len(across) + sum(down) / len(down)
+    assert total_variation(images).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_jitter_moves_all_images_alike_and_fills_with_black() -> None:
+    """Every shift of up to 2 pixels occurs, in both directions; what comes in at the edge is the fill value."""
+    images = 1.0 + torch.arange(2 * 25.0).view(2, 1, 5, 5)
+    draws = generator(0, "jitter")
+    seen = set()
+    for _ in range(300):
+        moved = _jitter(images, 2, -9.0, draws)
+        assert moved.shape == images.shape
+        # the middle pixel, 13 in the first image, is never moved out
+        down, across = divmod(int((moved[0, 0] == 13).flatten().nonzero()), 5)
+        seen.add((down - 2, across - 2))
+        expected = torch.full_like(images, -9.0)
+        for y in range(5):
+            for x in range(5):
+                if 0 <= y - down + 2 < 5 and 0 <= x - across + 2 < 5:
+                    expected[..., y, x] = images[..., y - down + 2, x - across + 2]
+        assert torch.equal(moved, expected)
+    assert seen == {(y, x) for y in range(-2, 3) for x in range(-2, 3)}
+    assert _jitter(images, 0, -9.0, draws) is images
+
+
+# A model without BatchNorm.
+
+
+class Plain(Classifier):
+    """One convolution and no BatchNorm; a class is a bright quarter of the image."""
+
+    def __init__(self) -> None:
+        spec = ClassifierSpec(
+            name="allcnn", width=1.0, in_channels=1, image_size=8, num_classes=4, mean=(0.5,), std=(0.5,)
+        )
+        super().__init__(spec)
+        self.head = nn.Linear(4, 4)
+        with torch.no_grad():
+            self.head.weight.copy_(8 * torch.eye(4))
+            self.head.bias.zero_()
+
+    def _run(self, x: Tensor, maps: list[Tensor] | None) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def test_a_model_without_batchnorm_is_inverted_by_the_fallback() -> None:
+    """Every image shows its class; the moved image gets the same answer more nearly with the fallback's weight.
+
+    Bright quarters near the middle lose less when moved, so the consistency term has something to gain.
+    """
+    model = Plain()
+    labels = torch.arange(4).repeat_interleave(4)
+    settings = InversionSettings(iterations=60, bn_weight=3.0)
+    made = deep_inversion(model, labels, settings, seed=0)
+    assert torch.equal(made.labels, labels)
+    with torch.no_grad():
+        assert torch.equal(model(made.images).argmax(1), labels)
+    without = deep_inversion(model, labels, InversionSettings(iterations=60, bn_weight=0.0), seed=0)
+
+    def moved_by(images: Tensor) -> float:
+        low = model.spec.pixel_range[0]
+        with torch.no_grad():
+            answers = [model(_jitter(images, 1, low, generator(i, "test"))) for i in range(20)]
+            return float(torch.stack([(a - model(images)).square().mean() for a in answers]).mean())
+
+    assert moved_by(made.images) < 0.7 * moved_by(without.images)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("labels", [[0, 10], [-1, 3], [4], []])
+def test_labels_that_cannot_be_are_refused(labels: list[int], version: Classifier) -> None:
+    """A class the model does not have, or fewer than two images, before anything is synthesised."""
+    calls: list[int] = []
+    version.head.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(BadInput) as error:
+        deep_inversion(version, torch.tensor(labels, dtype=torch.int64), QUICK, seed=0)
+    assert error.value.thing == "labels" and error.value.value == labels
+    assert not calls
+
+
+def test_classes_that_cannot_be_inverted_are_refused(version: Classifier) -> None:
+    """Two classes masked by a bias of -100 are named, and no other; so a forgotten class cannot slip in."""
+    with torch.no_grad():
+        version.head.bias[[3, 8]] -= 100.0
+    with pytest.raises(BadInput) as error:
+        deep_inversion(version, LABELS, QUICK, seed=0)
+    assert error.value.value == [3, 8]
+    assert "inversion.min_confidence=0.5" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("iterations", 0), ("lr", 0.0), ("lr", math.nan), ("lr", math.inf), ("bn_weight", -1.0),
+        ("tv_weight", math.nan), ("l2_weight", math.inf), ("jitter", -1), ("min_confidence", 1.0),
+        ("min_confidence", -0.1),
+    ],
+)  # fmt: skip
+def test_settings_refuse_a_bad_value_by_name(name: str, value: float) -> None:
+    """The field is named as on the command line."""
+    with pytest.raises(BadInput) as error:
+        InversionSettings(**{name: value})
+    assert error.value.thing == f"inversion.{name}"
+
+
+def test_an_untrained_model_has_statistics_too() -> None:
+    """At initialisation running mean 0 and variance 1 are what is matched: no division, nothing NaN."""
+    spec = ClassifierSpec(
+        name="allcnn", width=0.05, in_channels=1, image_size=8, num_classes=3, mean=(0.3,), std=(0.4,)
+    )
+    settings = InversionSettings(iterations=3, min_confidence=0.0)
+    made = deep_inversion(build_classifier(spec, 0), torch.tensor([0, 1, 2]), settings, seed=0)
+    assert bool(made.images.isfinite().all()) and len(made.labels) == 3

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from rayunlearn.errors import BadInput
+from rayunlearn.results.ledger import Ledger, LedgerReader
+from rayunlearn.results.report import IMAGES_PER_CLASS, write_report
+from rayunlearn.results.schemas import ALL_TABLES
+from rayunlearn.results.summary import RequestSummary, summarise
+from rayunlearn.results.wording import percent, points
+from tests.results import demo_ledger as demo
+
+FACTS = {"hardware": "2 cores <fast>", "seed": "0"}
+RECIPE = '{"gkt": {"cycles": 60, "note": "</pre><b>"}}'
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its tags with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keep a tag."""
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        """Keep text."""
+        self.words += data.split()
+
+    @property
+    def text(self) -> str:
+        """The text with single spaces."""
+        return " ".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def summaries() -> list[RequestSummary]:
+    """Those of the demo's ledger, one with a hostile reason."""
+    store = demo.demo_store(failed=demo.HOSTILE)
+    return summarise(LedgerReader(store, ALL_TABLES), demo.REQUEST_IDS)
+
+
+@pytest.fixture(scope="module")
+def html(summaries: list[RequestSummary]) -> str:
+    """The demo's report, with images of every class, also of the forgotten one."""
+    images, labels = demo.demo_images(tuple(range(10)))
+    return write_report(summaries, {"r2": images}, {"r2": labels}, RECIPE, FACTS, 33)
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    """The same, parsed."""
+    return Page(html)
+
+
+def test_the_figures_are_the_ledgers(summaries: list[RequestSummary], page: Page) -> None:
+    """Every figure of the audit stands in the page with its sum and count."""
+    for summary in summaries[:3]:
+        for measures in summary.figures.values():
+            for measure, figure in measures.items():
+                if figure.count:
+                    assert f"{percent(figure)} {figure.counts}" in page.text, (summary.request_id, measure)
+                else:
+                    wanted = f"{figure.value:.2f}" if measure == "anamnesis_index" else f"{figure.value:.0f}"
+                    assert wanted in page.words
+        assert f"{summary.chosen_step} {points(summary.regret)}" in page.text
+        assert "81.2 s" in page.text and "58.2 s" in page.text
+        assert summary.run_id in page.words
+        assert summary.parent and summary.parent[:12] in page.words
+        assert summary.version and summary.version[:12] in page.words
+    assert "33 entries" in page.text and "Unlearning report" in page.text
+
+
+def test_an_edited_figure_changes_the_page(summaries: list[RequestSummary], html: str) -> None:
+    """Negative control: the page follows the summaries, whichever figure of them changes."""
+    first = summaries[0]
+    for subject in first.figures:
+        for measure, figure in first.figures[subject].items():
+            value = 0.123 if figure.count else 77.0
+            changed = dataclasses.replace(figure, value=value, sum=1.0 if figure.count else None)
+            figures = {**first.figures, subject: {**first.figures[subject], measure: changed}}
+            edited = dataclasses.replace(first, figures=figures, synthetic={})
+            plain = dataclasses.replace(first, synthetic={})
+            assert rendered(edited) != rendered(plain), (subject, measure)
+
+
+def rendered(summary: RequestSummary) -> str:
+    """A page about one request."""
+    return write_report([summary], {}, {}, "{}", {}, 0)
+
+
+def test_the_page_needs_nothing_else(html: str, page: Page) -> None:
+    """No script, no style sheet, no font, no address: pictures are in the page, links stay in it."""
+    assert not re.search(r"https?:|@import|url\(", html, re.IGNORECASE)
+    assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        assert (attributes.get("src") or "data:").startswith("data:image/") or "src" not in attributes
+        assert (attributes.get("href") or "#").startswith("#")
+    anchors = {attributes.get("id") for _, attributes in page.tags}
+    links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
+    assert {f"#{anchor}" for anchor in anchors} >= links
+
+
+def test_hostile_text_is_escaped(html: str, page: Page) -> None:
+    """What a reason, a fact or a recipe holds is shown, not obeyed."""
+    assert "<script" not in html
+    assert '<script>alert("x")</script> &' in page.text
+    assert "&lt;script&gt;" in html
+    assert "2 cores <fast>" in page.text and "<fast>" not in html
+    assert '"note": "</pre><b>"' in page.text
+    assert "\x1b" not in html
+
+
+def test_a_failed_and_a_rejected_request_are_shown(page: Page) -> None:
+    """Both stand there with their status and reason, and the first sentence counts them."""
+    assert "3 of 5 requests served (1 failed, 1 rejected)" in page.text
+    assert page.text.count(demo.REJECTED) == 2  # in the table, and in its own part
+
+
+def pictures(page: Page, alt: str) -> dict[str, bytes]:
+    """Pictures whose alternative text matches: text -> bytes."""
+    found = {}
+    for tag, attributes in page.tags:
+        if tag == "img" and re.search(alt, attributes["alt"] or ""):
+            data = (attributes["src"] or "").split("base64,")[1]
+            found[attributes["alt"] or ""] = base64.b64decode(data)
+    return found
+
+
+def test_the_curves_are_drawn(page: Page) -> None:
+    """Each run has one figure with its curves: two solid, two dashed where it was audited."""
+    curves = pictures(page, "Accuracy over cycles")
+    assert [alt.split(" of ")[1].split(",")[0] for alt in curves] == ["r1", "r2", "r3", "r4"]
+    for alt, svg in curves.items():
+        assert svg.count(b"stroke-dasharray") >= (3 if "r4" not in alt else 0)
+        for text, audited in (("retain, synthetic", True), ("retain, real test", "r4" not in alt)):
+            assert (f"<!-- {text} -->".encode() in svg) == audited
+    assert b"<!-- chosen stop: cycle 46 -->" in curves[next(a for a in curves if "r1" in a)]
+    assert b"<!-- oracle stop: cycle 52 -->" in curves[next(a for a in curves if "r1" in a)]
+    assert b"<!-- chosen stop = oracle stop: cycle 44 -->" in curves[next(a for a in curves if "r2" in a)]
+
+
+def test_images_of_retain_classes_alone_are_shown(page: Page) -> None:
+    """The pixels are those handed over, repeated; no image of a forgotten class gets into the page."""
+    strips = pictures(page, "synthetic images of class")
+    assert [int(alt.split()[-1]) for alt in strips] == [1, 3, 4, 5, 6, 7, 8, 9]  # r2: 0 and 2 are forgotten
+    images, labels = demo.demo_images(tuple(range(10)))
+    for alt, png in strips.items():
+        pixels = imread(io.BytesIO(png))
+        wanted = images[labels == int(alt.split()[-1])]
+        scale = pixels.shape[0] // 8
+        assert pixels.shape[0] == 8 * scale and alt.startswith(f"{IMAGES_PER_CLASS} of 20 ")
+        step = (pixels.shape[1] - 8 * scale) // (IMAGES_PER_CLASS - 1)
+        for number in range(IMAGES_PER_CLASS):
+            shown = pixels[:, number * step : number * step + 8 * scale, :3]
+            exact = np.kron(np.rint(255 * wanted[number, 0]), np.ones((scale, scale)))
+            np.testing.assert_array_equal(np.rint(255 * shown), exact[..., None].repeat(3, axis=2))
+
+
+def test_colour_images_keep_their_channels(summaries: list[RequestSummary]) -> None:
+    """Three channels are red, green and blue; what is out of range or no number is clipped."""
+    image = np.zeros((1, 3, 4, 4), dtype=np.float32)
+    image[0, 0], image[0, 1], image[0, 2] = 2.0, -1.0, np.nan
+    labels = np.array([5])
+    page = Page(write_report(summaries[:1], {"r1": image}, {"r1": labels}, "{}", {}, 1))
+    (png,) = pictures(page, "synthetic images of class 5").values()
+    pixels = imread(io.BytesIO(png))[..., :3]
+    assert (pixels == np.array([1.0, 0.0, 0.0])).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (np.zeros((2, 2, 4, 4)), np.zeros(2)),
+        (np.zeros((2, 8, 8)), np.zeros(2)),
+        (np.zeros((2, 1, 8, 8)), np.ones(3)),
+    ],
+)
+def test_images_of_another_shape_are_refused(
+    summaries: list[RequestSummary], images: np.ndarray, labels: np.ndarray
+) -> None:
+    """Two channels, no channels or labels that do not match are bad input."""
+    with pytest.raises(BadInput, match="of the report's"):
+        write_report(summaries[:1], {"r1": images}, {"r1": labels}, "{}", {}, 1)
+
+
+def test_the_same_input_gives_the_same_bytes(summaries: list[RequestSummary], html: str) -> None:
+    """Neither clock nor chance gets into the page."""
+    images, labels = demo.demo_images(tuple(range(10)))
+    assert write_report(summaries, {"r2": images}, {"r2": labels}, RECIPE, FACTS, 33) == html
+
+
+def test_a_report_without_an_audit_says_so() -> None:
+    """Without real figures the page has no comparison, and no real figure is made up."""
+    summaries = summarise(LedgerReader(demo.demo_store()), ["r1", "r5"])
+    page = Page(write_report(summaries, {}, {}, "no json", {}, 1))
+    assert "No real data was audited" in page.text and "Models compared" not in page.text
+    assert "no json" in page.text and "95.0 % 171/180" in page.text
+    assert Page(write_report([], {}, {}, "{}", {}, 0)).text.count("0 of 0 requests served") == 1
+
+
+def test_a_rejected_line_has_no_images() -> None:
+    """Images belong to the request that ran, not to a rejected line of the same id."""
+    store = demo.demo_store()
+    Ledger(store).append("requests", [demo.request_row("r1", "rejected", reason="duplicate id")])
+    summaries = summarise(LedgerReader(store, ALL_TABLES), ["r1", "r1"])
+    images, labels = demo.demo_images((1, 2))
+    page = Page(write_report(summaries, {"r1": images}, {"r1": labels}, "{}", {}, 1))
+    shown = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert sum("class 1" in (alt or "") for alt in shown) == 1
+    assert "1 of 2 requests served (1 rejected)" in page.text and "duplicate id" in page.text

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rayunlearn.errors import AccessDenied, BadInput
+from rayunlearn.results.ledger import Ledger, LedgerReader
+from rayunlearn.results.schemas import ALL_TABLES, SYNTHETIC_TABLES
+from rayunlearn.results.store import Store
+from rayunlearn.results.summary import Figure, RequestSummary, summarise
+from tests.results import demo_ledger as demo
+from tests.results.ledgers import in_memory, row_of
+
+
+@pytest.fixture(scope="module")
+def store() -> Store:
+    """The demo's ledger, which no test appends to."""
+    return demo.demo_store()
+
+
+@pytest.fixture(scope="module")
+def summaries(store: Store) -> dict[str, RequestSummary]:
+    """Its summaries with everything granted."""
+    found = summarise(LedgerReader(store, ALL_TABLES), demo.REQUEST_IDS)
+    return {summary.request_id: summary for summary in found}
+
+
+@pytest.fixture
+def ledger_and_reader() -> tuple[Ledger, LedgerReader]:
+    """An empty ledger and a reader of all of it."""
+    store = in_memory()
+    return Ledger(store), LedgerReader(store, ALL_TABLES)
+
+
+def only(reader: LedgerReader, request_id: str = "r1") -> RequestSummary:
+    """The summary of one request."""
+    (summary,) = summarise(reader, [request_id])
+    return summary
+
+
+def test_a_summary_says_what_the_ledger_says(summaries: dict[str, RequestSummary]) -> None:
+    """Status, run, versions, seconds and figures of a served request are those of its rows."""
+    r2 = summaries["r2"]
+    assert (r2.status, r2.reason, r2.run_id, r2.attempt) == ("served", None, "run-r2", 1)
+    assert (r2.target, r2.forgotten) == ((2,), (0, 2))
+    assert (r2.parent, r2.version) == (demo.digest("r1"), demo.digest("r2"))
+    assert r2.path == f"models/default/{r2.version}.safetensors"
+    assert r2.phase_seconds == {"synthesise": 21.4, "transfer": 58.25, "gate": 1.5, "publish": 0.05}
+    assert r2.seconds == pytest.approx(81.2)
+    rows = demo.audit_rows("run-r2", (0, 2))
+    for row in rows:
+        figure = r2.figure(row["subject"], row["measure"])
+        if len(row["classes"]) == 1:  # alone, beside the one over both
+            figure = r2.forget_by_class[row["subject"]][row["classes"][0]]
+        assert figure == Figure(
+            value=row["value"], sum=row["sum"], count=row["count"], censored=row["censored"],
+            parameters=json.loads(row["parameters"]), classes=tuple(row["classes"]),
+        )  # fmt: skip
+    assert len(rows) == 6 * 6 + 5 * 2
+
+
+def test_summaries_come_in_the_order_asked_for(store: Store) -> None:
+    """One summary for each id given, in that order."""
+    found = summarise(LedgerReader(store), ["r3", "r5", "r1"])
+    assert [summary.request_id for summary in found] == ["r3", "r5", "r1"]
+
+
+def test_stops_and_curves(summaries: dict[str, RequestSummary]) -> None:
+    """Chosen and oracle step, regret and both curves are those of the audit and the checkpoints."""
+    r1 = summaries["r1"]
+    assert (r1.chosen_step, r1.oracle_step) == (46, 52)
+    assert r1.regret == 3 / 801
+    assert {rule: stop.step for rule, stop in r1.stops.items()} == {"synthetic": 46, "last": 60, "fixed": 40}
+    assert r1.stops["last"].forget_correct == 21
+    assert list(r1.synthetic) == list(r1.real) == list(range(2, 61, 2))
+    assert r1.synthetic[56].retain == round(180 * demo.synthetic_at(56)[0]) / 180
+    assert r1.synthetic[56].forget == round(60 * demo.synthetic_at(56)[1]) / 60
+    assert r1.synthetic[56].pass_rate == 0.8
+    assert r1.real[56].retain == round(801 * demo.real_at(56)[0]) / 801
+    assert r1.real[56].forget == round(89 * demo.real_at(56)[1]) / 89
+    assert r1.relapse == {0: 0.0, 1: 0.05, 2: 0.1, 3: 0.15}
+    assert r1.synthetic_check["retain_accuracy"].counts == "171/180"
+
+
+def test_checkpoints_are_no_subject_of_their_own(summaries: dict[str, RequestSummary]) -> None:
+    """Rows of the trajectory do not pass for figures of a model."""
+    assert summaries["r1"].figures.keys() == {
+        "original", "unlearned", "gold", "mask_logit", "delete_head_row", "gaussian_head",
+    }  # fmt: skip
+
+
+def test_without_the_audits_only_synthetic_figures_are_there(store: Store) -> None:
+    """A reader that was not granted audits gives the same summary without any figure on real data."""
+    reader = LedgerReader(store, SYNTHETIC_TABLES)
+    summary = only(reader)
+    assert (summary.figures, summary.real, summary.stops) == ({}, {}, {})
+    assert summary.chosen_step is summary.oracle_step is summary.regret is None
+    assert summary.status == "served" and summary.synthetic and summary.synthetic_check
+    with pytest.raises(AccessDenied):
+        reader.read("audits")
+
+
+def test_failed_and_rejected_requests_have_a_reason(summaries: dict[str, RequestSummary]) -> None:
+    """A failed request keeps its run and curve; a rejected one has nothing but its reason."""
+    failed, rejected = summaries["r4"], summaries["r5"]
+    assert (failed.status, failed.reason, failed.version) == ("failed", demo.FAILED, None)
+    assert failed.run_id == "run-r4" and failed.synthetic and failed.forgotten == (7,)
+    assert rejected == RequestSummary(
+        request_id="r5", lineage=None, target=(), status="rejected", reason=demo.REJECTED
+    )
+
+
+def test_the_latest_attempt_counts(ledger_and_reader: tuple[Ledger, LedgerReader]) -> None:
+    """Of two attempts the higher number counts, whichever was recorded last."""
+    ledger, reader = ledger_and_reader
+    ledger.append("requests", [demo.request_row("r1", "received")])
+    second = demo.run_row("r1", "second", "phase", phase="transfer", seconds=2.0, attempt=2)
+    first = demo.run_row("r1", "first", "phase", phase="transfer", seconds=7.0, attempt=1)
+    other = demo.run_row("r2", "other", "phase", phase="transfer", seconds=9.0, attempt=3)
+    ledger.append("runs", [second, first, other])
+    ledger.append("audits", [demo.share("first", "gold", "retain_accuracy", (1,), 0.1)])
+    ledger.append("audits", [demo.share("second", "gold", "retain_accuracy", (1,), 1.0)])
+    summary = only(reader)
+    assert (summary.run_id, summary.attempt, summary.seconds) == ("second", 2, 2.0)
+    gold = summary.figure("gold", "retain_accuracy")
+    assert gold is not None and gold.value == 1.0
+
+
+def test_of_repeated_rows_the_last_wins(ledger_and_reader: tuple[Ledger, LedgerReader]) -> None:
+    """A crash that records a checkpoint or an audit twice leaves the later figure."""
+    ledger, reader = ledger_and_reader
+    ledger.append("requests", [demo.request_row("r1", "received")])
+    ledger.append("runs", [demo.run_row("r1", "run", "started")])
+    for correct in (1, 4):
+        ledger.append(
+            "checkpoints",
+            [row_of("checkpoints", run_id="run", step=2, retain_correct=correct, retain_count=8)],
+        )
+        value = correct / 8
+        ledger.append(
+            "audits",
+            [
+                demo.measure("run", "gold", "retain_accuracy", (1,), value=value),
+                demo.measure("run", "checkpoint", "retain_accuracy", (1,), value=value, step=2),
+                demo.measure("run", "checkpoint", "forget_accuracy", (0,), value=value, step=2),
+            ],
+        )
+    summary = only(reader)
+    gold = summary.figure("gold", "retain_accuracy")
+    assert gold is not None
+    assert [gold.value, summary.synthetic[2].retain, summary.real[2].retain] == [0.5, 0.5, 0.5]
+
+
+def test_passes_of_a_resumed_phase_are_added(ledger_and_reader: tuple[Ledger, LedgerReader]) -> None:
+    """A run that went on records a phase for each pass; the seconds of all were spent."""
+    ledger, reader = ledger_and_reader
+    ledger.append("requests", [demo.request_row("r1", "received")])
+    ledger.append(
+        "runs",
+        [
+            demo.run_row("r1", "run", "phase", phase="synthesise", seconds=20.0),
+            demo.run_row("r1", "run", "resumed"),
+            demo.run_row("r1", "run", "phase", phase="synthesise", seconds=0.5),
+            demo.run_row("r1", "run", "phase", phase="transfer", seconds=4.0),
+        ],
+    )
+    summary = only(reader)
+    assert summary.phase_seconds == {"synthesise": 20.5, "transfer": 4.0}
+    assert summary.seconds == 24.5
+
+
+def test_a_rejected_line_does_not_touch_the_request_whose_id_it_took(
+    ledger_and_reader: tuple[Ledger, LedgerReader],
+) -> None:
+    """A duplicate id is rejected under that id; the request that has it stays as it is."""
+    ledger, reader = ledger_and_reader
+    ledger.append("requests", [demo.request_row("r1", "received"), demo.request_row("r1", "served")])
+    ledger.append("requests", [demo.request_row("r1", "rejected", reason="duplicate request id")])
+    summary = only(reader)
+    assert (summary.status, summary.reason) == ("served", None)
+
+
+def test_a_duplicate_id_is_shown_beside_the_request_that_has_it(
+    ledger_and_reader: tuple[Ledger, LedgerReader],
+) -> None:
+    """An id asked for as often as it stood in the file gives the request, then its rejected lines."""
+    ledger, reader = ledger_and_reader
+    lines = [("received", None), ("rejected", "old"), ("rejected", "line 2"), ("rejected", "line 4")]
+    ledger.append("requests", [demo.request_row("r1", event, reason=why) for event, why in lines])
+    ledger.append("runs", [demo.run_row("r1", "run", "started")])
+    found = summarise(reader, ["r1", "r1", "r1"])
+    assert [(s.status, s.reason, s.run_id) for s in found] == [
+        ("received", None, "run"), ("rejected", "line 2", None), ("rejected", "line 4", None),
+    ]  # fmt: skip
+    assert [s.reason for s in summarise(reader, ["r1"])] == [None]
+    ledger.append("requests", [demo.request_row("r2", "rejected", reason=why) for why in ("a", "b")])
+    assert [s.reason for s in summarise(reader, ["r2"])] == ["b"]
+    assert [s.reason for s in summarise(reader, ["r2", "r2"])] == ["a", "b"]
+    assert [s.reason for s in summarise(reader, ["r2"] * 3)] == ["a", "b", "b"]
+
+
+def test_an_unknown_request_is_named(store: Store) -> None:
+    """An id without an event is bad input that names the nearest ids."""
+    with pytest.raises(BadInput, match=r"request id is 'r9'.*'r1'"):
+        summarise(LedgerReader(store), ["r9"])
+
+
+def test_the_best_baseline(summaries: dict[str, RequestSummary]) -> None:
+    """AIN is compared by its ratio to 1, other measures by their distance to gold's."""
+    assert summaries["r1"].best_baseline("anamnesis_index") == "gaussian_head"
+    assert summaries["r1"].best_baseline("retain_accuracy") == "mask_logit"
+    assert summaries["r5"].best_baseline("anamnesis_index") is None
+    # 3 is three times 1, 0.2 a fifth of it: 3 is nearer, though not by difference
+    figures = {
+        "mask_logit": {"anamnesis_index": Figure(value=0.2)},
+        "delete_head_row": {"anamnesis_index": Figure(value=3.0)},
+        "gaussian_head": {"anamnesis_index": Figure(value=0.0)},
+    }
+    summary = RequestSummary(request_id="r", lineage=None, target=(), status="served", figures=figures)
+    assert summary.best_baseline("anamnesis_index") == "delete_head_row"

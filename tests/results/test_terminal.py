@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+
+import pytest
+from rich.console import Console
+
+from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.schemas import ALL_TABLES
+from rayunlearn.results.summary import Figure, RequestSummary, summarise
+from rayunlearn.results.terminal import LOG_WIDTH, JobProgress, open_console, result_table
+from rayunlearn.results.wording import index, relearn_steps
+from tests.results import demo_ledger as demo
+
+
+@pytest.fixture(scope="module")
+def summaries() -> list[RequestSummary]:
+    """Those of the demo's ledger."""
+    store = demo.demo_store(rejected=demo.HOSTILE)
+    return summarise(LedgerReader(store, ALL_TABLES), demo.REQUEST_IDS)
+
+
+def printed(summaries: list[RequestSummary], width: int) -> str:
+    """The table as a log shows it."""
+    file = io.StringIO()
+    Console(file=file, width=width).print(result_table(summaries))
+    return file.getvalue()
+
+
+@pytest.fixture
+def clock() -> Callable[[], float]:
+    """A clock that goes on by a second and a half each time that it is read."""
+    ticks: Iterator[float] = iter(1.5 * n for n in range(1000))
+    return lambda: next(ticks)
+
+
+@pytest.mark.parametrize("width", [100, 120])
+def test_the_table_shows_the_ledgers_figures(summaries: list[RequestSummary], width: int) -> None:
+    """At both widths each model has one line with its figures, and nothing is wider than the console."""
+    lines = [line.rstrip() for line in printed(summaries, width).splitlines()]
+    assert max(map(len, lines)) <= width
+    (ours,) = (line for line in lines if line.startswith(" r1 "))
+    assert ours.split() == [
+        "r1", "0", "served", "unlearned", "96.8", "%", "0.0", "%", "70.1", "%", "0.91", "46", "0.4", "pt",
+        "81.2", "s",
+    ]  # fmt: skip
+    for name in ("gold", "original", "masked logit", "deleted row", "Gaussian head"):
+        assert sum(f" {name}  " in line for line in lines) == 3
+    assert sum("after 0, 2" in line for line in lines) == 1
+    assert " ".join(" ".join(lines).split()).count(demo.FAILED) == 1
+
+
+def test_the_words_are_explained(summaries: list[RequestSummary]) -> None:
+    """Below the table stands what D_r, D_f, probe, AIN, gold and regret mean."""
+    text = printed(summaries, 100)
+    for word in ("D_r", "D_f", "gold", "probe", "AIN", "regret"):
+        assert any(line.startswith(f"{word} ") for line in text.splitlines())
+    assert "real test data" in text
+
+
+def test_a_reason_cannot_steer_the_terminal(summaries: list[RequestSummary]) -> None:
+    """Control characters of a reason are shown as text, and rich's markup in it is text, too."""
+    text = printed(summaries, 100)
+    assert "\x1b" not in text
+    assert r"\x1b[31mred" in text
+
+
+def test_without_an_audit_the_gates_figures_stand_in() -> None:
+    """A table without real data says so and shows what the gate saw."""
+    summaries = summarise(LedgerReader(demo.demo_store()), ["r1"])
+    text = printed(summaries, 100)
+    assert "No real data was audited" in text
+    assert "gate's check" in text and "95.0 %" in text and "96.8 %" not in text
+
+
+def test_a_log_gets_plain_lines(clock: Callable[[], float]) -> None:
+    """On no terminal there is a line when a phase begins and one when it ends, and no control character."""
+    file = io.StringIO()
+    with JobProgress(open_console(file), clock=clock) as progress:
+        progress.phase("r1: forget 0", "transfer", total=60)
+        progress.advance(2, retain=0.5, forget=0.25)
+        progress.advance(58, retain=0.975, forget=0.0)
+        progress.done("stop at cycle 46")
+        progress.phase("r1: forget 0", "gate")
+        progress.say("published [bold]4b1d[/bold]")
+    assert file.getvalue() == (
+        "r1: forget 0 | gated knowledge transfer ... (60 steps)\n"
+        "r1: forget 0 | gated knowledge transfer: 1.5 s, 60 of 60 steps, retain 97.5 %, forget 0.0 %, "
+        "stop at cycle 46\n"
+        "r1: forget 0 | synthetic gate ...\n"
+        "published [bold]4b1d[/bold]\n"
+        "r1: forget 0 | synthetic gate: 1.5 s\n"
+    )
+
+
+def test_an_error_ends_the_open_phase_as_stopped(clock: Callable[[], float]) -> None:
+    """What raises inside a phase leaves a line that says where it stopped, and goes on."""
+    file = io.StringIO()
+
+    def fails() -> None:
+        with JobProgress(open_console(file), clock=clock) as progress:
+            progress.phase("r1", "transfer", total=60)
+            progress.advance(4)
+            raise RuntimeError("lost a worker")
+
+    with pytest.raises(RuntimeError, match="lost a worker"):
+        fails()
+    last = file.getvalue().splitlines()[-1]
+    assert last == "r1 | gated knowledge transfer: 1.5 s, 4 of 60 steps, stopped"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_quiet_shows_nothing(terminal: bool) -> None:
+    """Nothing is written where quiet is asked for."""
+    file = io.StringIO()
+    with JobProgress(Console(file=file, force_terminal=terminal), quiet=True) as progress:
+        progress.phase("r1", "transfer", total=2)
+        progress.advance(2)
+        progress.say("done")
+    assert file.getvalue() == ""
+
+
+def test_a_terminal_gets_a_bar_and_a_line_for_each_phase(clock: Callable[[], float]) -> None:
+    """On a terminal the bar is redrawn, and the line of an ended phase stays."""
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=110, _environ={"TERM": "xterm"})
+    with JobProgress(console, clock=clock) as progress:
+        progress.phase("r1", "transfer", total=60)
+        progress.advance(60, retain=0.9)
+        progress.phase("r1", "gate")
+    text = file.getvalue()
+    assert "\x1b[" in text
+    assert "✓ r1 · gated knowledge transfer: 1.5 s, 60 of 60 steps, retain 90.0 %" in text
+    assert "✓ r1 · synthetic gate: 1.5 s" in text
+
+
+def test_a_log_is_wide_enough_for_the_table() -> None:
+    """A console on no terminal has the width that the table needs, not rich's 80."""
+    assert open_console(io.StringIO()).width == LOG_WIDTH >= 100
+
+
+def test_marks_of_figures_that_are_no_plain_number() -> None:
+    """Lower bounds, meaningless ratios and steps beyond the cap are marked as such."""
+    assert index(Figure(value=2.0, parameters={"informative": False})) == "2.00?"
+    assert index(Figure(value=2.0, censored=True)) == "≥ 2.00"
+    assert index(Figure(value=None)) == index(None) == "–"
+    assert relearn_steps(Figure(value=None, censored=True, parameters={"max_steps": 400})) == "> 400"

@@ -1,0 +1,74 @@
+"""Errors a user can meet, and the table of exit codes."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from rayunlearn.errors import (
+    AccessDenied,
+    BadInput,
+    ExitCode,
+    IntegrityError,
+    Interrupted,
+    RayUnlearnError,
+    StorageHeld,
+    nearest,
+)
+
+
+def test_the_table_of_exit_codes_is_fixed() -> None:
+    """Scripts of users depend on these numbers: a change here is a breaking change."""
+    assert {code.name: int(code) for code in ExitCode} == {
+        "OK": 0,
+        "INTERNAL": 1,
+        "BAD_INPUT": 2,
+        "NOTHING_ADMISSIBLE": 3,
+        "PARTIAL": 4,
+        "STORAGE_HELD": 5,
+        "INTERRUPTED": 6,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "also"),
+    [
+        (BadInput("x", 1, "2"), 2, ValueError),
+        (StorageHeld("held"), 5, RayUnlearnError),
+        (Interrupted("stopped"), 6, RayUnlearnError),
+        (IntegrityError("torn"), 1, RayUnlearnError),
+        (AccessDenied("no"), 1, PermissionError),
+        (RayUnlearnError("other"), 1, Exception),
+    ],
+)
+def test_every_error_has_its_exit_code(error: RayUnlearnError, code: int, also: type[Exception]) -> None:
+    """The code of the table, and the built-in kind that callers may catch; it crosses a process whole."""
+    assert error.exit_code == code
+    assert isinstance(error, RayUnlearnError) and isinstance(error, also)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and str(again) == str(error) and again.exit_code == code
+
+
+def test_every_error_is_in_that_table() -> None:
+    """No kind of error is added without an exit code in the test above."""
+    kinds = {BadInput, StorageHeld, Interrupted, IntegrityError, AccessDenied}
+    assert {kind for kind in RayUnlearnError.__subclasses__() if kind.__module__ == "rayunlearn.errors"} == kinds
+
+
+def test_bad_input_names_thing_value_and_allowed() -> None:
+    """In one sentence, with the place before it; the value by its repr, so that '1' is not 1."""
+    error = BadInput("gkt.epsilon", "1", "a number", where="--set")
+    assert str(error) == "--set: gkt.epsilon is '1'; allowed: a number"
+    assert str(BadInput("gkt.epsilon", 1, "a number")) == "gkt.epsilon is 1; allowed: a number"
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.thing, again.value, again.allowed, again.where) == ("gkt.epsilon", "1", "a number", "--set")
+
+
+def test_nearest_names() -> None:
+    """The best matches first, at most n; where nothing is near, all of them in order."""
+    names = ["gkt.epsilon", "gkt.beta", "gkt.batch_size", "train.batch_size"]
+    assert nearest("gkt.batchsize", names).startswith("'gkt.batch_size'")
+    assert nearest("gkt.batchsize", names, n=1) == "'gkt.batch_size' (nearest of 4)"
+    assert nearest("zzz", names) == "'gkt.batch_size', 'gkt.beta', 'gkt.epsilon', 'train.batch_size'"
+    assert nearest("x", []) == ""

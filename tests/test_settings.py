@@ -1,0 +1,256 @@
+"""Settings by dotted path: from text, to JSON, and one hash of them all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayunlearn.errors import BadInput
+from rayunlearn.recipes import RECIPES, digits, digits_paper
+from rayunlearn.settings import config_hash, override, parse_value, paths, to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """Every leaf type that settings use."""
+
+    count: int = 3
+    rate: float = 0.5
+    enabled: bool = True
+    kind: Literal["kl", "js"] = "kl"
+    limit: int | None = None
+    share: float | None = 0.25
+    label: str | None = None
+    widths: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self) -> None:
+        """Two fields that depend on each other."""
+        if self.enabled and self.count < 1:
+            raise BadInput("outer.inner.count", self.count, "at least 1 where enabled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    """A group and a group in it."""
+
+    name: str = "plain"
+    inner: Inner = field(default_factory=Inner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Top:
+    """Three levels."""
+
+    outer: Outer = field(default_factory=Outer)
+    seed: int = 0
+
+
+INNERS = st.builds(
+    Inner,
+    count=st.integers(1, 10**6),
+    rate=st.floats(allow_nan=False, allow_infinity=False),
+    enabled=st.booleans(),
+    kind=st.sampled_from(["kl", "js"]),
+    limit=st.none() | st.integers(),
+    share=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    # "none" names None, and text is stripped
+    label=st.none() | st.text(st.characters(categories=["L", "N"]), min_size=1).filter(
+        lambda s: s.lower() not in ("none", "null")
+    ),
+    widths=st.lists(st.integers(), max_size=4).map(tuple),
+)
+TOPS = st.builds(
+    Top, outer=st.builds(Outer, name=st.text(st.characters(categories=["L"])), inner=INNERS), seed=st.integers()
+)
+
+
+# From text.
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("count=7", 7), ("count=-2", -2), ("rate=1e-3", 1e-3), ("rate=2", 2.0), ("enabled=false", False),
+        ("enabled=True", True), ("kind=js", "js"), ("limit=5", 5), ("limit=none", None), ("limit=None", None),
+        ("limit=null", None), ("share=0.75", 0.75), ("share=none", None), ("label=a=b", "a=b"),
+        ("label=none", None), ("widths=[4, 5, 6]", (4, 5, 6)), (" rate = 4 ", 4.0),
+    ],
+)  # fmt: skip
+def test_every_leaf_type_is_read_from_text(assignment: str, value: object) -> None:
+    """The value, and its type: 2 for a float is 2.0, and `limit=none` is None and not a text."""
+    path, _, text = assignment.partition("=")
+    base = Top(outer=Outer(inner=Inner(enabled=False, limit=9)))
+    changed = override(base, [f"outer.inner.{path.strip()}={text}"])
+    got = getattr(changed.outer.inner, path.strip())
+    assert got == value and type(got) is type(value)
+    untouched = dataclasses.replace(changed.outer.inner, **{path.strip(): getattr(base.outer.inner, path.strip())})
+    assert untouched == base.outer.inner and changed.outer.name == base.outer.name
+    assert base == Top(outer=Outer(inner=Inner(enabled=False, limit=9))), "the given settings stay"
+
+
+def test_none_is_a_text_where_none_is_not_allowed() -> None:
+    """`mixing=none` is the choice "none"; an int that is never None refuses it."""
+    assert override(digits(), ["gkt.mixing=none"]).gkt.mixing == "none"
+    assert override(Top(), ["outer.name=none"]).outer.name == "none"
+    with pytest.raises(BadInput):
+        override(Top(), ["seed=none"])
+
+
+def test_levels_and_several_assignments() -> None:
+    """One, two and three levels at once; the last of one path counts; none at all changes nothing."""
+    changed = override(Top(), ["seed=1", "outer.name=x", "outer.inner.count=2", "seed=3"])
+    assert changed == Top(seed=3, outer=Outer(name="x", inner=Inner(count=2)))
+    assert override(Top(), []) == Top()
+
+
+def test_settings_that_need_each_other_come_in_any_order() -> None:
+    """Neither order passes through a state that is refused; the end state is checked."""
+    pair = ["outer.inner.enabled=false", "outer.inner.count=0"]
+    for assignments in (pair, pair[::-1]):
+        assert override(Top(), assignments).outer.inner == Inner(enabled=False, count=0)
+    with pytest.raises(BadInput, match="outer.inner.count is 0"):
+        override(Top(), pair[1:])
+    paper = override(digits_paper(), ["gkt.mixing=cutmix", "gkt.replayed_batches=4"])
+    assert paper.gkt.mixing == "cutmix" and paper.gkt.learns_from_bank
+
+
+def test_an_unknown_path_names_the_nearest() -> None:
+    """Misspelt, a group, or empty: the path is named, with the valid names nearest to it."""
+    with pytest.raises(BadInput) as error:
+        override(digits(), ["gkt.epsilom=0.1"])
+    assert error.value.thing == "setting" and error.value.value == "gkt.epsilom"
+    assert "'gkt.epsilon'" in error.value.allowed and "--set" in str(error.value)
+    for path in ("outer.inner", "", "outer.inner.count.more", "Seed"):
+        with pytest.raises(BadInput, match="setting is"):
+            override(Top(), [f"{path}=1"])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "allowed"),
+    [
+        ("outer.inner.count=many", "integer"), ("outer.inner.count=1.5", "integer"),
+        ("outer.inner.rate=fast", "number"), ("outer.inner.enabled=maybe", "boolean"),
+        ("outer.inner.kind=kld", "'kl' or 'js'"), ("outer.inner.limit=soon", "integer"),
+        ("outer.inner.widths=[1, x]", "JSON"), ("outer.inner.count=[1]", "integer"), ("seed=", "integer"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused(assignment: str, allowed: str) -> None:
+    """The message holds the path, the value as written, and what is allowed."""
+    path, _, text = assignment.partition("=")
+    with pytest.raises(BadInput) as error:
+        override(Top(), [assignment])
+    assert error.value.thing == path and error.value.value == text
+    assert allowed in error.value.allowed
+    assert all(part in str(error.value) for part in (path, repr(text), "--set"))
+
+
+def test_an_assignment_without_equals_is_refused() -> None:
+    """What is expected is shown."""
+    with pytest.raises(BadInput, match="key.path=value"):
+        override(Top(), ["seed 3"])
+
+
+def test_the_settings_own_checks_are_made_again() -> None:
+    """A value of the right type that a recipe refuses is refused by its own message."""
+    with pytest.raises(BadInput, match="gkt.epsilon is 0.0"):
+        override(digits(), ["gkt.epsilon=0"])
+
+
+# Paths, JSON and hash.
+
+
+@given(TOPS)
+def test_paths_and_json_hold_the_same_leaves(settings: Top) -> None:
+    """Walking the JSON by each dotted path gives each leaf's value, and there are no others."""
+    tree = json.loads(to_json(settings))
+    leaves = paths(settings)
+    for path, (_, value) in leaves.items():
+        node: Any = tree
+        for part in path.split("."):
+            node = node[part]
+        assert node == (list(value) if isinstance(value, tuple) else value)
+    assert json.loads(to_json(override(settings, []))) == tree
+    assert set(leaves) == {"seed", "outer.name", *(f"outer.inner.{f.name}" for f in dataclasses.fields(Inner))}
+
+
+@given(TOPS, TOPS)
+def test_settings_are_rebuilt_from_their_paths(wanted: Top, base: Top) -> None:
+    """Every leaf written as text over other settings gives equal settings and the same hash."""
+
+    def text(value: object) -> str:
+        if isinstance(value, tuple):
+            return json.dumps(value)
+        return "none" if value is None else str(value)
+
+    rebuilt = override(base, [f"{path}={text(value)}" for path, (_, value) in paths(wanted).items()])
+    assert rebuilt == wanted
+    assert config_hash(rebuilt) == config_hash(wanted)
+
+
+def test_the_hash_changes_with_every_leaf() -> None:
+    """One leaf at a time, over both recipes: all hashes differ."""
+    for recipe in (digits(), digits_paper()):
+        hashes = {config_hash(recipe)}
+        changes = 0
+        for path, (_, value) in paths(recipe).items():
+            tree = json.loads(to_json(recipe))
+            node = tree
+            *groups, leaf = path.split(".")
+            for group in groups:
+                node = node[group]
+            node[leaf] = f"not {value}"
+            changed = _with_leaf(recipe, path.split("."), node[leaf])
+            assert json.loads(to_json(changed)) == tree
+            hashes.add(config_hash(changed))
+            changes += 1
+        assert changes > 60 and len(hashes) == changes + 1
+
+
+def _with_leaf(settings: Any, path: list[str], value: object) -> Any:
+    """A copy with one leaf set past every check."""
+    copied = object.__new__(type(settings))
+    for f in dataclasses.fields(settings):
+        old = getattr(settings, f.name)
+        if f.name == path[0]:
+            old = value if len(path) == 1 else _with_leaf(old, path[1:], value)
+        object.__setattr__(copied, f.name, old)
+    return copied
+
+
+def test_the_hash_does_not_change_with_order() -> None:
+    """Fields declared in another order, and assignments given in another order."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Backwards:
+        seed: int = 0
+        outer: Outer = field(default_factory=Outer)
+
+    assert config_hash(Top()) == config_hash(Backwards())
+    pair = ["seed=4", "outer.inner.rate=0.75"]
+    assert config_hash(override(Top(), pair)) == config_hash(override(Top(), pair[::-1])) != config_hash(Top())
+
+
+def test_the_hash_is_the_sha_256_of_canonical_json() -> None:
+    """Sorted keys, no spaces: the hash of a known text (`printf '{"count":3,...}' | sha256sum`)."""
+
+    @dataclass(frozen=True)
+    class Two:
+        b: float = 0.5
+        a: int = 1
+
+    assert to_json(Two()) == '{"a":1,"b":0.5}'
+    assert config_hash(Two()) == "68aa6ad8d9c4bf0ab3cc6bb2d7e97c6b02b1c9d92a4d5fd5cd7ae9a6d2bba2bb"
+
+
+def test_both_recipes_are_plain_data() -> None:
+    """Every recipe goes through JSON, and every leaf has a type that text can set."""
+    for make in RECIPES.values():
+        for path, (declared, value) in paths(make()).items():
+            text = "none" if value is None else str(value)
+            assert parse_value(path, text, declared) == value
