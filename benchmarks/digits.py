@@ -41,7 +41,7 @@ from rayunlearn.runtime.audit import AuditInputs, audit
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.scheduler import Scheduler
+from rayunlearn.runtime.scheduler import Scheduler, load_version
 from rayunlearn.runtime.sealed import version_model
 from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit
 from rayunlearn.scheduling.requests import Request
@@ -148,7 +148,7 @@ def sequence(
             measured = audit(
                 AuditInputs(
                     spec=spec, roles=roles, original=original,
-                    unlearned=scheduler.version_weights(head), gold=golds[position],
+                    unlearned=load_version(store, head), gold=golds[position],
                     checkpoints=checkpoints, chosen=row["stop"],
                     fixed_step=recipe.audit.fixed_step, data=recipe.data,
                     split_seed=derive_seed(seed, "split"), settings=recipe.audit,
@@ -191,7 +191,7 @@ def trajectory(
     ensemble.begin(
         RunInputs(
             spec=spec,
-            weights=scheduler.version_weights(parent),
+            weights=load_version(scheduler.store, parent),
             roles=roles,
             settings=recipe.gkt,
             seed=derive_seed(scheduler.seed, "default", f"forget-{roles.target[0]}", 1),

@@ -14,7 +14,8 @@ def machine_facts() -> dict[str, str]:
     model = platform.processor()
     try:
         with open("/proc/cpuinfo") as lines:
-            model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+            named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+            model = next(named, model)
     except OSError:
         model = model or "unknown"
     return {

@@ -121,12 +121,12 @@ def seal(readable: Iterable[str | Path] = ()) -> None:
         return
     roots = _code_roots() + [os.path.realpath(p) for p in readable]
     datasets = _bundled_datasets()
+    for reader in NATIVE_READERS:
+        _audit_native_reader(*reader)
     sys.meta_path.insert(0, _ImportGuard())
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and _is_sealed_module(name):
             del sys.modules[name]
-    for reader in NATIVE_READERS:
-        _audit_native_reader(*reader)
     sys.addaudithook(_make_hook(roots, datasets))
     _sealed = True
 
@@ -219,8 +219,9 @@ def _make_hook(roots: list[str], datasets: list[str]):  # type: ignore[no-untype
         real = os.path.realpath(os.fsdecode(path))
         if os.path.dirname(real).endswith((".dist-info", ".egg-info")):
             return  # what importlib.metadata reads of installed packages, wherever they are
-        bundled = below(real, datasets) and not real.endswith(code_suffixes)
-        if bundled or not below(real, roots):
+        if real.endswith(code_suffixes):
+            return  # imports, and the source lines that a traceback shows
+        if below(real, datasets) or not below(real, roots):
             raise AccessDenied(f"open of {real} in a sealed process: this run declares no data access")
 
     return hook

@@ -86,10 +86,10 @@ class AuditSettings:
     enabled: bool = True
     gold_workers: int = 1
     fixed_step: int = 40
-    probe_draws: int = 5
+    probe_draws: int = 10
     trivial_offset: float = 20.0
     relearn: RelearnSettings = field(default_factory=lambda: RelearnSettings(batch_size=64))
-    probe: ProbeSettings = field(default_factory=lambda: ProbeSettings(train_per_class=3))
+    probe: ProbeSettings = field(default_factory=lambda: ProbeSettings(train_per_class=1))
 
     def __post_init__(self) -> None:
         """Check every field."""

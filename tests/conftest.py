@@ -60,3 +60,9 @@ def digits_version(digits_data: LabelledImages) -> TrainVersion:
         return model.eval()
 
     return lambda without=(): copy.deepcopy(trained(without))
+
+
+@pytest.fixture
+def version(digits_version: TrainVersion) -> Classifier:
+    """A copy of the version trained on all digits: to forget from, to invert, to change at will."""
+    return digits_version()

@@ -283,11 +283,17 @@ def test_nothing_is_unpickled() -> None:
 
 
 def test_every_package_is_declared() -> None:
-    """Whatever rayunlearn, jobs and benchmarks import is in pyproject.toml's dependencies."""
+    """Whatever rayunlearn and jobs import is a dependency; benchmarks may need the `dev` extra besides."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[\[<>=!~; ]", requirement)[0].lower() for requirement in project["dependencies"]}
-    files = sources(PACKAGE, "jobs", "benchmarks")
-    assert [finding for source in files for finding in undeclared_packages(source, declared)] == []
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[\[<>=!~; ]", requirement)[0].lower() for requirement in requirements}
+
+    users = names(project["dependencies"])
+    developers = users | names(project["optional-dependencies"]["dev"])
+    for folders, declared in (((PACKAGE, "jobs"), users), (("benchmarks",), developers)):
+        findings = [f for source in sources(*folders) for f in undeclared_packages(source, declared)]
+        assert findings == []
 
 
 def test_the_table_has_no_cycle() -> None:

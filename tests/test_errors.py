@@ -10,6 +10,7 @@ from rayunlearn.errors import (
     AccessDenied,
     BadInput,
     ExitCode,
+    ImportDenied,
     IntegrityError,
     Interrupted,
     RayUnlearnError,
@@ -38,7 +39,8 @@ def test_the_table_of_exit_codes_is_fixed() -> None:
         (StorageHeld("held"), 5, RayUnlearnError),
         (Interrupted("stopped"), 6, RayUnlearnError),
         (IntegrityError("torn"), 1, RayUnlearnError),
-        (AccessDenied("no"), 1, PermissionError),
+        (AccessDenied("no"), 1, RayUnlearnError),
+        (ImportDenied("no"), 1, ImportError),
         (RayUnlearnError("other"), 1, Exception),
     ],
 )
@@ -50,10 +52,20 @@ def test_every_error_has_its_exit_code(error: RayUnlearnError, code: int, also: 
     assert type(again) is type(error) and str(again) == str(error) and again.exit_code == code
 
 
+def test_a_refusal_does_not_pass_for_a_missing_file() -> None:
+    """Libraries catch OSError where a file may be missing; a sealed process must stop there instead.
+
+    A refused import may pass for a package that is not installed, and is a refusal all the same.
+    """
+    assert not isinstance(AccessDenied("no"), (OSError, ImportError))
+    assert isinstance(ImportDenied("no"), AccessDenied)
+
+
 def test_every_error_is_in_that_table() -> None:
     """No kind of error is added without an exit code in the test above."""
     kinds = {BadInput, StorageHeld, Interrupted, IntegrityError, AccessDenied}
-    assert {kind for kind in RayUnlearnError.__subclasses__() if kind.__module__ == "rayunlearn.errors"} == kinds
+    known = RayUnlearnError.__subclasses__()
+    assert {kind for kind in known if kind.__module__ == "rayunlearn.errors"} == kinds
 
 
 def test_bad_input_names_thing_value_and_allowed() -> None:

@@ -18,6 +18,8 @@ class Version:
         parent: the version it came from; None for an original.
         lineage: the chain it belongs to.
         path: name of its weights in the store.
+        request_ids: served by it.
+        run_id: that published it; None for an original.
         classes_forgotten: by this version and all before it.
         model: fields of its classifier spec.
     """
@@ -26,6 +28,8 @@ class Version:
     parent: str | None
     lineage: str
     path: str
+    request_ids: tuple[str, ...]
+    run_id: str | None
     classes_forgotten: tuple[int, ...]
     model: dict[str, Any]
 
@@ -40,6 +44,8 @@ def versions(reader: LedgerReader, lineage: str) -> list[Version]:
             parent=row["parent"],
             lineage=lineage,
             path=row["path"],
+            request_ids=tuple(row["request_ids"]),
+            run_id=row["run_id"],
             classes_forgotten=tuple(row["classes_forgotten"]),
             model=json.loads(row["model"]),
         )

@@ -91,7 +91,7 @@ class RequestSummary:
         reason: why it was rejected or failed.
         run_id, attempt: of the latest run; None before one was planned.
         parent, version, path: the version it started from, the one it published, and where that lies.
-        chosen_step: cycle that the stopping rule picked, as far as the audit recorded it.
+        chosen_step: cycle that the stopping rule picked; None before it did.
         oracle_step: cycle that real data would have picked.
         regret: of the chosen step; see `Stop`.
         stops: rule (synthetic, last, fixed) -> where it stopped.
@@ -291,7 +291,8 @@ def _of_evaluations(rows: Sequence[_Row]) -> dict[str, Any]:
         for row in rows
         if row["measure"] == "relapse_accuracy" and row["step"] is not None and row["value"] is not None
     }
-    return {
+    chosen = [row["step"] for row in rows if row["measure"] == "chosen_step"]
+    return ({"chosen_step": chosen[-1]} if chosen else {}) | {
         "synthetic_check": {row["measure"]: _figure(row) for row in rows if row["step"] is None},
         "relapse": dict(sorted(relapse.items())),
     }

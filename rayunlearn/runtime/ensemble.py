@@ -261,10 +261,11 @@ class SplitEnsemble(_ActorEnsemble):
 
     def advance(self, first: int, last: int) -> None:
         """Run cycles `first` to `last`: all are submitted at once, and Ray passes the messages on."""
-        done = None
-        for cycle in range(first, last + 1):
-            done = run_cycle(cycle, self.inputs.settings, self.teacher, self.student, self.generator)
-        ray.get(done)
+        done = [
+            run_cycle(cycle, self.inputs.settings, self.teacher, self.student, self.generator)
+            for cycle in range(first, last + 1)
+        ]
+        ray.get(done[-1])
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Figures since the last checkpoint, and the student's weights."""

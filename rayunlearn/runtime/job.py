@@ -25,7 +25,9 @@ from rayunlearn.results.store import Store
 from rayunlearn.results.summary import RequestSummary, summarise
 from rayunlearn.results.terminal import JobProgress, open_console, result_table
 from rayunlearn.runtime.cluster import Placement, connect
-from rayunlearn.runtime.service import Intake, Place, Service, exit_code, interruptible, read_requests
+from rayunlearn.runtime.intake import Intake, name_of, read_requests
+from rayunlearn.runtime.retention import retain_images
+from rayunlearn.runtime.service import Place, Service, exit_code, interruptible
 from rayunlearn.settings import override, to_json
 
 
@@ -94,7 +96,7 @@ def _finish(
 ) -> ExitCode:
     """Report, throw away what must go, print the table."""
     ids = [r.request_id for r in (*intake.done, *intake.pending)]
-    ids += [r.request_id or f"line-{r.line}" for r in intake.rejected]
+    ids += [name_of(r) for r in intake.rejected]
     summaries = summarise(LedgerReader(service.store, ALL_TABLES), ids)
     path = _report(service, recipe, summaries)
     if not keep:
@@ -108,7 +110,7 @@ def _report(service: Service, recipe: Recipe, summaries: Sequence[RequestSummary
     images: dict[str, np.ndarray] = {}
     labels: dict[str, np.ndarray] = {}
     for summary in summaries:
-        made = service.retain_images(summary.run_id) if summary.run_id else None
+        made = retain_images(service.store, service.reader, summary.run_id) if summary.run_id else None
         if made is not None:
             low, high = service.spec.pixel_range
             pixels = (made.images - low) / (high - low)

@@ -112,6 +112,18 @@ def gate_measures(
     )
 
 
+def load_version(store: Store, version: Version) -> dict[str, Tensor]:
+    """A version's weights, checked against its id.
+
+    Raises:
+        IntegrityError: the stored bytes are not that version's.
+    """
+    weights = weights_from_bytes(store.get(version.path), version.path)
+    if version_id(weights) != version.version:
+        raise IntegrityError(f"{version.path} does not hold version {version.version}")
+    return weights
+
+
 class Scheduler:
     """Serves requests against the lineages of one storage location.
 
@@ -148,17 +160,6 @@ class Scheduler:
         self.clock = clock
         self.progress = progress
         self.config_hash = config_hash(recipe)
-
-    def version_weights(self, version: Version) -> dict[str, Tensor]:
-        """A version's weights, checked against its id.
-
-        Raises:
-            IntegrityError: the stored bytes are not that version's.
-        """
-        weights = weights_from_bytes(self.store.get(version.path), version.path)
-        if version_id(weights) != version.version:
-            raise IntegrityError(f"{version.path} does not hold version {version.version}")
-        return weights
 
     def publish(
         self,
@@ -201,9 +202,14 @@ class Scheduler:
     def serve(self, request: Request, attempt: int = 1) -> Outcome:
         """Carry out one request against the current version of its lineage, or go on with it."""
         require_access(self.recipe.method, request.data_access)
-        parent = versions(self.reader, request.lineage)[-1]
         run = run_id(request.lineage, [request.request_id], self.config_hash, attempt)
-        return _Run(self, request, parent, run, attempt).carry_out()
+        chain = {v.version: v for v in versions(self.reader, request.lineage)}
+        begun = self.reader.read("runs", run_id=run, event="started").to_pylist()
+        # a run that was killed after it published would else start from its own result
+        parent = chain[begun[0]["parent_version"]] if begun else list(chain.values())[-1]
+        under_way = _Run(self, request, parent, run, attempt)
+        published = next((v for v in chain.values() if v.run_id == run), None)
+        return under_way.record_served(published) if published else under_way.carry_out()
 
 
 class _Run:
@@ -235,7 +241,7 @@ class _Run:
         self._event("resumed" if started else "started")
         if not started:
             self._request_event("planned")
-        weights = self.scheduler.version_weights(self.parent)
+        weights = load_version(self.scheduler.store, self.parent)
         ensemble = self.scheduler.open_ensemble()
         try:
             with self._phase("synthesise"):
@@ -261,8 +267,14 @@ class _Run:
                 classes_forgotten=self.roles.forget,
                 run=self.run,
             )
-        self._event("published", version=version.version)
-        self._request_event("served")
+        return self.record_served(version, choice)
+
+    def record_served(self, version: Version, choice: Choice | None = None) -> Outcome:
+        """Record what follows from a publication, as far as it is not recorded yet."""
+        if not self._rows("runs", event="published"):
+            self._event("published", version=version.version)
+        if not self._rows("requests", event="served"):
+            self._request_event("served")
         return Outcome(
             request=self.request, run_id=self.run, version=version.version, reason=None, choice=choice
         )

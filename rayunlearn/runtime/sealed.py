@@ -90,7 +90,7 @@ class SealedProcess:
         return list(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
 
 
-SealedActor = ray.remote(SealedProcess)
+SealedActor: Any = ray.remote(SealedProcess)
 
 
 class Handle:

@@ -64,7 +64,7 @@ ROLES = Roles(retain=(0, 1), target=(2,), forgotten=(3,))
 
 
 def test_assessment_counts_are_those_of_a_hand_count() -> None:
-    """3 of 5 retain images, 1 of 2 target images, (0.6 + 0.1) / 2 target mass, 1 of 7 predictions for class 3."""
+    """3 of 5 retain images, 1 of 2 target images, target mass (0.6 + 0.1) / 2, class 3 once in 7 answers."""
     got = assess(Stub(), IMAGES, ROLES)
     assert (got.retain_correct, got.retain_count) == (3, 5)
     assert (got.forget_correct, got.forget_count) == (1, 2)
@@ -158,7 +158,7 @@ def test_a_class_never_learned_does_not_come_back(
 def test_both_targets_of_a_request_are_measured(
     digits_version: Callable[..., Classifier], unseen: SyntheticSet
 ) -> None:
-    """Of two masked classes each makes half of what is measured: one that came back alone gives half at most."""
+    """Each of two targets makes half of what is measured: one that comes back alone gives half at most."""
     roles = Roles(retain=tuple(range(2, 10)), target=(0, 1))
     still = replace(SETTINGS, steps=0)
     both = relapse_curve(mask_logit(digits_version(), (0, 1)), unseen, roles, still)

@@ -27,12 +27,6 @@ QUICK = InversionSettings(iterations=80)
 LABELS = torch.arange(10).repeat_interleave(3)
 
 
-@pytest.fixture
-def version(digits_version: Callable[[], Classifier]) -> Classifier:
-    """A version with BatchNorm, trained on digits."""
-    return digits_version()
-
-
 @pytest.fixture(scope="module")
 def made(digits_version: Callable[[], Classifier]) -> SyntheticSet:
     """Three images of each class."""
@@ -91,7 +85,7 @@ def test_bounded_images_stay_in_the_pixel_range(made: SyntheticSet, version: Cla
 
 
 def test_images_are_the_seeds_alone(version: Classifier) -> None:
-    """Same seed, same bits, whatever the global generator; another seed, other images; it is not drawn from."""
+    """Same seed, same bits; another seed, other images; the global generator is neither read nor moved."""
     settings = InversionSettings(iterations=25, min_confidence=0.0, jitter=1)
     labels = torch.tensor([1, 4, 7])
     torch.manual_seed(1)
@@ -128,7 +122,7 @@ def state_of(model: nn.Module) -> tuple[object, ...]:
 
 
 def mixed(model: Classifier) -> Classifier:
-    """Train mode but for the first block, all parameters but the head's frozen: nothing a default restores."""
+    """Train mode but for the first block, parameters frozen but for the head's: no default restores it."""
     model.train()
     model.blocks[0].eval()  # type: ignore[index]
     model.requires_grad_(False)
@@ -208,19 +202,17 @@ def test_take_gives_the_passes_since_the_last_take(version: Classifier) -> None:
 
 
 def test_total_variation_is_a_loop() -> None:
-    """Mean |difference| of horizontal neighbours plus that of vertical ones, on images that are not square."""
+    """Mean |difference| of horizontal neighbours plus that of vertical ones, on images of unlike sides."""
     images = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     rows = images.tolist()
     across = [abs(r[x + 1] - r[x]) for image in rows for c in image for r in c for x in range(4)]
-    down = [
-        abs(c[y + 1][x] - c[y][x]) for image in rows for c in image for y in range(3) for x in range(5)
-    ]
+    down = [abs(c[y + 1][x] - c[y][x]) for image in rows for c in image for y in range(3) for x in range(5)]
     expected = sum(across) / len(across) + sum(down) / len(down)
     assert total_variation(images).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_jitter_moves_all_images_alike_and_fills_with_black() -> None:
-    """Every shift of up to 2 pixels occurs, in both directions; what comes in at the edge is the fill value."""
+    """Every shift of up to 2 pixels occurs, both ways; what comes in at the edge is the fill value."""
     images = 1.0 + torch.arange(2 * 25.0).view(2, 1, 5, 5)
     draws = generator(0, "jitter")
     seen = set()
@@ -261,7 +253,7 @@ class Plain(Classifier):
 
 
 def test_a_model_without_batchnorm_is_inverted_by_the_fallback() -> None:
-    """Every image shows its class; the moved image gets the same answer more nearly with the fallback's weight.
+    """Every image shows its class; with the fallback's weight a moved image's answer is nearer to its own.
 
     Bright quarters near the middle lose less when moved, so the consistency term has something to gain.
     """

@@ -101,7 +101,7 @@ class Generator:
         picks = [s[torch.randint(len(s), (count,), generator=draws).to(self.device)] for s in sources]
         if len(picks) == 2:
             generated = torch.rand(count, generator=draws) < self.settings.generated_share
-            images = torch.where(generated.to(self.device)[:, None, None, None], *picks)
+            images = torch.where(generated.to(self.device)[:, None, None, None], picks[0], picks[1])
         else:
             (images,) = picks
         return images.view(*shape, *images.shape[1:])

@@ -120,7 +120,7 @@ def one_cycle(step: int, total: int, *, warm_up: float = 0.1, floor: float = 0.0
     """Share of the peak learning rate at `step`: linear warm-up, cosine down, then held at `floor`.
 
     >>> [round(one_cycle(s, 100), 2) for s in (0, 4, 9, 55, 99, 500)]
-    [0.1, 0.5, 1.0, 0.5, 0.01, 0.01]
+    [0.1, 0.5, 1.0, 0.49, 0.01, 0.01]
     """
     rising = max(1, round(warm_up * total))
     if step < rising:

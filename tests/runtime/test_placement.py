@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import ray
+
+from rayunlearn.errors import BadInput
+from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble, reserve, role_share
+from tests.runtime.tiny import ROOT, environment
+
+SPLIT, COLOCATED = Placement.SPLIT, Placement.COLOCATED
+
+
+@pytest.mark.parametrize(
+    ("gpus", "share"), [(0, 0), (0.5, 0), (1, 0.333), (2, 0.5), (2.9, 0.5), (3, 1), (8, 1)]
+)
+def test_role_share_of_three_roles(gpus: float, share: float) -> None:
+    """k roles on n GPUs: none of 0; one each where n >= k; else floor(1000 / ceil(k / n)) / 1000."""
+    assert role_share(gpus, 3) == share
+
+
+@pytest.mark.parametrize("roles", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("gpus", [1, 2, 3, 4, 8])
+def test_shares_fit(roles: int, gpus: int) -> None:
+    """All roles fit at once, each on a single GPU; no share is so small that a GPU stays empty."""
+    share = role_share(gpus, roles)
+    on_one = int(1 / share + 1e-9)
+    assert 0 < share <= 1 and on_one * gpus >= roles
+    assert (on_one - 1) * gpus < roles
+
+
+@pytest.mark.parametrize(
+    ("gpus", "wanted"),
+    [
+        (0, [{"CPU": 1.0}] * 3),
+        (1, [{"CPU": 1.0, "GPU": 0.333}] * 3),
+        (2, [{"CPU": 1.0, "GPU": 0.5}] * 3),
+        (3, [{"CPU": 1.0, "GPU": 1.0}] * 3),
+        (8, [{"CPU": 1.0, "GPU": 1.0}] * 3),
+    ],
+)
+def test_split_bundles(gpus: int, wanted: list[dict[str, float]]) -> None:
+    """Three bundles, one for each role, with a fair share of whatever GPUs there are."""
+    assert bundles(SPLIT, {"CPU": 8, "GPU": gpus}) == wanted
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 3])
+def test_colocated_bundle(gpus: int) -> None:
+    """One bundle of a CPU and, where there is one, a whole GPU."""
+    assert bundles(COLOCATED, {"CPU": 2, "GPU": gpus}) == [{"CPU": 1.0} | ({"GPU": 1.0} if gpus else {})]
+
+
+def test_two_cpus_for_three_roles() -> None:
+    """On two CPUs three roles take half a CPU each: the default job runs on the smallest machine."""
+    assert bundles(SPLIT, {"CPU": 2}) == [{"CPU": 0.5}] * 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "has", "named"),
+    [
+        ({"gpus_per_role": 1.0}, {"CPU": 4.0}, ["3 x 1 GPU = 3 GPU", "0 GPU", "4 CPU"]),
+        ({"gpus_per_role": 1.0}, {"CPU": 4.0, "GPU": 2.0}, ["3 x 1 GPU = 3 GPU", "2 GPU"]),
+        ({"cpus_per_role": 2.0}, {"CPU": 4.0}, ["3 x 2 CPU = 6 CPU", "4 CPU"]),
+        ({"cpus_per_role": -1.0}, {"CPU": 4.0}, ["-1"]),
+        ({"cpus_per_role": float("inf")}, {"CPU": 4.0}, ["inf CPU", "4 CPU"]),
+        ({"cpus_per_role": float("nan")}, {"CPU": 4.0}, ["nan"]),
+        ({"cpus_per_role": 0.0}, {"CPU": 4.0}, ["CPU", "0.0"]),
+    ],
+)
+def test_what_can_never_be_placed(asked: dict[str, float], has: dict[str, float], named: list[str]) -> None:
+    """More than the cluster has, or nothing at all, is refused with what was asked and what there is."""
+    with pytest.raises(BadInput) as caught:
+        bundles(SPLIT, has, **asked)
+    for text in named:
+        assert text in str(caught.value)
+
+
+FAKED = """
+import json, sys
+import ray
+from rayunlearn.runtime.cluster import Placement, connect, open_ensemble
+found = []
+for gpus in (3, 1):
+    connect("local", num_cpus=3, num_gpus=gpus, include_dashboard=False)
+    ensemble = open_ensemble(Placement.SPLIT)
+    found.append(ensemble.gpu_ids())
+    ensemble.close()
+    ray.shutdown()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_gpus_are_assigned_to_roles() -> None:
+    """With three GPUs (faked) each role has one of its own; with one, all three roles share it."""
+    ended = subprocess.run(
+        [sys.executable, "-c", FAKED], cwd=ROOT, env=environment(), capture_output=True, text=True,
+        timeout=240,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    three, one = json.loads(ended.stdout.splitlines()[-1])
+    assert sorted(three) == [["0"], ["1"], ["2"]]
+    assert one == [["0"], ["0"], ["0"]]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_an_occupied_cluster_is_no_reason_to_hang() -> None:
+    """A reservation that fits the cluster, but not what is free, ends in time and says what is free."""
+    taken = reserve([{"CPU": 2.0}])
+    try:
+        with pytest.raises(BadInput, match=r"what is free within 1 s, which is 1 CPU, 0 GPU \(\w+\)"):
+            reserve([{"CPU": 1.0}] * 3, timeout_s=1)
+        assert ray.available_resources()["CPU"] == 1  # the failed reservation holds nothing
+    finally:
+        ray.util.remove_placement_group(taken)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_closing_gives_everything_back() -> None:
+    """A closed ensemble leaves no reservation behind, so that the next run finds its place."""
+    for _ in range(2):
+        ensemble = open_ensemble(SPLIT, cpus_per_role=1)
+        assert len(ensemble.actors) == 3
+        ensemble.close()

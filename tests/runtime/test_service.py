@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rayunlearn.errors import BadInput, ExitCode
+from rayunlearn.models.weights import version_id, weights_to_bytes
+from rayunlearn.recipes import Recipe
+from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.lineage import request_events, status, versions
+from rayunlearn.results.store import Store
+from rayunlearn.runtime.ensemble import InlineEnsemble
+from rayunlearn.runtime.scheduler import Outcome
+from rayunlearn.runtime.service import Place, Service, exit_code
+from rayunlearn.scheduling.requests import parse_requests
+from tests.runtime.tiny import Quiet, Ticking, memory_store, original, rows, tiny_recipe
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+UNPUBLISHABLE = ("gate.max_forget=0", "gate.max_relearn=0", "gate.max_retain_drop=0")
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny original as a file."""
+    path = tmp_path_factory.mktemp("given") / "original.safetensors"
+    path.write_bytes(weights_to_bytes(original()[1]))
+    return path
+
+
+@pytest.fixture
+def serve(weights_file: Path) -> Callable[..., tuple[Service, ExitCode]]:
+    """Runs a job over a store up to its exit code, roles in this process and without an audit."""
+
+    def run(store: Store, text: str, recipe: Recipe | None = None, **more: Any) -> tuple[Service, ExitCode]:
+        service = a_service(store, recipe or tiny_recipe(), **{"checkpoint": weights_file, **more})
+        intake = service.take_in(parse_requests(text, "requests.jsonl"))
+        return service, exit_code(intake, service.serve(intake))
+
+    return run
+
+
+def a_service(store: Store, recipe: Recipe, **more: Any) -> Service:
+    """A service whose roles are objects of this process."""
+    service = Service(
+        store=store, recipe=recipe, place=Place(), clock=Ticking(), progress=Quiet(),
+        **{"seed": 0, **more},
+    )  # fmt: skip
+    service.scheduler.open_ensemble = InlineEnsemble
+    return service
+
+
+def statuses(store: Store) -> dict[str, str]:
+    """What became of each accepted request."""
+    return {k: status(v) for k, v in request_events(LedgerReader(store)).items()}
+
+
+def rejections(store: Store) -> dict[str, str]:
+    """The reason of each rejection, by the id it is filed under."""
+    return {row["request_id"]: row["reason"] for row in rows(store, "requests", event="rejected")}
+
+
+MIXED = """\
+{"request_id": "good", "target": [0]}
+{"request_id": "unknown", "target": [10]}
+{"request_id": "all", "target": [0,1,2,3,4,5,6,7,8,9]}
+{"request_id": "again", "target": [0, 4]}
+{"request_id": "good", "target": [5]}
+{"request_id": "torn", "target": [5}
+{"request_id": "field", "targets": [5]}
+{"request_id": "none", "target": []}
+{"request_id": "access", "target": [5], "data_access": ["retain"]}
+{"request_id": "late", "target": [2]}
+"""
+
+
+def test_bad_requests_among_good_ones(serve: Any) -> None:
+    """Each bad request is recorded with its reason; the good ones before and after are served (exit 4).
+
+    The reason names the value and what is allowed; a line that cannot be read is named by its number.
+    """
+    store = memory_store()
+    _, code = serve(store, MIXED)
+    assert code == ExitCode.PARTIAL
+    assert statuses(store) == {"good": "served", "late": "served"}
+    assert [v.classes_forgotten for v in versions(LedgerReader(store), "default")] == [(), (0,), (0, 2)]
+    expected = {
+        "unknown": ["[10]", "0 to 9"],
+        "all": ["at least 2 classes"],
+        "again": ["[0]", "not forgotten already", "[1, 2, 3, 4, 5, 6, 7, 8, 9]"],
+        "good": ["requests.jsonl:5", "line 1 has this one"],
+        "field": ["requests.jsonl:7", "targets", "'target'"],
+        "none": ["requests.jsonl:8", "non-empty list"],
+        "access": ["data_access", "['retain']", "weights"],
+        "line-6": ["requests.jsonl:6", "malformed JSON", "column"],
+    }
+    found = rejections(store)
+    assert found.keys() == expected.keys()
+    for name, texts in expected.items():
+        assert all(text in found[name] for text in texts), found[name]
+
+
+def test_nothing_bad_is_trained_for(serve: Any) -> None:
+    """A file of bad requests alone ends with exit 2 before an original is trained or a run begins."""
+    store = memory_store()
+    service, code = serve(store, '{"request_id": "a", "target": [99]}\n{"request_id": "b"}', checkpoint=None)
+    assert code == ExitCode.BAD_INPUT
+    assert service.progress.phases == [] and rows(store, "versions") == [] and rows(store, "runs") == []
+    assert rejections(store).keys() == {"a", "b"}
+
+
+def test_the_same_file_again(serve: Any) -> None:
+    """A file served already is served: exit 0, not a row more, the same head."""
+    store = memory_store()
+    text = '{"request_id": "a", "target": [0]}\n{"request_id": "b", "target": [1]}'
+    _, first = serve(store, text)
+    before = store.list()
+    service, second = serve(store, text)
+    assert (first, second) == (ExitCode.OK, ExitCode.OK)
+    assert service.progress.phases == [] and store.list() == before
+
+
+def test_bad_requests_again_are_recorded_once(serve: Any) -> None:
+    """The same bad file a second time says the same and records nothing new."""
+    store = memory_store()
+    _, first = serve(store, MIXED)
+    before = rows(store, "requests")
+    _, second = serve(store, MIXED)
+    assert (first, second) == (ExitCode.PARTIAL, ExitCode.PARTIAL)
+    assert rows(store, "requests") == before
+
+
+def test_an_id_cannot_be_used_for_something_else(serve: Any) -> None:
+    """An id served before is refused with another body, and the served request is left as it is."""
+    store = memory_store()
+    serve(store, '{"request_id": "a", "target": [0]}')
+    _, code = serve(store, '{"request_id": "a", "target": [1]}')
+    assert code == ExitCode.BAD_INPUT
+    assert statuses(store) == {"a": "served"} and "'a'" in rejections(store)["a"]
+
+
+def test_a_result_that_fails_the_gate(serve: Any) -> None:
+    """What fails the gate is not published: the request ends as failed with every reason, exit 3."""
+    store = memory_store()
+    _, code = serve(store, '{"request_id": "a", "target": [0]}', tiny_recipe("digits", *UNPUBLISHABLE))
+    assert code == ExitCode.NOTHING_ADMISSIBLE
+    assert [v.classes_forgotten for v in versions(LedgerReader(store), "default")] == [()]
+    (ended,) = rows(store, "requests", event="failed")
+    (run,) = rows(store, "runs", event="failed")
+    assert ended["reason"] == run["reason"] and ended["reason"].startswith("gate: retain accuracy is")
+    assert statuses(store) == {"a": "failed"}
+    assert len(list(store.list("models"))) == 1
+
+
+def test_a_run_without_an_admissible_checkpoint(serve: Any) -> None:
+    """Where the stopping rule finds no checkpoint, the gate is not asked, and its reason is recorded."""
+    store = memory_store()
+    service, code = serve(
+        store, '{"request_id": "a", "target": [0]}', tiny_recipe("digits", "stopping.min_retain=1")
+    )
+    assert code == ExitCode.NOTHING_ADMISSIBLE
+    (ended,) = rows(store, "requests", event="failed")
+    assert ended["reason"].startswith("stopping rule: the highest retain accuracy is")
+    assert "gate" not in service.progress.phases and rows(store, "evaluations") == []
+
+
+def test_a_failed_request_again(serve: Any) -> None:
+    """A failed request is not run again under the same settings, and stays failed: exit 3 once more.
+
+    Under other settings it is.
+    """
+    store = memory_store()
+    text = '{"request_id": "a", "target": [0]}'
+    serve(store, text, tiny_recipe("digits", *UNPUBLISHABLE))
+    service, code = serve(store, text, tiny_recipe("digits", *UNPUBLISHABLE))
+    assert code == ExitCode.NOTHING_ADMISSIBLE and service.progress.phases == []
+    _, code = serve(store, text)
+    assert code == ExitCode.OK and statuses(store) == {"a": "served"}
+
+
+def test_a_failure_beside_a_success(serve: Any) -> None:
+    """One request fails, the next one is served from the version before it: exit 4."""
+    store = memory_store()
+    text = '{"request_id": "a", "target": [0]}\n{"request_id": "b", "target": [1]}'
+    serve(store, text.splitlines()[0], tiny_recipe("digits", *UNPUBLISHABLE))
+    strict = tiny_recipe("digits", *UNPUBLISHABLE)
+    service = a_service(store, strict)
+    service.scheduler.recipe = tiny_recipe()  # b is judged by other bounds
+    intake = service.take_in(parse_requests(text, "f"))
+    assert [r.request_id for r in intake.done] == ["a"] and [r.request_id for r in intake.pending] == ["b"]
+    assert exit_code(intake, service.serve(intake)) == ExitCode.PARTIAL
+    assert [v.classes_forgotten for v in versions(LedgerReader(store), "default")] == [(), (1,)]
+
+
+def test_a_deadline_that_has_passed(serve: Any) -> None:
+    """A request whose deadline passed before it was handed in is served, now and when the file comes again."""
+    store = memory_store()
+    text = '{"request_id": "a", "target": [0], "deadline": "2020-01-01T00:00:00Z"}'
+    assert serve(store, text)[1] == ExitCode.OK
+    assert serve(store, text)[1] == ExitCode.OK
+
+
+def test_a_request_was_received_once(serve: Any) -> None:
+    """Every event of a request gives the time at which it was first received, not its own."""
+    store = memory_store()
+    serve(store, '{"request_id": "a", "target": [0]}')
+    events = LedgerReader(store).read("requests").to_pylist()
+    assert [e["event"] for e in events] == ["received", "planned", "served"]
+    assert {e["received_at"] for e in events} == {events[0]["at"]}
+
+
+def test_every_write_of_a_job_may_be_its_last(serve: Any) -> None:
+    """A job killed between the publication and its events is taken in again and ends as served.
+
+    Its class is forgotten by then, which must not make its own request look like a second one.
+    """
+    from tests.runtime.test_resume import Recording
+
+    text = '{"request_id": "a", "target": [0]}\n{"request_id": "b", "target": [1]}'
+    store = Recording()
+    serve(store, text)
+    expected = [v.version for v in versions(LedgerReader(store), "default")]
+    marks = [i for i, (name, _) in enumerate(store.before) if name.startswith("create ledger/versions")]
+    assert len(marks) == 3
+    for mark in marks[1:]:
+        for name, files in store.before[mark : mark + 10]:
+            resumed = memory_store(files)
+            _, code = serve(resumed, text)
+            assert code == ExitCode.OK, (name, rejections(resumed))
+            assert [v.version for v in versions(LedgerReader(resumed), "default")] == expected, name
+            assert statuses(resumed) == {"a": "served", "b": "served"}
+
+
+def test_a_given_checkpoint_is_the_original(serve: Any, weights_file: Path) -> None:
+    """The lineage begins with the given weights, bit for bit; so it does with a torch file of them."""
+    spec, weights = original()
+    torch_file = weights_file.with_suffix(".pt")
+    torch.save(weights, torch_file)
+    for path in (weights_file, torch_file):
+        store = memory_store()
+        serve(store, '{"request_id": "a", "target": [0]}', checkpoint=path)
+        first, second = versions(LedgerReader(store), "default")
+        assert first.version == version_id(weights) and second.parent == first.version
+
+
+def test_a_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
+    """A checkpoint of another shape is refused with the names that do not fit, and nothing is written."""
+    spec, weights = original()
+    wrong = {k: v for k, v in weights.items() if k != "head.bias"} | {
+        "head.weight": torch.zeros(3, 3), "extra": torch.zeros(1)
+    }  # fmt: skip
+    (tmp_path / "wrong.safetensors").write_bytes(weights_to_bytes(wrong))
+    store = memory_store()
+    with pytest.raises(BadInput) as caught:
+        a_service(store, tiny_recipe(), checkpoint=tmp_path / "wrong.safetensors")
+    message = str(caught.value)
+    assert all(part in message for part in ("wrong.safetensors", "missing: head.bias", "unexpected: extra"))
+    assert "head.weight: [3, 3]" in message
+    assert store.list() == []
+
+
+class Code:
+    """Runs a command where it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        """The command."""
+        import os
+
+        return os.mkdir, (self.path,)
+
+
+def test_a_checkpoint_with_code(tmp_path: Path) -> None:
+    """A pickle with code in it is refused, and its code does not run."""
+    torch.save({"head.bias": Code(str(tmp_path / "ran"))}, tmp_path / "evil.pt")
+    with pytest.raises(BadInput, match=r"evil\.pt.*weights_only"):
+        a_service(memory_store(), tiny_recipe(), checkpoint=tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_seed_does_not_go_on_with_a_run(serve: Any) -> None:
+    """A run that one seed began is not gone on with by another, whose draws would mix with its own."""
+    from tests.runtime.test_resume import Recording
+
+    store = Recording()
+    text = '{"request_id": "a", "target": [0]}'
+    serve(store, text)
+    middle = next(files for name, files in store.before if "evaluations" in name)
+    with pytest.raises(BadInput, match="seed"):
+        serve(memory_store(middle), text, seed=1)
+
+
+def test_purge(serve: Any) -> None:
+    """After the job only the head's weights are left, loadable; the others and the runs' files are gone.
+
+    Each version that went has its tombstone, once; the chain verifies and the rows stay.
+    """
+    store = memory_store()
+    text = '{"request_id": "a", "target": [0]}\n{"request_id": "b", "target": [1]}'
+    service, _ = serve(store, text)
+    chain = versions(service.reader, "default")
+    purged = service.purge()
+    assert purged == [v.version for v in chain[:-1]] and len(purged) == 2
+    assert store.list("runs") == [] and store.list("models") == [chain[-1].path]
+    assert {row["version"] for row in rows(store, "versions", event="purged")} == set(purged)
+    assert versions(service.reader, "default") == chain
+    assert service.ledger.verify() > 0
+    assert service.purge() == [] and len(rows(store, "versions", event="purged")) == 2
+    serve(store, '{"request_id": "c", "target": [2]}')
+    assert versions(LedgerReader(store), "default")[-1].classes_forgotten == (0, 1, 2)
+
+
+def test_purge_leaves_what_is_under_way(serve: Any) -> None:
+    """The files of a run that is not closed stay, and so does its parent's head."""
+    from tests.runtime.test_resume import Recording
+
+    store = Recording()
+    serve(store, '{"request_id": "a", "target": [0]}')
+    middle = memory_store(next(files for name, files in store.before if "evaluations" in name))
+    service = a_service(middle, tiny_recipe())
+    before = middle.list("runs") + middle.list("models")
+    assert service.purge() == []
+    assert middle.list("runs") + middle.list("models") == before
+
+
+def test_a_purge_cut_short(serve: Any) -> None:
+    """A purge killed between a file and its tombstone is completed by the next."""
+    store = memory_store()
+    service, _ = serve(store, '{"request_id": "a", "target": [0]}')
+    first, _ = versions(service.reader, "default")
+    store.delete(first.path)
+    assert service.purge() == [first.version]
+
+
+def test_exit_codes() -> None:
+    """0 all served, 2 all rejected, 3 all failed, 4 for any mixture with something served."""
+    good, bad = parse_requests('{"request_id": "a", "target": [0]}\n{}', "f")
+    from rayunlearn.runtime.intake import Intake
+
+    served = Outcome(request=good, run_id="r", version="v", reason=None, choice=None)
+    failed = Outcome(request=good, run_id="r", version=None, reason="why", choice=None)
+
+    def code(outcomes: list[Outcome], rejected: int = 0) -> ExitCode:
+        return exit_code(Intake(pending=(), done=(), rejected=(bad,) * rejected), outcomes)
+
+    assert code([served]) == 0 and code([], 1) == 2 and code([failed]) == 3
+    assert code([served, failed]) == 4 and code([served], 1) == 4
+    assert code([failed], 1) == ExitCode.NOTHING_ADMISSIBLE

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rayunlearn.data.datasets import load_dataset
+from rayunlearn.data.splits import split
+from rayunlearn.evaluation.accuracy import class_counts
+from rayunlearn.runtime.sealed import version_model
+from rayunlearn.runtime.training import TrainingJob, fit, train_gold, train_original
+from tests.runtime.tiny import original, original_job, same_bits, tiny_recipe
+
+TWO_WORKERS = 1e-4
+"""Largest difference of any weight, buffer included, that two workers may make in the tiny job.
+
+Float32 sums in another order differ by 1e-7 of their size in a step; ten steps of AdamW carry that on.
+"""
+
+
+def gold_job(epochs: int = 8) -> TrainingJob:
+    """A job of the original's recipe without class 0, from weights of its own."""
+    job = original_job()
+    return replace(job, excluded=(0,), seed=job.seed + 1, train=replace(job.train, epochs=epochs))
+
+
+def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Over all tensors of two state dicts of the same names."""
+    assert a.keys() == b.keys()
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_the_original_is_trained_bit_for_bit_as_here() -> None:
+    """A task on the cluster trains the very bits that `fit` trains in this process."""
+    assert same_bits(train_original(original_job()), original()[1])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_two_gloo_workers_train_what_one_trains(tmp_path: Path) -> None:
+    """Two workers of `TorchTrainer`, each with half of every global batch, train what one worker trains.
+
+    Up to the order of floating-point sums (`TWO_WORKERS`), BatchNorm's running statistics included, since
+    both take the global batch's. Several jobs of one run come back in their order; nothing stays on disk.
+    Negative control: another seed of the batches' order differs by far more than the tolerance.
+    """
+    jobs = [gold_job(1), replace(gold_job(1), excluded=(0, 3))]
+    trained = train_gold(jobs, tmp_path, workers=2, cpus_per_worker=1)
+    for job, weights in zip(jobs, trained, strict=True):
+        alone = dict(fit(job).state_dict())
+        assert largest_difference(weights, alone) <= TWO_WORKERS
+    other = dict(fit(replace(jobs[0], seed=jobs[0].seed + 1)).state_dict())
+    assert largest_difference(trained[0], other) > 100 * TWO_WORKERS
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gold_model_starts_from_new_weights() -> None:
+    """No matrix of a gold model is the original's, neither when it starts nor when it is trained.
+
+    Before a step is taken (here: next to none is) all its matrices differ already, so that Retrain is no
+    fine-tuned original.
+    """
+    job = gold_job(1)
+    barely = replace(job, train=replace(job.train, lr=1e-12, weight_decay=0.0))
+    original_barely = replace(barely, excluded=(), seed=original_job().seed)
+    for gold, before in ((fit(gold_job()), original()[1]), (fit(barely), fit(original_barely).state_dict())):
+        matrices = {name: p for name, p in gold.named_parameters() if p.dim() > 1}
+        assert len(matrices) >= 5
+        for name, parameter in matrices.items():
+            same = (parameter.detach() == before[name]).float().mean()
+            assert same < 0.01, name
+
+
+def test_a_gold_model_never_saw_the_class() -> None:
+    """A gold model gives the left-out class to no image, and knows the others as the original does."""
+    job = gold_job()
+    dataset = load_dataset("digits")
+    ids = split(dataset, job.data.test_fraction, job.split_seed).test_ids
+    images, labels = dataset.images[ids], dataset.labels[ids]
+    gold = class_counts(fit(job), images, labels, 10)
+    before = class_counts(version_model(*original()), images, labels, 10)
+    assert gold.predicted[0] == 0
+    assert gold.accuracy(range(1, 10)) > 0.9 and before.accuracy(range(1, 10)) > 0.9
+
+
+def test_the_key_tells_jobs_apart() -> None:
+    """Jobs that could train different weights have different keys; equal jobs share one."""
+    job = gold_job()
+    others = [
+        replace(job, excluded=(1,)), replace(job, split_seed=1), replace(job, seed=1),
+        replace(job, train=replace(job.train, lr=0.02)), replace(job, spec=replace(job.spec, width=0.25)),
+        replace(job, data=replace(job.data, test_fraction=0.25)),
+    ]  # fmt: skip
+    assert len({j.key for j in [job, *others]}) == 1 + len(others)
+    assert gold_job().key == job.key
+
+
+def test_the_tiny_recipe_trains_alike() -> None:
+    """What these tests call the original is what a tiny job trains."""
+    assert original_job().train == tiny_recipe().train
+    assert torch.is_tensor(next(iter(original()[1].values())))

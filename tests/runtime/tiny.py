@@ -1,0 +1,202 @@
+"""A service small enough to be tested whole: recipes, an original, schedulers without Ray, the job."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from obstore.store import MemoryStore
+from torch import Tensor
+
+from rayunlearn.models.classifiers import ClassifierSpec
+from rayunlearn.recipes import Recipe, load_recipe
+from rayunlearn.results.ledger import Ledger, LedgerReader
+from rayunlearn.results.schemas import without_volatile
+from rayunlearn.results.store import Store
+from rayunlearn.runtime.ensemble import Ensemble, InlineEnsemble
+from rayunlearn.runtime.scheduler import Scheduler
+from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit
+from rayunlearn.scheduling.requests import Request
+from rayunlearn.seeds import derive_seed
+from rayunlearn.settings import override
+
+ROOT = Path(__file__).resolve().parents[2]
+NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
+
+SMALL = (
+    "model.width=0.125", "train.epochs=8", "inversion.iterations=40", "inversion.min_confidence=0",
+    "validation.per_retain_class=6", "validation.per_forget_class=8", "validation.checkpoint_every=2",
+    "gkt.cycles=6", "gkt.schedule_cycles=6", "gkt.batch_size=32", "gkt.student_steps=4",
+    "gkt.generator_width=0.1", "stopping.min_retain=0", "stopping.leak=1",
+    "stopping.forget_tolerance=0.99", "gate.max_forget=1", "gate.max_retain_drop=1",
+    "gate.max_relearn=1", "gate.max_forgotten_share=1", "audit.probe_draws=1",
+    "audit.relearn.max_steps=5", "audit.fixed_step=4",
+)  # fmt: skip
+"""Settings under which a request takes a second or two and whatever comes out is published."""
+
+BANK = (*SMALL, "gkt.inverted_per_class=8")
+
+
+def tiny_recipe(name: str = "digits", *more: str) -> Recipe:
+    """`digits` (a bank, one-cycle, cut images) or `digits_paper` (none of these), made small."""
+    return override(load_recipe(name), [*(BANK if name == "digits" else SMALL), *more])
+
+
+@functools.cache
+def original(seed: int = 0) -> tuple[ClassifierSpec, dict[str, Tensor]]:
+    """The tiny original that a job with this seed trains, trained in this process."""
+    recipe = tiny_recipe()
+    spec = classifier_spec(recipe.data, recipe.model.name, recipe.model.width)
+    return spec, dict(fit(original_job(seed)).state_dict())
+
+
+def original_job(seed: int = 0) -> TrainingJob:
+    """What a job with this seed trains first."""
+    recipe = tiny_recipe()
+    return TrainingJob(
+        excluded=(),
+        data=recipe.data,
+        split_seed=derive_seed(seed, "split"),
+        spec=classifier_spec(recipe.data, recipe.model.name, recipe.model.width),
+        train=recipe.train,
+        seed=derive_seed(seed, "original"),
+    )
+
+
+class Quiet:
+    """Progress that nobody sees, unless `on_advance` looks."""
+
+    def __init__(self, on_advance: Callable[[], None] | None = None) -> None:
+        self.on_advance = on_advance
+        self.phases: list[str] = []
+
+    def phase(self, title: str, phase: str, *, total: int | None = None) -> None:
+        """A phase begins."""
+        self.phases.append(phase)
+
+    def advance(self, n: int = 1, **figures: float) -> None:
+        """The phase went on; figures come with a new checkpoint only."""
+        if self.on_advance and figures:
+            self.on_advance()
+
+    def done(self, note: str = "") -> None:
+        """The phase is over."""
+
+    def say(self, text: str) -> None:
+        """Something was said."""
+
+
+class Ticking:
+    """A clock that gives a new time whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> datetime:
+        """A second later than before."""
+        self.now += timedelta(seconds=1)
+        return self.now
+
+
+def memory_store(files: dict[str, bytes] | None = None) -> Store:
+    """A storage location in memory that holds these files."""
+    store = Store(MemoryStore(), "memory")
+    for name, data in (files or {}).items():
+        store.put(name, data)
+    return store
+
+
+def files_of(store: Store) -> dict[str, bytes]:
+    """Everything that a storage location holds."""
+    return {name: store.get(name) for name in store.list()}
+
+
+def tiny_scheduler(
+    store: Store,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    open_ensemble: Callable[[], Ensemble] = InlineEnsemble,
+    placement: str = "inline",
+    progress: Quiet | None = None,
+) -> Scheduler:
+    """A scheduler over a store whose lineage `default` has the tiny original."""
+    scheduler = Scheduler(
+        store=store,
+        ledger=Ledger(store),
+        recipe=recipe,
+        seed=seed,
+        open_ensemble=open_ensemble,
+        placement=placement,
+        clock=Ticking(),
+        progress=progress or Quiet(),
+    )
+    spec, weights = original()
+    scheduler.publish(
+        lineage="default", weights=weights, spec=spec, parent=None, request_ids=[], classes_forgotten=(),
+        run=None,
+    )  # fmt: skip
+    return scheduler
+
+
+def forget(*target: int, name: str | None = None) -> Request:
+    """A request, received at noon."""
+    name = name or "forget-" + "-".join(map(str, target))
+    return Request(request_id=name, target=target, received_at=NOON)
+
+
+def rows(store: Store, table: str, **equals: Any) -> list[dict[str, Any]]:
+    """Rows of a table without the columns that time and placement may change."""
+    return without_volatile(table, LedgerReader(store, [table]).read(table, **equals)).to_pylist()
+
+
+def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether two state dicts hold the same names and bits."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment without a cluster's address, at one thread."""
+    return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"OMP_NUM_THREADS": "1"} | more
+
+
+def start_job(*arguments: str | Path, settings: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """`python jobs/sequential_unlearn.py` with these arguments, from the repository's root."""
+    command = [sys.executable, "jobs/sequential_unlearn.py", *map(str, arguments)]
+    for setting in settings:
+        command += ["--set", setting]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def run_job(*arguments: str | Path, settings: tuple[str, ...] = (), timeout_s: float = 300) -> Ended:
+    """The same, to its end."""
+    began = time.monotonic()
+    with start_job(*arguments, settings=settings) as job:
+        try:
+            out, err = job.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            job.send_signal(signal.SIGKILL)
+            raise
+    return Ended(job.returncode, out, err, time.monotonic() - began)
