@@ -44,6 +44,7 @@ class Assessment:
     Attributes:
         retain_correct, retain_count: images of retain classes, and those classified as made.
         forget_correct, forget_count: the same for the classes to forget.
+        retain_loss: mean cross-entropy on the retain images, nats.
         forget_mass: mean probability of the classes to forget on their images.
         forgotten_share: share of all predictions for each class forgotten earlier, in order.
     """
@@ -52,6 +53,7 @@ class Assessment:
     retain_count: int
     forget_correct: int
     forget_count: int
+    retain_loss: float
     forget_mass: float
     forgotten_share: tuple[float, ...]
 
@@ -66,12 +68,15 @@ def assess(model: Classifier, images: SyntheticSet, roles: Roles) -> Assessment:
         device = next(model.parameters()).device
         forget_images = images.of(roles.target).images.to(device)
         mass = model(forget_images).softmax(dim=1)[:, list(roles.target)].sum(dim=1).mean()
+        retain = images.of(roles.retain)
+        loss = F.cross_entropy(model(retain.images.to(device)), retain.labels.to(device))
     predicted = counts.predicted.tolist()
     return Assessment(
         retain_correct=retain_correct,
         retain_count=retain_count,
         forget_correct=forget_correct,
         forget_count=forget_count,
+        retain_loss=float(loss),
         forget_mass=float(mass),
         forgotten_share=tuple(predicted[c] / len(images.labels) for c in roles.forgotten),
     )

@@ -156,7 +156,6 @@ def deep_inversion(
     draws = generator(seed, "deep inversion")
     shape = (len(labels), spec.in_channels, spec.image_size, spec.image_size)
     free = torch.randn(shape, generator=draws).to(device).requires_grad_(True)
-    # foreach=False: the same bits for the same images whatever else is optimised beside them
     optimizer = torch.optim.Adam([free], lr=settings.lr, betas=(0.9, 0.99), foreach=False)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
 

@@ -107,6 +107,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "retain_count": _INT,
             "forget_correct": _INT,
             "forget_count": _INT,
+            "retain_loss": _FLOAT,  # mean cross-entropy on the retain images, nats
             "forget_mass": _FLOAT,  # mean softmax probability of the classes to forget, over the forget set
             "forgotten_share": _FLOATS,  # share of predictions for each class forgotten so far
             "pass_rate": _FLOAT,
@@ -117,7 +118,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "recoveries": _INT,
             "at": _TIME,
         },
-        null=("pass_rate", "generator_loss", "student_loss"),
+        null=("retain_loss", "pass_rate", "generator_loss", "student_loss"),
     ),
     "evaluations": _schema("evaluations", _MEASURES, null=_MEASURES_NULL),
     "audits": _schema("audits", _MEASURES, null=_MEASURES_NULL),

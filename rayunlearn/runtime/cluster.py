@@ -38,7 +38,7 @@ def connect(address: str | None = None, **options: Any) -> None:
         BadInput: no cluster answers at the address.
     """
     # Ray writes a token and turns authentication on for a local cluster unless told otherwise.
-    local = address is None and not os.environ.get("RAY_ADDRESS")
+    local = address == "local" or address is None and not os.environ.get("RAY_ADDRESS")
     if local:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -82,9 +82,9 @@ def bundles(
     n = placement.actors
     cpus = role_share(cluster.get("CPU", 0), n) if cpus_per_role is None else cpus_per_role
     gpus = role_share(cluster.get("GPU", 0), n) if gpus_per_role is None else gpus_per_role
-    if cpus < 0 or gpus < 0:
-        raise BadInput("resources of a role", {"CPU": cpus, "GPU": gpus}, "numbers >= 0")
     bundle = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount > 0}
+    if not (cpus >= 0 and gpus >= 0 and bundle):  # NaN is refused, too
+        raise BadInput("resources of a role", {"CPU": cpus, "GPU": gpus}, "numbers >= 0, not both 0")
     for name, amount in bundle.items():
         has = cluster.get(name, 0)
         if amount * n > has + 1e-9:

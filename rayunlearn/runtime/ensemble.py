@@ -126,9 +126,11 @@ def merge(assessment: Assessment, student: dict[str, Any], generator: dict[str, 
 def student_checkpoint(
     student: Student, stop_set: SyntheticSet, roles: Roles
 ) -> tuple[Assessment, dict[str, Any], dict[str, Tensor]]:
-    """The student's assessment, its figures since the last one, and a copy of its weights."""
+    """The student's assessment, of which it hears, its figures since the last one, and its weights."""
     figures = {"student_loss": student.take_loss(), "student_steps": student.steps}
-    return assess(student.model, stop_set, roles), figures, student.weights()
+    assessment = assess(student.model, stop_set, roles)
+    student.observe(assessment.retain_loss)
+    return assessment, figures, student.weights()
 
 
 class InlineEnsemble:

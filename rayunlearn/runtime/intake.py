@@ -24,11 +24,13 @@ class Intake:
         pending: to be served, in order.
         done: served or failed before, under the same settings.
         rejected: with the reason.
+        failed: those of `done` that failed.
     """
 
     pending: tuple[Request, ...]
     done: tuple[Request, ...]
     rejected: tuple[Rejected, ...]
+    failed: tuple[Request, ...] = ()
 
 
 def read_requests(path: str | Path) -> list[Request | Rejected]:
@@ -76,6 +78,7 @@ def take_in(
     """
     pending: list[Request] = []
     done: list[Request] = []
+    failed: list[Request] = []
     rejected: list[Rejected] = []
     rows = []
     events = request_events(reader)
@@ -91,6 +94,8 @@ def take_in(
         again = bool(before) and same_request(entry, _request_of(before[0]))
         if again and _is_closed(reader, before, config_hash):
             done.append(entry)
+            if status(before) == "failed":
+                failed.append(entry)
             continue
         if again and any(entry.request_id in version.request_ids for version in chain):
             pending.append(entry)  # published, but the driver was killed before it could say so
@@ -110,7 +115,9 @@ def take_in(
         pending.append(entry)
         if not before:
             rows.append(request_row(entry, "received", now))
-    intake = Intake(pending=tuple(pending), done=tuple(done), rejected=tuple(rejected))
+    intake = Intake(
+        pending=tuple(pending), done=tuple(done), rejected=tuple(rejected), failed=tuple(failed)
+    )
     return intake, rows + _rejections(reader, rejected, now)
 
 
@@ -149,13 +156,12 @@ def _is_closed(reader: LedgerReader, events: list[dict[str, Any]], config_hash: 
 
 
 def _request_of(row: Mapping[str, Any]) -> Request:
-    """The request that an event row says."""
+    """The request that an event row says; the time of receipt is left out, as in `same_request`."""
     return Request(
         request_id=row["request_id"],
         lineage=row["lineage"],
         kind=row["kind"],
         target=tuple(row["target"]),
-        received_at=row["received_at"],
-        deadline=row["deadline"],
+        deadline=row["deadline"],  # may have passed when it was received
         data_access=tuple(row["data_access"]),
     )

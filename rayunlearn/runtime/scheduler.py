@@ -124,6 +124,11 @@ def load_version(store: Store, version: Version) -> dict[str, Tensor]:
     return weights
 
 
+def run_seed(root: int, lineage: str, request_id: str, attempt: int) -> int:
+    """The seed of every draw of a run."""
+    return derive_seed(root, lineage, request_id, attempt)
+
+
 class Scheduler:
     """Serves requests against the lineages of one storage location.
 
@@ -202,13 +207,15 @@ class Scheduler:
     def serve(self, request: Request, attempt: int = 1) -> Outcome:
         """Carry out one request against the current version of its lineage, or go on with it."""
         require_access(self.recipe.method, request.data_access)
-        run = run_id(request.lineage, [request.request_id], self.config_hash, attempt)
         chain = {v.version: v for v in versions(self.reader, request.lineage)}
+        published = next((v for v in chain.values() if request.request_id in v.request_ids), None)
+        run = run_id(request.lineage, [request.request_id], self.config_hash, attempt)
+        if published and published.run_id:
+            run = published.run_id  # under whatever settings it was
         begun = self.reader.read("runs", run_id=run, event="started").to_pylist()
         # a run that was killed after it published would else start from its own result
         parent = chain[begun[0]["parent_version"]] if begun else list(chain.values())[-1]
         under_way = _Run(self, request, parent, run, attempt)
-        published = next((v for v in chain.values() if v.run_id == run), None)
         return under_way.record_served(published) if published else under_way.carry_out()
 
 
@@ -231,7 +238,7 @@ class _Run:
             target=request.target,
             forgotten=gone,
         )
-        self.seed = derive_seed(scheduler.seed, request.lineage, request.request_id, attempt)
+        self.seed = run_seed(scheduler.seed, request.lineage, request.request_id, attempt)
         self.files = RunFiles(scheduler.store, run)
         self.title = f"{request.request_id}: forget {', '.join(map(str, request.target))}"
 
@@ -239,7 +246,7 @@ class _Run:
         """Every phase, from wherever an earlier process was stopped."""
         started = self._rows("runs", event="started")
         self._event("resumed" if started else "started")
-        if not started:
+        if not self._rows("requests", event="planned"):
             self._request_event("planned")
         weights = load_version(self.scheduler.store, self.parent)
         ensemble = self.scheduler.open_ensemble()
@@ -426,9 +433,10 @@ class _Run:
         )
 
     def _request_event(self, event: str, **columns: Any) -> None:
-        self.scheduler.ledger.append(
-            "requests", [request_row(self.request, event, self.scheduler.clock(), run_id=self.run, **columns)]
-        )
+        row = request_row(self.request, event, self.scheduler.clock(), run_id=self.run, **columns)
+        known = self.scheduler.reader.read("requests", request_id=self.request.request_id).to_pylist()
+        received = [earlier["received_at"] for earlier in known if earlier["event"] != "rejected"]
+        self.scheduler.ledger.append("requests", [row | {"received_at": (received or [row["received_at"]])[0]}])
 
     def _rows(self, table: str, **equals: Any) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.scheduler.reader.read(

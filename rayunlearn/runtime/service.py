@@ -16,7 +16,7 @@ from types import FrameType
 import ray
 from torch import Tensor
 
-from rayunlearn.errors import ExitCode, Interrupted
+from rayunlearn.errors import BadInput, ExitCode, Interrupted
 from rayunlearn.methods.registry import method_named
 from rayunlearn.models.classifiers import build_classifier
 from rayunlearn.models.weights import load_into, load_weights_file
@@ -28,7 +28,7 @@ from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
 from rayunlearn.runtime.intake import Intake, take_in
 from rayunlearn.runtime.retention import purge
-from rayunlearn.runtime.scheduler import Clock, Outcome, Progress, Scheduler
+from rayunlearn.runtime.scheduler import Clock, Outcome, Progress, Scheduler, run_seed
 from rayunlearn.runtime.training import TrainingJob, describe, train_original
 from rayunlearn.scheduling.requests import Rejected, Request
 from rayunlearn.seeds import derive_seed
@@ -90,6 +90,7 @@ class Service:
         self.progress = progress
         self.ledger = Ledger(store)
         self.reader = LedgerReader(store)
+        self._require_same_seed()
         self.split_seed = derive_seed(seed, "split")
         self.spec = describe(recipe.data, recipe.model.name, recipe.model.width)
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
@@ -108,6 +109,17 @@ class Service:
             clock=clock,
             progress=progress,
         )
+
+    def _require_same_seed(self) -> None:
+        """A run goes on with its own draws, and an audit tests on what its original did not train on.
+
+        Raises:
+            BadInput: the storage location was begun with another seed.
+        """
+        for row in self.reader.read("runs", event="started").to_pylist():
+            if row["seed"] != run_seed(self.seed, row["lineage"], row["request_ids"][0], row["attempt"]):
+                allowed = f"the seed that {self.store.where} was begun with; another takes another --storage"
+                raise BadInput("--seed", self.seed, allowed)
 
     def _given_weights(self, checkpoint: str | Path) -> dict[str, Tensor]:
         model = build_classifier(self.spec, 0)
@@ -185,14 +197,15 @@ class Service:
         return purge(self.store, self.ledger, self.clock)
 
 
-def exit_code(intake: Intake, outcomes: Sequence[Outcome], failed_before: int = 0) -> ExitCode:
+def exit_code(intake: Intake, outcomes: Sequence[Outcome]) -> ExitCode:
     """The exit code of a job that ran to its end.
 
     >>> exit_code(Intake(pending=(), done=(), rejected=()), [])
     <ExitCode.OK: 0>
     """
-    served = sum(outcome.version is not None for outcome in outcomes) + len(intake.done) - failed_before
-    failed = sum(outcome.version is None for outcome in outcomes) + failed_before
+    before = len(intake.failed)
+    served = sum(outcome.version is not None for outcome in outcomes) + len(intake.done) - before
+    failed = sum(outcome.version is None for outcome in outcomes) + before
     if not intake.rejected and not failed:
         return ExitCode.OK
     if served:
@@ -207,13 +220,20 @@ def interruptible() -> Iterator[None]:
     Enter it after `ray.init`, which sets a SIGTERM handler of its own.
     """
 
+    names: list[str] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        raise Interrupted(f"stopped by {name}; the same command goes on from the last checkpoint")
+        names.append(signal.Signals(number).name)
+        # the one exception that a waiting ray.get() lets through from a handler
+        raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except KeyboardInterrupt as error:
+        name = names[0] if names else "SIGINT"
+        said = f"stopped by {name}; the same command goes on from the last checkpoint"
+        raise Interrupted(said) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

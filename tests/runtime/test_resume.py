@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from obstore.store import MemoryStore
 
 from rayunlearn.errors import ExitCode, Interrupted
 from rayunlearn.results.ledger import LedgerReader, verify
@@ -20,7 +19,7 @@ from tests.runtime.conftest import Head
 from tests.runtime.tiny import (
     BANK,
     Quiet,
-    files_of,
+    Recording,
     forget,
     memory_store,
     rows,
@@ -32,24 +31,6 @@ from tests.runtime.tiny import (
 
 FAST = "inversion.iterations=5"  # most resumed runs synthesise again
 STEPS = [2, 4, 6]
-
-
-class Recording(Store):
-    """A store in memory that keeps what it held before every change, with the change's name."""
-
-    def __init__(self) -> None:
-        super().__init__(MemoryStore(), "memory")
-        self.before: list[tuple[str, dict[str, bytes]]] = []
-
-    def create(self, name: str, data: bytes) -> None:
-        """Store under a new name."""
-        self.before.append((f"create {name}", files_of(self)))
-        super().create(name, data)
-
-    def put(self, name: str, data: bytes) -> None:
-        """Store under a name."""
-        self.before.append((f"put {name}", files_of(self)))
-        super().put(name, data)
 
 
 @functools.cache
@@ -94,7 +75,8 @@ def test_killed_before_any_write(recipe: str) -> None:
     expected, _, begun = undisturbed(recipe)
     names = [name for name, _ in expected.before[begun:]]
     assert len(names) > 40 and sum("state.pt" in name for name in names) == len(STEPS)
-    for name, files in expected.before[begun:]:
+    every = 1 if recipe == "digits" else 3  # the paper's kind has another state, but the same writes
+    for name, files in expected.before[begun::every]:
         store = memory_store(files)
         tiny_scheduler(store, tiny_recipe(recipe, FAST)).serve(forget(0))
         check_ended_as_undisturbed(store, recipe)

@@ -14,10 +14,11 @@ from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.ensemble import InlineEnsemble
+from rayunlearn.runtime.intake import Intake
 from rayunlearn.runtime.scheduler import Outcome
 from rayunlearn.runtime.service import Place, Service, exit_code
 from rayunlearn.scheduling.requests import parse_requests
-from tests.runtime.tiny import Quiet, Ticking, memory_store, original, rows, tiny_recipe
+from tests.runtime.tiny import Quiet, Recording, Ticking, memory_store, original, rows, tiny_recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 UNPUBLISHABLE = ("gate.max_forget=0", "gate.max_relearn=0", "gate.max_retain_drop=0")
@@ -64,9 +65,9 @@ def rejections(store: Store) -> dict[str, str]:
 
 
 MIXED = """\
+{"request_id": "all", "target": [0,1,2,3,4,5,6,7,8,9]}
 {"request_id": "good", "target": [0]}
 {"request_id": "unknown", "target": [10]}
-{"request_id": "all", "target": [0,1,2,3,4,5,6,7,8,9]}
 {"request_id": "again", "target": [0, 4]}
 {"request_id": "good", "target": [5]}
 {"request_id": "torn", "target": [5}
@@ -89,9 +90,9 @@ def test_bad_requests_among_good_ones(serve: Any) -> None:
     assert [v.classes_forgotten for v in versions(LedgerReader(store), "default")] == [(), (0,), (0, 2)]
     expected = {
         "unknown": ["[10]", "0 to 9"],
-        "all": ["at least 2 classes"],
+        "all": ["at least 2 classes", "every class"],
         "again": ["[0]", "not forgotten already", "[1, 2, 3, 4, 5, 6, 7, 8, 9]"],
-        "good": ["requests.jsonl:5", "line 1 has this one"],
+        "good": ["requests.jsonl:5", "line 2 has this one"],
         "field": ["requests.jsonl:7", "targets", "'target'"],
         "none": ["requests.jsonl:8", "non-empty list"],
         "access": ["data_access", "['retain']", "weights"],
@@ -126,10 +127,11 @@ def test_the_same_file_again(serve: Any) -> None:
 def test_bad_requests_again_are_recorded_once(serve: Any) -> None:
     """The same bad file a second time says the same and records nothing new."""
     store = memory_store()
-    _, first = serve(store, MIXED)
+    bad = "".join(MIXED.splitlines(keepends=True)[4:9])
+    _, first = serve(store, bad)
     before = rows(store, "requests")
-    _, second = serve(store, MIXED)
-    assert (first, second) == (ExitCode.PARTIAL, ExitCode.PARTIAL)
+    _, second = serve(store, bad)
+    assert len(rejections(store)) == 4 and (first, second) == (ExitCode.PARTIAL, ExitCode.PARTIAL)
     assert rows(store, "requests") == before
 
 
@@ -217,21 +219,35 @@ def test_every_write_of_a_job_may_be_its_last(serve: Any) -> None:
 
     Its class is forgotten by then, which must not make its own request look like a second one.
     """
-    from tests.runtime.test_resume import Recording
-
-    text = '{"request_id": "a", "target": [0]}\n{"request_id": "b", "target": [1]}'
+    text = '{"request_id": "a", "target": [0]}'
     store = Recording()
     serve(store, text)
     expected = [v.version for v in versions(LedgerReader(store), "default")]
-    marks = [i for i, (name, _) in enumerate(store.before) if name.startswith("create ledger/versions")]
-    assert len(marks) == 3
-    for mark in marks[1:]:
-        for name, files in store.before[mark : mark + 10]:
-            resumed = memory_store(files)
-            _, code = serve(resumed, text)
-            assert code == ExitCode.OK, (name, rejections(resumed))
-            assert [v.version for v in versions(LedgerReader(resumed), "default")] == expected, name
-            assert statuses(resumed) == {"a": "served", "b": "served"}
+    names = [name for name, _ in store.before]
+    _, published = [i for i, name in enumerate(names) if name.startswith("create ledger/versions")]
+    assert len(names) - published == 12  # the version, the phase, the run's end, the request's end
+    for name, files in store.before[published:]:
+        resumed = memory_store(files)
+        _, code = serve(resumed, text)
+        assert code == ExitCode.OK, (name, rejections(resumed))
+        assert [v.version for v in versions(LedgerReader(resumed), "default")] == expected, name
+        assert statuses(resumed) == {"a": "served"}
+        for table in ("requests", "runs"):
+            ends = [row for row in rows(resumed, table) if row["event"] in ("served", "published")]
+            assert len(ends) == 1, name
+
+
+def test_a_publication_under_other_settings_is_concluded(serve: Any) -> None:
+    """A job killed right after a publication is concluded also by one with other settings, without a run."""
+    text = '{"request_id": "a", "target": [0]}'
+    store = Recording()
+    serve(store, text)
+    names = [name for name, _ in store.before]
+    _, published = [i for i, name in enumerate(names) if name.startswith("create ledger/versions")]
+    resumed = memory_store(store.before[published + 1][1])
+    service, code = serve(resumed, text, tiny_recipe("digits", "gkt.cycles=4"))
+    assert code == ExitCode.OK and service.progress.phases == []
+    assert len(rows(resumed, "runs", event="started")) == 1 and statuses(resumed) == {"a": "served"}
 
 
 def test_a_given_checkpoint_is_the_original(serve: Any, weights_file: Path) -> None:
@@ -285,8 +301,6 @@ def test_a_checkpoint_with_code(tmp_path: Path) -> None:
 
 def test_another_seed_does_not_go_on_with_a_run(serve: Any) -> None:
     """A run that one seed began is not gone on with by another, whose draws would mix with its own."""
-    from tests.runtime.test_resume import Recording
-
     store = Recording()
     text = '{"request_id": "a", "target": [0]}'
     serve(store, text)
@@ -317,8 +331,6 @@ def test_purge(serve: Any) -> None:
 
 def test_purge_leaves_what_is_under_way(serve: Any) -> None:
     """The files of a run that is not closed stay, and so does its parent's head."""
-    from tests.runtime.test_resume import Recording
-
     store = Recording()
     serve(store, '{"request_id": "a", "target": [0]}')
     middle = memory_store(next(files for name, files in store.before if "evaluations" in name))
@@ -340,8 +352,6 @@ def test_a_purge_cut_short(serve: Any) -> None:
 def test_exit_codes() -> None:
     """0 all served, 2 all rejected, 3 all failed, 4 for any mixture with something served."""
     good, bad = parse_requests('{"request_id": "a", "target": [0]}\n{}', "f")
-    from rayunlearn.runtime.intake import Intake
-
     served = Outcome(request=good, run_id="r", version="v", reason=None, choice=None)
     failed = Outcome(request=good, run_id="r", version=None, reason="why", choice=None)
 

@@ -121,6 +121,24 @@ def files_of(store: Store) -> dict[str, bytes]:
     return {name: store.get(name) for name in store.list()}
 
 
+class Recording(Store):
+    """A store in memory that keeps what it held before every change, with the change's name."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore(), "memory")
+        self.before: list[tuple[str, dict[str, bytes]]] = []
+
+    def create(self, name: str, data: bytes) -> None:
+        """Store under a new name."""
+        self.before.append((f"create {name}", files_of(self)))
+        super().create(name, data)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store under a name."""
+        self.before.append((f"put {name}", files_of(self)))
+        super().put(name, data)
+
+
 def tiny_scheduler(
     store: Store,
     recipe: Recipe,

@@ -32,9 +32,12 @@ class GKTSettings:
             "row_minimum" gives them the image's lowest retain logit, which says the same for every image.
         generator_lr, student_lr: Adam's learning rates.
         student_weight_decay: decoupled weight decay of the student.
-        student_schedule: "constant", or "one_cycle": linear warm-up over the first tenth of
-            `schedule_cycles`, then a cosine down to 1 % of `student_lr`, held from there on.
+        student_schedule: "constant"; "one_cycle": linear warm-up over the first tenth of
+            `schedule_cycles`, then a cosine down to 1 % of `student_lr`, held from there on; "plateau":
+            halved when the loss on the synthetic retain images has not fallen for `plateau_checkpoints`
+            (the published code does this by the loss on real test data).
         schedule_cycles: horizon of the one-cycle schedule.
+        plateau_checkpoints: patience of the plateau schedule.
         clip_norm: largest gradient norm of student and generator.
         adversarial_weight: weight of the generator's -D(T || S).
         generator_bn_weight: weight of the distance to the teacher's BatchNorm statistics in the
@@ -48,8 +51,9 @@ class GKTSettings:
         generated_share: share of images drawn from the replayed batches where there are inverted ones.
         mixing: "none", or "cutmix": each image is cut together from two along a smooth random mask.
         stall_pass_rate, stall_cycles: the generator has stalled when its pass rate stays below the
-            first for this many cycles running; it then goes back to its last healthy snapshot.
-        snapshot_every: cycles between snapshots of a healthy generator.
+            first for this many of its steps running (one a cycle in the paper); it then goes back to its
+            last healthy snapshot.
+        snapshot_every: healthy generator steps between snapshots.
     """
 
     cycles: int = 4000
@@ -69,8 +73,9 @@ class GKTSettings:
     generator_lr: float = 1e-3
     student_lr: float = 1e-3
     student_weight_decay: float = 0.0
-    student_schedule: Literal["constant", "one_cycle"] = "constant"
+    student_schedule: Literal["constant", "one_cycle", "plateau"] = "constant"
     schedule_cycles: int = 4000
+    plateau_checkpoints: int = 8
     clip_norm: float = 5.0
     adversarial_weight: float = 1.0
     generator_bn_weight: float = 0.0
@@ -92,7 +97,7 @@ class GKTSettings:
             if declared is int and type(value) is not int:
                 raise BadInput(f"gkt.{field}", value, "a whole number")
         counts = ("cycles", "generator_steps", "student_steps", "z_dim", "schedule_cycles", "stall_cycles")
-        for field in (*counts, "snapshot_every"):
+        for field in (*counts, "snapshot_every", "plateau_checkpoints"):
             if getattr(self, field) < 1:
                 raise BadInput(f"gkt.{field}", getattr(self, field), "a whole number >= 1")
         if self.batch_size < 2:

@@ -34,6 +34,7 @@ class Student:
         self.cycles = 0
         self.steps = 0
         self._loss_sum, self._loss_count = 0.0, 0
+        self._lowest_loss, self._checkpoints_waited = math.inf, 0
 
     def challenge(self, judged: Judged) -> Challenge:
         """Gradients of -D(T || S) for the images and targets that passed; the student is not changed."""
@@ -88,6 +89,18 @@ class Student:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.student_lr * share
 
+    def observe(self, synthetic_loss: float) -> None:
+        """Hear the loss on synthetic retain images at a checkpoint; the plateau schedule acts on it."""
+        if synthetic_loss < self._lowest_loss:
+            self._lowest_loss, self._checkpoints_waited = synthetic_loss, 0
+            return
+        self._checkpoints_waited += 1
+        due = self._checkpoints_waited >= self.settings.plateau_checkpoints
+        if due and self.settings.student_schedule == "plateau":
+            self._checkpoints_waited = 0
+            for group in self.optimizer.param_groups:
+                group["lr"] /= 2
+
     def weights(self) -> dict[str, Tensor]:
         """A copy of the student's state dict, on CPU."""
         return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
@@ -106,6 +119,7 @@ class Student:
             "cycles": self.cycles,
             "steps": self.steps,
             "loss": (self._loss_sum, self._loss_count),
+            "plateau": (self._lowest_loss, self._checkpoints_waited),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -114,6 +128,7 @@ class Student:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.cycles, self.steps = state["cycles"], state["steps"]
         self._loss_sum, self._loss_count = state["loss"]
+        self._lowest_loss, self._checkpoints_waited = state["plateau"]
 
 
 def one_cycle(step: int, total: int, *, warm_up: float = 0.1, floor: float = 0.01) -> float:

@@ -37,9 +37,8 @@ class Teacher:
     def judge(self, images: Tensor) -> Judged:
         """Filter a generator batch `[B, C, H, W]`, keeping its graph for `pull`."""
         x = images.to(self.device).detach().requires_grad_(True)
-        with BatchNormStatistics(self.model) as statistics:
-            logits = self.model(x)
-            own = self._own_loss(logits, statistics)
+        logits, distance = self._forward(x)
+        own = self._own_loss(logits, distance)
         passed = band_pass_filter(logits.detach(), self.forget, self.settings.epsilon)
         targets = self._targets(logits)[passed]
         self._pending = (x, passed, targets, own)
@@ -77,11 +76,19 @@ class Teacher:
             return lower_to_minimum(logits, self.forget)
         return logits
 
-    def _own_loss(self, logits: Tensor, statistics: BatchNormStatistics) -> Tensor:
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits, and the distance to the BatchNorm statistics where a loss needs it."""
+        if self.settings.generator_bn_weight == 0:
+            return self.model(x), None
+        with BatchNormStatistics(self.model) as statistics:
+            logits = self.model(x)
+            return logits, statistics.take() if statistics.layers else None
+
+    def _own_loss(self, logits: Tensor, distance: Tensor | None) -> Tensor:
         """The generator's losses that need the teacher alone; a zero with a graph where there are none."""
         loss = logits.sum() * 0.0
-        if self.settings.generator_bn_weight > 0 and statistics.layers:
-            loss = loss + self.settings.generator_bn_weight * statistics.take()
+        if distance is not None:
+            loss = loss + self.settings.generator_bn_weight * distance
         if self.settings.generator_gate_weight > 0:
             retained = [c for c in range(logits.shape[1]) if c not in self.forget]
             log_p = F.log_softmax(logits, dim=1)[:, retained].logsumexp(dim=1)

@@ -151,3 +151,22 @@ def test_the_schedule_reaches_the_optimizer(version: Classifier) -> None:
     teacher, student, _ = roles(version, PAPER)
     student.learn(judged(teacher, stand_ins(), (32,), beta=1.0))
     assert student.optimizer.param_groups[0]["lr"] == 1e-3
+
+
+def test_the_plateau_schedule_halves_the_rate_when_the_synthetic_loss_stops_falling(
+    version: Classifier,
+) -> None:
+    """Losses 3, 2, 2, 2 | 2, 2, 1 with a patience of 2: halved at the fourth and the sixth, not by a fall.
+
+    Negative control: under another schedule the rate stays what it was.
+    """
+    losses = (3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.0)
+    halvings = {"plateau": (1, 1, 1, 2, 2, 4, 4), "constant": (1,) * 7}
+    for schedule, expected in halvings.items():
+        settings = replace(PAPER, student_schedule=schedule, plateau_checkpoints=2)
+        _, student, _ = roles(version, settings)
+        rates = []
+        for loss in losses:
+            student.observe(loss)
+            rates.append(student.optimizer.param_groups[0]["lr"])
+        assert rates == [settings.student_lr / divisor for divisor in expected]

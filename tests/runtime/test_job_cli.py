@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rayunlearn.errors import ExitCode
+from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.lineage import versions
+from rayunlearn.results.schemas import ALL_TABLES
+from rayunlearn.results.store import Store
+from tests.runtime.conftest import Head
+from tests.runtime.tiny import BANK, Ended, forget, memory_store, run_job, tiny_recipe, tiny_scheduler
+
+GOOD = '{"request_id": "forget-0", "target": [0]}\n'
+QUICK = (*BANK, "audit.enabled=false")
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> Path:
+    """A file with one good request."""
+    path = tmp_path / "requests.jsonl"
+    path.write_text(GOOD)
+    return path
+
+
+def report_of(ended: Ended) -> Path:
+    """The report whose path the job printed."""
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("Report: ")]
+    return Path(line.removeprefix("Report: "))
+
+
+def one_sentence(ended: Ended) -> str:
+    """The error that the job printed: one line, and no traceback anywhere."""
+    assert "Traceback" not in ended.out + ended.err, ended.out + ended.err
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_from_two_flags(requests: Path, tmp_path: Path) -> None:
+    """The job starts a Ray of its own, serves, audits against a gold model, and shows table and report.
+
+    Its version is the one that roles in one process without Ray publish.
+    """
+    storage = tmp_path / "storage"
+    ended = run_job("--requests", requests, "--storage", storage, settings=BANK)
+    assert ended.code == ExitCode.OK, ended.out + ended.err
+    assert "Traceback" not in ended.out + ended.err
+    for word in ("forget-0", "served", "Retain", "Forget", "Probe", "AIN", "Regret"):
+        assert word.lower() in ended.out.lower(), word
+    report = report_of(ended)
+    assert report.is_relative_to(storage) and report.stat().st_size > 10_000
+    assert report.read_text().lstrip().lower().startswith("<!doctype html>")
+
+    store = Store.open(storage, create=False)
+    reader = LedgerReader(store, ALL_TABLES)
+    expected = memory_store()
+    tiny_scheduler(expected, tiny_recipe()).serve(forget(0))
+    ids = [v.version for v in versions(reader, "default")]
+    assert ids == [v.version for v in versions(LedgerReader(expected), "default")]
+    audited = set(reader.read("audits").column("subject").to_pylist())
+    assert {"original", "unlearned", "gold", "mask_logit", "delete_head_row", "gaussian_head"} <= audited
+    assert store.list("models") == [f"models/default/{ids[-1]}.safetensors"]  # the original was purged
+
+
+@pytest.mark.ray
+def test_keep_keeps(head: Head, requests: Path, tmp_path: Path) -> None:
+    """`--keep` leaves superseded weights and the runs' files, and later requests build on them."""
+    storage = tmp_path / "storage"
+    where = ("--storage", storage, "--address", head.address, "--placement", "colocated")
+    ended = run_job("--requests", requests, *where, "--keep", settings=QUICK)
+    assert ended.code == ExitCode.OK, ended.out + ended.err
+    store = Store.open(storage, create=False)
+    assert len(store.list("models")) == 2
+    runs = store.list("runs")
+    assert len([r for r in runs if "/students/" in r]) == 3 and any("synthetic.pt" in r for r in runs)
+    purged = LedgerReader(store).read("versions", event="purged")
+    assert purged.num_rows == 0
+
+
+@pytest.mark.ray
+def test_dry_run_does_nothing(head: Head, requests: Path, tmp_path: Path) -> None:
+    """`--dry-run` says what would be done, leaves no file and trains nothing."""
+    storage = tmp_path / "storage"
+    requests.write_text(GOOD + '{"request_id": "bad", "target": [77]}\n')
+    ended = run_job(
+        "--requests", requests, "--storage", storage, "--address", head.address, "--dry-run", settings=BANK
+    )
+    assert ended.code == ExitCode.BAD_INPUT
+    assert "1. forget-0: forget 0" in ended.out and "weights only" in ended.out
+    assert "'bad'" in ended.out and "0 to 9" in ended.out
+    assert not storage.exists()
+    assert "train" not in ended.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--recipe", "digit"], ["--recipe", "'digit'", "'digits'"]),
+        (["--set", "gkt.epsilom=0.1"], ["gkt.epsilom", "'gkt.epsilon'"]),
+        (["--set", "gkt.epsilon=2"], ["gkt.epsilon", "2", "(0, 1]"]),
+        (["--set", "gkt.cycles=many"], ["gkt.cycles", "'many'", "integer"]),
+        (["--set", "gkt.cycles"], ["--set", "'gkt.cycles'", "key.path=value"]),
+        (["--storage", "{foreign}"], ["storage", "{foreign}", "holds thesis.txt"]),
+        (["--storage", "{foreign}/thesis.txt"], ["storage", "a folder; this is a file"]),
+        (["--requests", "{nowhere}"], ["--requests", "{nowhere}", "No such file"]),
+        (["--requests", "{foreign}"], ["--requests", "Is a directory"]),
+    ],
+)
+def test_bad_flags(arguments: list[str], named: list[str], requests: Path, tmp_path: Path) -> None:
+    """What is wrong with a flag is said in one sentence within seconds, before Ray is even started."""
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    filled = {"{foreign}": str(foreign), "{nowhere}": str(tmp_path / "nowhere.jsonl")}
+
+    def fill(text: str) -> str:
+        for place, path in filled.items():
+            text = text.replace(place, path)
+        return text
+
+    given = [fill(a) for a in arguments]
+    defaults = [] if "--requests" in given else ["--requests", str(requests)]
+    if "--storage" not in given:
+        defaults += ["--storage", str(tmp_path / "storage")]
+    ended = run_job(*defaults, *given, timeout_s=120)
+    assert ended.code == ExitCode.BAD_INPUT, ended.out + ended.err
+    error = one_sentence(ended)
+    assert all(fill(text) in error for text in named), error
+    assert "Ray" not in ended.out
+    assert [p.name for p in foreign.iterdir()] == ["thesis.txt"]
+    assert (foreign / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--gpus-per-role", "1"], ["3 x 1 GPU = 3 GPU", "0 GPU", "3 CPU"]),
+        (["--cpus-per-role", "2"], ["3 x 2 CPU = 6 CPU", "3 CPU"]),
+        (["--set", "data.dataset=digit"], ["dataset", "'digit'", "'digits'"]),
+        (["--set", "model.name=allcn"], ["'allcn'", "'allcnn'"]),
+        (["--checkpoint", "{nowhere}"], ["{nowhere}", "No such file"]),
+    ],
+)
+def test_what_the_cluster_refuses(
+    arguments: list[str], named: list[str], head: Head, requests: Path, tmp_path: Path
+) -> None:
+    """What only the cluster, or a process on it, can tell is one sentence as well, and nothing is trained."""
+    nowhere = str(tmp_path / "nowhere.safetensors")
+    storage = tmp_path / "storage"
+    given = [a.replace("{nowhere}", nowhere) for a in arguments]
+    ended = run_job("--requests", requests, "--storage", storage, "--address", head.address, *given)
+    assert ended.code == ExitCode.BAD_INPUT, ended.out + ended.err
+    error = one_sentence(ended)
+    assert all(text.replace("{nowhere}", nowhere) in error for text in named), error
+    assert "train" not in ended.out and not (storage / "models").exists()
+
+
+@pytest.mark.ray
+def test_later_requests_are_audited_as_well(head: Head, requests: Path, tmp_path: Path) -> None:
+    """A second job on a storage whose original was purged serves a new request and audits it.
+
+    Requests arrive over time; the purge after the first must not take the audit's yardstick away.
+    """
+    storage = tmp_path / "storage"
+    where = ("--requests", requests, "--storage", storage, "--address", head.address)
+    first = run_job(*where, settings=BANK)
+    assert first.code == ExitCode.OK, first.out + first.err
+    requests.write_text(GOOD + '{"request_id": "forget-2", "target": [2]}\n')
+    second = run_job(*where, settings=BANK)
+    assert second.code == ExitCode.OK, second.out + second.err
+    reader = LedgerReader(Store.open(storage, create=False), ALL_TABLES)
+    assert [v.classes_forgotten for v in versions(reader, "default")] == [(), (0,), (0, 2)]
+    audited = {r["run_id"] for r in reader.read("audits", subject="unlearned").to_pylist()}
+    assert len(audited) == 2
+    assert re.search(r"forget-2.*served", second.out)
