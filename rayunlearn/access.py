@@ -1,7 +1,7 @@
 """Data access as an enforced contract: what a method may be handed, and a seal on its processes.
 
-A method declares a set of `DataAccess`; the scheduler hands it that and nothing else. The processes of
-a run that declares no data are sealed besides: an audit hook and an import guard refuse every way by
+A method declares its data access (`rayunlearn.methods.registry`); the scheduler hands it that and nothing
+else. The processes of a run that declares no data are sealed besides: an audit hook and an import guard refuse every way by
 which Python code opens a dataset. The seal guards against code that reads data by mistake or by habit
 (a loader called for its class names, a cache on disk); it is not a sandbox against hostile native code.
 """
@@ -17,23 +17,11 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rayunlearn.errors import AccessDenied, ImportDenied
-
-
-class DataAccess(StrEnum):
-    """What a method can be handed."""
-
-    WEIGHTS = "weights"
-    TRAINING_LOG = "training_log"
-    FEW_EXAMPLES = "few_examples"
-    FORGET = "forget"
-    RETAIN = "retain"
-    PRETRAINED_GENERATOR = "pretrained_generator"
 
 
 SEALED_MODULES = frozenset(
