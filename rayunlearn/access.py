@@ -1,9 +1,10 @@
 """Data access as an enforced contract: what a method may be handed, and a seal on its processes.
 
 A method declares its data access (`rayunlearn.methods.registry`); the scheduler hands it that and nothing
-else. The processes of a run that declares no data are sealed besides: an audit hook and an import guard refuse every way by
-which Python code opens a dataset. The seal guards against code that reads data by mistake or by habit
-(a loader called for its class names, a cache on disk); it is not a sandbox against hostile native code.
+else. The processes of a run that declares no data are sealed besides: an audit hook and an import guard
+refuse every way by which Python code opens a dataset. The seal guards against code that reads data by
+mistake or by habit (a loader called for its class names, a cache on disk); it is not a sandbox against
+hostile native code.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from types import ModuleType
 from typing import Any
 
 from rayunlearn.errors import AccessDenied, ImportDenied
-
 
 SEALED_MODULES = frozenset(
     {

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from rayunlearn.access import DataAccess
 
 # Each is tried in turn; {data} holds files of every kind, {bundled} scikit-learn's own digits file.
 READS = {
@@ -277,10 +276,3 @@ def test_a_late_seal_refuses_what_is_imported_again(name: str, late: dict[str, d
 def test_ordinary_work_goes_on(process: str, name: str, request: pytest.FixtureRequest) -> None:
     """Imports of every method, training, inversion, a cycle, weights and tables in memory, granted files."""
     assert request.getfixturevalue(process)["work"][name] == "ok"
-
-
-def test_kinds_of_access_are_fixed() -> None:
-    """The words that requests and methods use."""
-    assert {str(kind) for kind in DataAccess} == {
-        "weights", "training_log", "few_examples", "forget", "retain", "pretrained_generator",
-    }  # fmt: skip
