@@ -46,11 +46,14 @@ from rayunlearn.runtime.sealed import version_model
 from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
+from rayunlearn.settings import config_hash
 
 SEEDS = (0, 1, 2, 3, 4)
 ORDERS = ((0, 2, 3), (4, 9, 7))
 """Seed i forgets in order i mod 2."""
 RECIPES = ("digits", "digits_paper")
+REQUESTS = {"digits": 3, "digits_paper": 1}
+"""How many requests each recipe serves: the paper's takes five times as long, so its first alone."""
 TRAJECTORY = 4
 """First-request trajectories go on to this many times the stop ..."""
 COME_BACK = 0.2
@@ -123,7 +126,7 @@ def sequence(
             classes_forgotten=(), run=None,
         )  # fmt: skip
         gone: tuple[int, ...] = ()
-        for position, target in enumerate(order_of(seed)):
+        for position, target in enumerate(order_of(seed)[: REQUESTS[recipe.name]]):
             began = perf_counter()
             outcome = scheduler.serve(Request(request_id=f"forget-{target}", target=(target,)))
             row: dict[str, Any] = {
@@ -132,7 +135,7 @@ def sequence(
                 "stop": outcome.choice.step if outcome.choice else None,
             }  # fmt: skip
             rows.append(row)
-            if outcome.version is None:
+            if row["stop"] is None:
                 break
             everything = range(spec.num_classes)
             roles = Roles(
@@ -144,11 +147,11 @@ def sequence(
             if position == 0:
                 checkpoints = trajectory(scheduler, outcome.run_id, roles, row["stop"], seed)
                 row["trajectory_end"] = max(checkpoints)
-            head = versions(scheduler.reader, "default")[-1]
+            # what the gate refused is measured too, and ends the sequence
+            candidate = RunFiles(store, outcome.run_id).student(row["stop"])
             measured = audit(
                 AuditInputs(
-                    spec=spec, roles=roles, original=original,
-                    unlearned=load_version(store, head), gold=golds[position],
+                    spec=spec, roles=roles, original=original, unlearned=candidate, gold=golds[position],
                     checkpoints=checkpoints, chosen=row["stop"],
                     fixed_step=recipe.audit.fixed_step, data=recipe.data,
                     split_seed=derive_seed(seed, "split"), settings=recipe.audit,
@@ -157,6 +160,8 @@ def sequence(
             )  # fmt: skip
             row["audit"] = [m for m in measured if m["subject"] != "checkpoint" or m["measure"] == "regret"]
             gone = (*gone, target)
+            if outcome.version is None:
+                break
     return rows
 
 
@@ -174,6 +179,7 @@ def trajectory(
     checkpoints = {step: files.student(step) for step in steps}
     dataset = load_dataset(recipe.data.dataset)
     test = split(dataset, recipe.data.test_fraction, derive_seed(seed, "split")).test_ids
+    test = test[torch.isin(dataset.labels[test], torch.tensor(roles.target))]
     images, labels = dataset.images[test], dataset.labels[test]
     parent = versions(scheduler.reader, "default")[0]
     spec = ClassifierSpec.from_dict(parent.model)
@@ -272,7 +278,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """All figures of the benchmark, as plain data."""
     out: dict[str, Any] = {}
     for name in RECIPES:
-        for position in (1, 2, 3):
+        for position in range(1, REQUESTS[name] + 1):
             digest = Digest([r for r in rows if r["recipe"] == name and r["request"] == position])
             entry: dict[str, Any] = {
                 "runs": len(digest.rows),
@@ -281,7 +287,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 "stop": [r["stop"] for r in digest.rows],
                 "seconds": vars(Spread.of([r["seconds"] for r in digest.rows])),
             }
-            if not any(r.get("audit") for r in digest.rows):
+            if not all(r.get("audit") for r in digest.rows) or not digest.rows:
                 out[f"{name}/{position}"] = entry
                 continue
             gaps = [
@@ -343,7 +349,11 @@ def verdicts(found: dict[str, Any]) -> dict[str, bool | None]:
     complete = all("unlearned" in entry and entry["published"] == len(SEEDS) for entry in steps)
     if not complete:
         return {"every default request published": False}
+    def near_original(entry: dict[str, Any]) -> bool:
+        return entry["gold"]["retain"]["mean"] >= entry["original"]["retain"]["mean"] - 0.5
+
     return {
+        "gold at least the original's retain accuracy less half a point": all(map(near_original, steps)),
         "forget accuracy 0 after each request": all(e["unlearned"]["forget_pooled"][0] == 0 for e in steps),
         "retain within 2 points of gold after the first": first["retain_gap_points"]["mean"] <= 2,
         "retain within 4 points of gold after the third": third["retain_gap_points"]["mean"] <= 4,
@@ -360,7 +370,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
         table = Table(title=f"recipe {name}: real test data, mean ± std over seeds")
         for column in ("request", "subject", "D_r %", "D_f right", "probe %", "AIN by seed"):
             table.add_column(column, justify="left" if column in ("subject", "AIN by seed") else "right")
-        for position in (1, 2, 3):
+        for position in range(1, REQUESTS[name] + 1):
             entry = found[f"{name}/{position}"]
             if "unlearned" not in entry:
                 table.add_row(str(position), f"{entry['published']} of {entry['runs']} published")
@@ -424,15 +434,23 @@ def main(
         for seed in used
         for k in range(4)
     }
-    pending = [
-        sequence.remote(recipe, spec, seed, models[seed, 0], *(models[seed, k] for k in (1, 2, 3)))
-        for recipe in loaded.values()
-        for seed in used
-    ]
     rows: list[dict[str, Any]] = []
+    pending: dict[ray.ObjectRef[Any], Path] = {}
+    for recipe in loaded.values():
+        for seed in used:
+            kept = out.parent / f".{out.stem}-{recipe.name}-{seed}-{config_hash(recipe)[:12]}.json"
+            if kept.exists():
+                rows += json.loads(kept.read_text())
+            else:
+                weights = [models[seed, k] for k in range(4)]
+                pending[sequence.remote(recipe, spec, seed, *weights)] = kept
+    out.parent.mkdir(parents=True, exist_ok=True)
     while pending:
-        ready, pending = ray.wait(pending)
-        for row in ray.get(ready[0]):
+        ready, _ = ray.wait(list(pending))
+        done = ray.get(ready[0])
+        # a benchmark that was stopped goes on with what it lacks
+        pending.pop(ready[0]).write_text(json.dumps(done))
+        for row in done:
             rows.append(row)
             note = row["reason"] or f"stop {row['stop']}"
             console.print(
@@ -449,7 +467,6 @@ def main(
         "benchmark": "digits", "seeds": list(used), "orders": ORDERS, "figures": found, "checks": checks,
         "seconds": perf_counter() - began, "machine": machine_facts(),
     }  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, separators=(",", ":")))
 

@@ -61,5 +61,5 @@ class Options:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, config=(tyro.conf.UseAppendAction,))
+    options = tyro.cli(Options, config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff))
     sys.exit(run_job(**vars(options)))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray
 import torch
 from obstore.store import MemoryStore
+from ray.exceptions import RayTaskError
 from rich.console import Console
 
 import rayunlearn
@@ -154,4 +155,6 @@ def _show_plan(console: Console, service: Service, intake: Intake) -> None:
 
 
 def _plain(error: RayUnlearnError) -> str:
-    return str(error).replace("[", r"\[")
+    """The sentence of an error; Ray hands on that of another process with its traceback before it."""
+    said = error.cause if isinstance(error, RayTaskError) else error
+    return str(said).replace("[", r"\[")

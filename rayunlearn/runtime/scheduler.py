@@ -436,7 +436,9 @@ class _Run:
         row = request_row(self.request, event, self.scheduler.clock(), run_id=self.run, **columns)
         known = self.scheduler.reader.read("requests", request_id=self.request.request_id).to_pylist()
         received = [earlier["received_at"] for earlier in known if earlier["event"] != "rejected"]
-        self.scheduler.ledger.append("requests", [row | {"received_at": (received or [row["received_at"]])[0]}])
+        if received:
+            row["received_at"] = received[0]
+        self.scheduler.ledger.append("requests", [row])
 
     def _rows(self, table: str, **equals: Any) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.scheduler.reader.read(

@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 
-from benchmarks.digits import BASELINES, ORDERS, RECIPES, SEEDS, Digest, Spread, figures, order_of, verdicts
+from benchmarks.digits import (
+    BASELINES,
+    ORDERS,
+    RECIPES,
+    REQUESTS,
+    SEEDS,
+    Digest,
+    Spread,
+    figures,
+    order_of,
+    verdicts,
+)
 
 
 def measured(subject: str, measure: str, right: float, count: int, classes: list[int]) -> dict[str, Any]:
@@ -46,7 +57,7 @@ def row(recipe: str, seed: int, position: int, *, unlearned: int = 97, forget: i
 
 def all_rows(**changes: Any) -> list[dict[str, Any]]:
     """Every row of a benchmark in which all is well but for the changes."""
-    return [row(r, s, p, **changes) for r in RECIPES for s in SEEDS for p in (1, 2, 3)]
+    return [row(r, s, p, **changes) for r in RECIPES for s in SEEDS for p in range(1, REQUESTS[r] + 1)]
 
 
 def test_spread_is_students_interval() -> None:

@@ -30,6 +30,7 @@ class Head:
 
     address: str
     dashboard: str
+    folder: Path
 
 
 def free_ports(count: int) -> list[int]:
@@ -57,15 +58,17 @@ def head() -> Iterator[Head]:
         f"--ray-client-server-port={client}", f"--metrics-export-port={metrics}",
         "--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=300000000",
     ]  # fmt: skip
+    # a submitted job's `python` is the one on the head's path: the environment is active where Ray starts
+    active = environment(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     log = Path(folder) / "head.log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            command, env=environment(), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command, env=active, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         url = f"http://127.0.0.1:{dashboard}"
         _wait_for(f"{url}/api/version", process, log)
-        yield Head(address=f"127.0.0.1:{gcs}", dashboard=url)
+        yield Head(address=f"127.0.0.1:{gcs}", dashboard=url, folder=Path(folder))
     finally:
         _end(process)
         shutil.rmtree(folder, ignore_errors=True)
@@ -101,7 +104,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     family = _descendants(process.pid)
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(20)
+        process.wait(6)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -144,7 +144,7 @@ def test_nothing_is_computed_again() -> None:
 
 
 REQUESTS = '{"request_id": "a", "target": [0]}\n{"request_id": "b", "target": [2]}\n'
-LONG = (*BANK, "gkt.cycles=60", "gkt.schedule_cycles=60", "audit.enabled=false", FAST)
+LONG = (*BANK, "gkt.cycles=24", "gkt.schedule_cycles=24", "audit.enabled=false", FAST)
 
 
 def expected_chain() -> list[str]:
@@ -198,6 +198,6 @@ def test_a_driver_killed_and_stopped_in_mid_transfer(head: Head, tmp_path: Path)
     assert [v.version for v in versions(reader, "default")] == expected_chain()
     assert {k: status(v) for k, v in request_events(reader).items()} == {"a": "served", "b": "served"}
     steps = Counter((row["run_id"], row["step"]) for row in rows(store, "checkpoints"))
-    assert set(steps.values()) == {1} and len(steps) == 2 * 30
+    assert set(steps.values()) == {1} and len(steps) == 2 * 12
     assert events(store, "runs") == {"started": 2, "published": 2}
     verify(store)

@@ -44,7 +44,7 @@ def ask(actor: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     return unpack(ray.get(actor.run.remote(function, *pack(arguments))))
 
 
-# The planted functions are defined within the tests: pickled by value, they are what a method's code could hold.
+# Planted functions are defined within the tests, so that they travel by value, as a method's code could.
 
 
 def test_the_digits_cannot_be_loaded(actor: Any) -> None:

@@ -198,7 +198,7 @@ def test_a_failure_beside_a_success(serve: Any) -> None:
 
 
 def test_a_deadline_that_has_passed(serve: Any) -> None:
-    """A request whose deadline passed before it was handed in is served, now and when the file comes again."""
+    """A request whose deadline passed before it came in is served; the same file again is no error."""
     store = memory_store()
     text = '{"request_id": "a", "target": [0], "deadline": "2020-01-01T00:00:00Z"}'
     assert serve(store, text)[1] == ExitCode.OK

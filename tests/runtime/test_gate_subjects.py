@@ -1,0 +1,171 @@
+"""The gate at the default recipe's own settings, asked as a run asks it, about models of known merit."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from rayunlearn.evaluation.synthetic import Roles
+from rayunlearn.inversion.deep_inversion import SyntheticSet
+from rayunlearn.methods.gkt.settings import GKTSettings
+from rayunlearn.methods.trivial import mask_logit
+from rayunlearn.models.classifiers import build_classifier
+from rayunlearn.recipes import load_recipe
+from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
+from rayunlearn.runtime.scheduler import gate_measures, synthesis_jobs
+from rayunlearn.runtime.sealed import measure, relapse, version_model
+from rayunlearn.runtime.training import fit
+from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
+from rayunlearn.settings import override
+from tests.runtime.tiny import original, original_job
+
+# Gate, relearning, inversion and the sizes of the sets are the recipe's; model and bank are small for speed.
+RECIPE = override(load_recipe("digits"), ["model.width=0.125", "train.epochs=8", "gkt.inverted_per_class=20"])
+TARGET = 0
+ROLES = Roles(retain=tuple(c for c in range(10) if c != TARGET), target=(TARGET,))
+SEED = 5
+Weights = dict[str, Tensor]
+
+
+@functools.cache
+def sets() -> dict[str, SyntheticSet]:
+    """What a run synthesises from the original."""
+    spec, weights = original()
+    jobs = synthesis_jobs(spec, weights, ROLES, RECIPE, SEED)
+    return {name: function(*arguments) for name, (function, arguments) in jobs.items()}
+
+
+def ask(candidate: Weights) -> tuple[Verdict, GateMeasures]:
+    """The gate's verdict about a candidate, by the measures and in the order of a run's gate phase."""
+    spec, weights = original()
+    check = sets()["check"]
+    ours = measure(spec, candidate, check, ROLES)
+    parents = measure(spec, weights, check, ROLES)
+    curve = relapse(spec, candidate, check, ROLES, RECIPE.relapse)
+    measures = gate_measures(ours, parents, tuple(curve), ROLES)
+    return judge(measures, RECIPE.gate), measures
+
+
+def reasons(candidate: Weights) -> str:
+    """Why a candidate is refused; fails where it is not."""
+    verdict, measures = ask(candidate)
+    assert not verdict.passed, measures
+    return "; ".join(verdict.reasons)
+
+
+def transferred(settings: GKTSettings, cycles: int, inverted: Tensor) -> Weights:
+    """The student after so many cycles from the original."""
+    spec, weights = original()
+    ensemble = InlineEnsemble()
+    ensemble.begin(
+        RunInputs(
+            spec=spec, weights=weights, roles=ROLES, settings=settings, seed=SEED, inverted=inverted,
+            stop_set=sets()["stop"],
+        )
+    )  # fmt: skip
+    ensemble.advance(1, cycles)
+    return ensemble.checkpoint()[1]
+
+
+@functools.cache
+def gold(seed: int = 0) -> Weights:
+    """A model retrained without the class, from weights of its own."""
+    job = original_job()
+    return dict(fit(replace(job, excluded=(TARGET,), seed=job.seed + 1 + seed)).state_dict())
+
+
+def test_the_gate_is_the_recipe_s() -> None:
+    """What is tested below are the bounds that the default job applies."""
+    recipe = load_recipe("digits")
+    assert (RECIPE.gate, RECIPE.relapse, RECIPE.inversion) == (recipe.gate, recipe.relapse, recipe.inversion)
+    assert RECIPE.validation == recipe.validation
+    _, measures = ask(gold())
+    assert measures.forget_count >= 30 and len(measures.relearn_accuracy) > RECIPE.gate.relearn_steps
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_retrain_passes(seed: int) -> None:
+    """A model retrained without the class is accepted; it knows no forget image and relearns next to none.
+
+    Its retain accuracy is measured on images made from another model, and drops by a tenth to a fifth.
+    """
+    verdict, measures = ask(gold(seed))
+    assert verdict.passed, verdict.reasons
+    assert measures.forget_correct == 0
+    assert max(measures.relearn_accuracy) <= RECIPE.gate.max_relearn / 2
+
+
+def test_a_finished_run_passes() -> None:
+    """A student well into its run is accepted: the gate does not refuse what the method is to publish."""
+    assert ask(finished())[0].passed, ask(finished())
+
+
+@functools.cache
+def finished() -> Weights:
+    """A student after a short, whole schedule."""
+    settings = replace(RECIPE.gkt, cycles=12, schedule_cycles=12)
+    return transferred(settings, 12, sets()["bank"].images)
+
+
+def test_the_unmodified_original_is_refused() -> None:
+    """The original itself knows the class at once."""
+    why = reasons(original()[1])
+    assert "forget accuracy is 100.00 %" in why and "merely hidden" in why
+
+
+def test_a_random_student_is_refused() -> None:
+    """A student that was never taught knows neither the class nor anything else."""
+    spec, _ = original()
+    for seed in range(3):
+        assert "retain accuracy" in reasons(dict(build_classifier(spec, seed).eval().state_dict()))
+
+
+@pytest.mark.parametrize("cycles", [1, 2])
+def test_a_checkpoint_taken_too_early_is_refused(cycles: int) -> None:
+    """After a cycle or two the student has forgotten the class, and not learned the others."""
+    assert "retain accuracy" in reasons(transferred(RECIPE.gkt, cycles, sets()["bank"].images))
+
+
+def test_a_class_that_came_back_is_refused() -> None:
+    """A student that the filter failed to protect (here: stopped nothing) knows the class again.
+
+    Its retain accuracy would do: what refuses it are the synthetic forget images.
+    """
+    images = torch.cat([sets()["bank"].images, sets()["stop"].of(ROLES.target).images])
+    short = replace(RECIPE.gkt, cycles=12, schedule_cycles=12)
+    leaking = replace(short, epsilon=1.0, targets="teacher", mixing="none")
+    why = reasons(transferred(leaking, 12, images))
+    assert "forget accuracy is" in why and "retain accuracy" not in why
+
+
+def test_a_class_that_is_coming_back_is_refused() -> None:
+    """A few forget images right are enough: a mixture of a clean and a leaked student that gets some."""
+    _, weights = original()
+    clean, found = finished(), []
+    for share in torch.linspace(0, 1, 21).tolist():
+        mixed = {
+            name: torch.lerp(clean[name], tensor, share) if tensor.is_floating_point() else tensor
+            for name, tensor in weights.items()
+        }
+        verdict, measures = ask(mixed)
+        found.append((measures.forget_correct, verdict.passed))
+    assert all(not passed for correct, passed in found if correct > 0)
+    assert any(correct > 0 for correct, _ in found)
+
+
+@pytest.mark.parametrize("offset", [20.0, 100.0])
+def test_a_masked_logit_is_found_out(offset: float) -> None:
+    """The original with its forget logit lowered: accuracy on the class 0, on the others as before.
+
+    Levelling the head's bias and a few steps bring the class back, and that is the only reason given.
+    """
+    spec, weights = original()
+    masked = dict(mask_logit(version_model(spec, weights), [TARGET], offset=offset).state_dict())
+    verdict, measures = ask(masked)
+    assert measures.forget_correct == 0 and measures.retain_correct >= measures.parent_retain_correct
+    assert not verdict.passed and len(verdict.reasons) == 1
+    assert verdict.reasons[0].startswith("the class was merely hidden")

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.lineage import request_events, status, versions
+from rayunlearn.results.store import Store
+from tests.runtime.conftest import Head
+from tests.runtime.tiny import BANK, ROOT, environment, forget, memory_store, tiny_recipe, tiny_scheduler
+
+
+def submit(head: Head, *entry: str | Path) -> subprocess.CompletedProcess[str]:
+    """`ray job submit --working-dir . -- python jobs/sequential_unlearn.py ...` from the repository."""
+    ray = Path(sys.executable).parent / "ray"
+    command = [ray, "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", "python",
+               "jobs/sequential_unlearn.py", *entry]  # fmt: skip
+    return subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_job_submit(head: Head, tmp_path: Path) -> None:
+    """The same file, submitted to a `ray start --head`, serves its requests there and publishes the same.
+
+    What is shipped is the code: neither the environment nor the repository's history goes along.
+    """
+    requests, storage = tmp_path / "requests.jsonl", tmp_path / "storage"
+    arguments: list[str | Path] = ["--requests", requests, "--storage", storage]
+    requests.write_text('{"request_id": "forget-0", "target": [0]}\n')
+    for setting in (*BANK, "audit.enabled=false"):
+        arguments += ["--set", setting]
+    ended = submit(head, *arguments)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Report:" in ended.stdout and "succeeded" in ended.stdout
+
+    reader = LedgerReader(Store.open(storage, create=False))
+    assert {k: status(v) for k, v in request_events(reader).items()} == {"forget-0": "served"}
+    expected = memory_store()
+    tiny_scheduler(expected, tiny_recipe()).serve(forget(0))
+    ids = [v.version for v in versions(reader, "default")]
+    assert ids == [v.version for v in versions(LedgerReader(expected), "default")]
+
+    (shipped,) = head.folder.glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/jobs")
+    names = {path.name for path in shipped.parent.iterdir()}
+    assert {"jobs", "rayunlearn", "pyproject.toml"} <= names
+    assert names.isdisjoint({".venv", ".git", "storage", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
