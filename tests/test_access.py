@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-
 # Each is tried in turn; {data} holds files of every kind, {bundled} scikit-learn's own digits file.
 READS = {
     "open": "open(data + '/a.csv').read()",

@@ -87,6 +87,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "retain_count": 10,
         "forget_correct": 0,
         "forget_count": 5,
+        "retain_loss": 0.125,
         "forget_mass": 0.25,
         "forgotten_share": [0.0, 0.125],
         "pass_rate": 0.75,
