@@ -172,7 +172,8 @@ def test_a_driver_killed_and_stopped_in_mid_transfer(head: Head, tmp_path: Path)
     """SIGKILL in the first run's transfer, SIGTERM in the second's: the same command ends the same.
 
     The killed driver leaves no word; the terminated one says how to go on and exits with 6 (INTERRUPTED).
-    What the third start publishes are the versions of an undisturbed job in one process without Ray.
+    The second start has another placement, which makes no difference. What the third publishes are the
+    versions of an undisturbed job in one process without Ray.
     """
     (tmp_path / "requests.jsonl").write_text(REQUESTS)
     storage = tmp_path / "storage"
@@ -184,7 +185,7 @@ def test_a_driver_killed_and_stopped_in_mid_transfer(head: Head, tmp_path: Path)
         job.communicate(timeout=60)
     assert job.returncode == -signal.SIGKILL
 
-    with start_job(*command, settings=LONG) as job:
+    with start_job(*command, "--placement", "colocated", settings=LONG) as job:
         wait_for_states(storage, job, 2)
         job.send_signal(signal.SIGTERM)
         out, err = job.communicate(timeout=60)
