@@ -41,7 +41,7 @@ from rayunlearn.runtime.audit import AuditInputs, audit
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.scheduler import Scheduler, load_version
+from rayunlearn.runtime.scheduler import Scheduler, load_version, run_seed
 from rayunlearn.runtime.sealed import version_model
 from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit
 from rayunlearn.scheduling.requests import Request
@@ -200,7 +200,7 @@ def trajectory(
             weights=load_version(scheduler.store, parent),
             roles=roles,
             settings=recipe.gkt,
-            seed=derive_seed(scheduler.seed, "default", f"forget-{roles.target[0]}", 1),
+            seed=run_seed(scheduler.seed, "default", f"forget-{roles.target[0]}", 1),
             inverted=sets["bank"].images if "bank" in sets else None,
             stop_set=sets["stop"],
         )
