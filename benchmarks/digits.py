@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,11 +39,12 @@ from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.audit import AuditInputs, audit
 from rayunlearn.runtime.cluster import connect
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler, load_version, run_seed
 from rayunlearn.runtime.sealed import version_model
-from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit
+from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import config_hash
@@ -81,20 +82,6 @@ def order_of(seed: int) -> tuple[int, ...]:
     return ORDERS[seed % len(ORDERS)]
 
 
-def training_job(recipe: Recipe, spec: ClassifierSpec, seed: int, excluded: Iterable[int]) -> TrainingJob:
-    """The original of a seed, or its gold model without some classes."""
-    excluded = tuple(sorted(excluded))
-    purpose = ("gold", 0) if excluded else ("original",)
-    return TrainingJob(
-        excluded=excluded,
-        data=recipe.data,
-        split_seed=derive_seed(seed, "split"),
-        spec=spec,
-        train=recipe.train,
-        seed=derive_seed(seed, *purpose),
-    )
-
-
 @ray.remote(num_cpus=1)
 def trained(job: TrainingJob) -> Weights:
     """A classifier's weights."""
@@ -112,14 +99,16 @@ def sequence(
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(folder, sync=False)
         scheduler = Scheduler(
-            store=store,
-            ledger=Ledger(store),
-            recipe=recipe,
-            seed=seed,
+            Context(
+                store=store,
+                ledger=Ledger(store),
+                recipe=recipe,
+                seed=seed,
+                clock=lambda: datetime.now(UTC),
+                progress=Silent(),
+            ),
             open_ensemble=InlineEnsemble,
             placement="inline",
-            clock=lambda: datetime.now(UTC),
-            progress=Silent(),
         )
         scheduler.publish(
             lineage="default", weights=original, spec=spec, parent=None, request_ids=[],
@@ -174,7 +163,8 @@ def trajectory(
     choice is that of the run. It ends early once the class has come back on real test data, which is
     why only a benchmark may do it.
     """
-    recipe, files = scheduler.recipe, RunFiles(scheduler.store, run)
+    context = scheduler.context
+    recipe, files = context.recipe, RunFiles(context.store, run)
     steps = [r["step"] for r in scheduler.reader.read("checkpoints", run_id=run).to_pylist()]
     checkpoints = {step: files.student(step) for step in steps}
     dataset = load_dataset(recipe.data.dataset)
@@ -197,10 +187,10 @@ def trajectory(
     ensemble.begin(
         RunInputs(
             spec=spec,
-            weights=load_version(scheduler.store, parent),
+            weights=load_version(context.store, parent),
             roles=roles,
             settings=recipe.gkt,
-            seed=run_seed(scheduler.seed, "default", f"forget-{roles.target[0]}", 1),
+            seed=run_seed(context.seed, "default", f"forget-{roles.target[0]}", 1),
             inverted=sets["bank"].images if "bank" in sets else None,
             stop_set=sets["stop"],
         )
@@ -430,7 +420,9 @@ def main(
     spec = classifier_spec(first.data, first.model.name, first.model.width)
     used = SEEDS[:seeds]
     models = {
-        (seed, k): trained.remote(training_job(first, spec, seed, order_of(seed)[:k]))
+        (seed, k): trained.remote(
+            training_job(first, spec, seed, excluded=order_of(seed)[:k], gold=0 if k else None)
+        )
         for seed in used
         for k in range(4)
     }

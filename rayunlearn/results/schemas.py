@@ -185,7 +185,7 @@ REQUIRED: dict[tuple[str, str], tuple[str, ...]] = {
 """Per table and event, the nullable columns that this event must fill."""
 
 VOLATILE_COLUMNS: dict[str, frozenset[str]] = {
-    "requests": frozenset({"at"}),
+    "requests": frozenset({"at", "received_at"}),
     "runs": frozenset({"at", "seconds", "placement"}),
     "checkpoints": frozenset({"at"}),
     "evaluations": frozenset({"at"}),

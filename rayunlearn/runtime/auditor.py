@@ -5,7 +5,7 @@ The auditor writes its rows through the one appender; nobody who decides can rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -14,16 +14,15 @@ from torch import Tensor
 from rayunlearn.evaluation.synthetic import Roles
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id
-from rayunlearn.recipes import Recipe
-from rayunlearn.results.ledger import Ledger, LedgerReader
+from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.schemas import ALL_TABLES
-from rayunlearn.results.store import Store
 from rayunlearn.runtime.audit import AuditInputs, audit_task
 from rayunlearn.runtime.cluster import role_share
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.scheduler import Clock, Progress, load_version
-from rayunlearn.runtime.training import TrainingJob, train_gold, train_original
+from rayunlearn.runtime.scheduler import load_version
+from rayunlearn.runtime.training import TrainingJob, train_gold, train_original, training_job
 from rayunlearn.seeds import derive_seed
 
 Row = Mapping[str, Any]
@@ -33,37 +32,14 @@ class Auditor:
     """Audits what a storage location has published.
 
     Args:
-        store: the storage location.
-        ledger: its one appender.
-        recipe: settings of the audit, and of the data.
-        seed: root of every draw.
-        training_job: the original's recipe without some classes; a gold's where `gold_seed` is given.
+        context: of the service.
         threads: torch threads of the gold models' workers.
-        clock: gives the time that is recorded.
-        progress: told how far the audit is.
     """
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        ledger: Ledger,
-        recipe: Recipe,
-        seed: int,
-        training_job: Callable[..., TrainingJob],
-        threads: int,
-        clock: Clock,
-        progress: Progress,
-    ) -> None:
-        self.store = store
-        self.ledger = ledger
-        self.reader = LedgerReader(store, ALL_TABLES)
-        self.recipe = recipe
-        self.seed = seed
-        self.training_job = training_job
+    def __init__(self, context: Context, *, threads: int) -> None:
+        self.context = context
+        self.reader = LedgerReader(context.store, ALL_TABLES)
         self.threads = threads
-        self.clock = clock
-        self.progress = progress
 
     def audit(self) -> None:
         """Measure every published run that has not been audited, on real data, in other processes."""
@@ -75,8 +51,8 @@ class Auditor:
             row
             for row in published
             # a run whose files were purged before anybody audited it can be audited no more
-            if row["run_id"] not in audited and self.store.exists(of[row["version"]].path)
-            and RunFiles(self.store, row["run_id"]).synthetic() is not None
+            if row["run_id"] not in audited and self.context.store.exists(of[row["version"]].path)
+            and RunFiles(self.context.store, row["run_id"]).synthetic() is not None
         ]  # fmt: skip
         if not todo:
             return
@@ -85,42 +61,47 @@ class Auditor:
         }
         todo = [row for row in todo if originals[row["lineage"]] is not None]
         golds = self._golds([of[row["version"]] for row in todo])
-        self.progress.phase("audit", f"measure {len(todo)} versions on real data")
+        self.context.progress.phase("audit", f"measure {len(todo)} versions on real data")
         pending = []
         for row, gold in zip(todo, golds, strict=True):
             original = originals[row["lineage"]]
             assert original is not None
             pending.append(audit_task.remote(self._inputs(row, original, gold, of), 1))
         for row, answer in zip(todo, ray.get(pending), strict=True):
-            stamp = {"run_id": row["run_id"], "lineage": row["lineage"], "at": self.clock()}
+            stamp = {"run_id": row["run_id"], "lineage": row["lineage"], "at": self.context.clock()}
             rows = [{"version": row["version"], **measured, **stamp} for measured in answer]
-            self.ledger.append("audits", rows)
-        self.progress.done()
+            self.context.ledger.append("audits", rows)
+        self.context.progress.done()
 
     def _original(self, first: Version) -> dict[str, Tensor] | None:
         """The lineage's first version; where it was purged, trained again if that gives the same bits."""
-        if self.store.exists(first.path):
-            return load_version(self.store, first)
-        self.progress.phase("audit", "train the purged original again")
-        weights = train_original(self.training_job(()), threads=self.threads)
+        if self.context.store.exists(first.path):
+            return load_version(self.context.store, first)
+        self.context.progress.phase("audit", "train the purged original again")
+        weights = train_original(self._job(first), threads=self.threads)
         same = version_id(weights) == first.version
-        self.progress.done("" if same else "not the same model: no audit")
+        self.context.progress.done("" if same else "not the same model: no audit")
         return weights if same else None
+
+    def _job(self, version: Version, gold: int | None = None) -> TrainingJob:
+        spec = ClassifierSpec.from_dict(version.model)
+        excluded = version.classes_forgotten
+        return training_job(self.context.recipe, spec, self.context.seed, excluded=excluded, gold=gold)
 
     def _golds(self, published: list[Version]) -> list[dict[str, Tensor]]:
         """A model retrained without the classes of each version, by one Ray Train run."""
         if not published:
             return []
-        workers = self.recipe.audit.gold_workers
-        self.progress.phase("audit", f"retrain {len(published)} gold models by Ray Train")
+        workers = self.context.recipe.audit.gold_workers
+        self.context.progress.phase("audit", f"retrain {len(published)} gold models by Ray Train")
         golds = train_gold(
-            [self.training_job(version.classes_forgotten, gold_seed=0) for version in published],
-            self.store.local_path("train"),
+            [self._job(version, gold=0) for version in published],
+            self.context.store.local_path("train"),
             workers=workers,
             cpus_per_worker=role_share(ray.cluster_resources().get("CPU", 0), workers),
             threads=self.threads,
         )
-        self.progress.done()
+        self.context.progress.done()
         return golds
 
     def _inputs(
@@ -130,7 +111,7 @@ class Auditor:
         spec = ClassifierSpec.from_dict(version.model)
         before = of[row["parent_version"]].classes_forgotten
         gone = version.classes_forgotten
-        files = RunFiles(self.store, run)
+        files = RunFiles(self.context.store, run)
         steps = sorted(set(self.reader.read("checkpoints", run_id=run).column("step").to_pylist()))
         (chosen, *_) = self.reader.read("evaluations", run_id=run, measure="chosen_step").to_pylist()
         return AuditInputs(
@@ -141,13 +122,13 @@ class Auditor:
                 forgotten=before,
             ),
             original=original,
-            unlearned=load_version(self.store, version),
+            unlearned=load_version(self.context.store, version),
             gold=gold,
             checkpoints={step: files.student(step) for step in steps},
             chosen=chosen["step"],
-            fixed_step=self.recipe.audit.fixed_step,
-            data=self.recipe.data,
-            split_seed=derive_seed(self.seed, "split"),
-            settings=self.recipe.audit,
-            seed=derive_seed(self.seed, "audit", run),
+            fixed_step=self.context.recipe.audit.fixed_step,
+            data=self.context.recipe.data,
+            split_seed=derive_seed(self.context.seed, "split"),
+            settings=self.context.recipe.audit,
+            seed=derive_seed(self.context.seed, "audit", run),
         )

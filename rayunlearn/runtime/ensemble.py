@@ -128,7 +128,7 @@ def student_checkpoint(
 ) -> tuple[Assessment, dict[str, Any], dict[str, Tensor]]:
     """The student's assessment, of which it hears, its figures since the last one, and its weights."""
     figures = {"student_loss": student.take_loss(), "student_steps": student.steps}
-    assessment = assess(student.model, stop_set, roles)
+    assessment = assess(student.checkpoint(), stop_set, roles)
     student.observe(assessment.retain_loss)
     return assessment, figures, student.weights()
 

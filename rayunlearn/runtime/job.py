@@ -19,13 +19,14 @@ from rich.console import Console
 import rayunlearn
 from rayunlearn.errors import ExitCode, RayUnlearnError
 from rayunlearn.recipes import Recipe, load_recipe
-from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.report import write_report
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.store import Store
 from rayunlearn.results.summary import RequestSummary, summarise
 from rayunlearn.results.terminal import JobProgress, open_console, result_table
 from rayunlearn.runtime.cluster import Placement, connect
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import Intake, name_of, read_requests
 from rayunlearn.runtime.retention import retain_images
 from rayunlearn.runtime.service import Place, Service, exit_code, interruptible
@@ -61,15 +62,15 @@ def run_job(
             connect(address)
             progress.done()
             with interruptible():
-                service = Service(
+                context = Context(
                     store=store,
+                    ledger=Ledger(store),
                     recipe=settings,
                     seed=seed,
-                    place=place,
                     clock=lambda: datetime.now(UTC),
                     progress=progress,
-                    checkpoint=checkpoint,
                 )
+                service = Service(context, place, checkpoint=checkpoint)
                 intake = service.take_in(entries, record=not dry_run)
                 for bad in intake.rejected:
                     progress.say(f"rejected: {bad.reason}")
@@ -98,7 +99,7 @@ def _finish(
     """Report, throw away what must go, print the table."""
     ids = [r.request_id for r in (*intake.done, *intake.pending)]
     ids += [name_of(r) for r in intake.rejected]
-    summaries = summarise(LedgerReader(service.store, ALL_TABLES), ids)
+    summaries = summarise(LedgerReader(service.context.store, ALL_TABLES), ids)
     path = _report(service, recipe, summaries)
     if not keep:
         service.purge()
@@ -111,17 +112,18 @@ def _report(service: Service, recipe: Recipe, summaries: Sequence[RequestSummary
     images: dict[str, np.ndarray] = {}
     labels: dict[str, np.ndarray] = {}
     for summary in summaries:
-        made = retain_images(service.store, service.reader, summary.run_id) if summary.run_id else None
+        run = summary.run_id
+        made = retain_images(service.context.store, service.reader, run) if run else None
         if made is not None:
             low, high = service.spec.pixel_range
             pixels = (made.images - low) / (high - low)
             images[summary.request_id] = pixels.clamp(0, 1).numpy()
             labels[summary.request_id] = made.labels.numpy()
-    tail = service.ledger.verify()
+    tail = service.context.ledger.verify()
     html = write_report(summaries, images, labels, to_json(recipe), _facts(service), tail)
     name = f"reports/report-{tail:012d}.html"
-    service.store.put(name, html.encode())
-    return service.store.local_path(name)
+    service.context.store.put(name, html.encode())
+    return service.context.store.local_path(name)
 
 
 def _facts(service: Service) -> dict[str, str]:
@@ -135,8 +137,8 @@ def _facts(service: Service) -> dict[str, str]:
         "cluster": ", ".join(f"{resources.get(k, 0):g} {k}" for k in ("CPU", "GPU")),
         "driver": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "placement": service.place.placement.value,
-        "seed": str(service.seed),
-        "storage": service.store.where,
+        "seed": str(service.context.seed),
+        "storage": service.context.store.where,
     }
 
 
@@ -148,8 +150,8 @@ def _show_plan(console: Console, service: Service, intake: Intake) -> None:
         classes = ", ".join(map(str, request.target))
         console.print(
             f"{position}. {request.request_id}: forget {classes} of lineage {request.lineage} by "
-            f"{service.recipe.method} ({', '.join(request.data_access)} only), "
-            f"at most {service.recipe.gkt.cycles} cycles, {service.place.placement.value}",
+            f"{service.context.recipe.method} ({', '.join(request.data_access)} only), "
+            f"at most {service.context.recipe.gkt.cycles} cycles, {service.place.placement.value}",
             highlight=False,
         )
 

@@ -6,8 +6,8 @@ from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store
+from rayunlearn.runtime.context import Clock
 from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.scheduler import Clock
 
 
 def retain_images(store: Store, reader: LedgerReader, run: str) -> SyntheticSet | None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -28,9 +28,10 @@ from rayunlearn.methods.registry import require_access
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
 from rayunlearn.recipes import Recipe
-from rayunlearn.results.ledger import Ledger, LedgerReader
+from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.store import Store
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import Ensemble, Job, RunInputs
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.sealed import invert, measure, relapse
@@ -39,21 +40,6 @@ from rayunlearn.scheduling.requests import Request, run_id
 from rayunlearn.scheduling.stopping import CheckpointRecord, Choice, choose, should_stop
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import config_hash, to_json
-
-Clock = Callable[[], datetime]
-
-
-class Progress(Protocol):
-    """Where a run tells how far it is."""
-
-    def phase(self, title: str, phase: str, *, total: int | None = None) -> None:
-        """A phase begins; `total` is its number of cycles, where it has them."""
-
-    def advance(self, n: int = 1, **figures: float) -> None:
-        """The phase went on by so many cycles."""
-
-    def done(self, note: str = "") -> None:
-        """The phase is over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,38 +119,19 @@ class Scheduler:
     """Serves requests against the lineages of one storage location.
 
     Args:
-        store: the storage location.
-        ledger: its one appender.
-        recipe: settings of the service.
-        seed: root of every draw.
+        context: of the service.
         open_ensemble: reserves a place for a run's roles; called once a run.
         placement: its name, for the record.
-        clock: gives the time that is recorded, UTC.
-        progress: told how far a run is.
     """
 
     def __init__(
-        self,
-        *,
-        store: Store,
-        ledger: Ledger,
-        recipe: Recipe,
-        seed: int,
-        open_ensemble: Callable[[], Ensemble],
-        placement: str,
-        clock: Clock,
-        progress: Progress,
+        self, context: Context, *, open_ensemble: Callable[[], Ensemble], placement: str
     ) -> None:
-        self.store = store
-        self.ledger = ledger
-        self.reader = LedgerReader(store)  # no audits: nothing here may decide on real data
-        self.recipe = recipe
-        self.seed = seed
+        self.context = context
+        self.reader = LedgerReader(context.store)  # no audits: nothing here may decide on real data
         self.open_ensemble = open_ensemble
         self.placement = placement
-        self.clock = clock
-        self.progress = progress
-        self.config_hash = config_hash(recipe)
+        self.config_hash = config_hash(context.recipe)
 
     def publish(
         self,
@@ -180,11 +147,11 @@ class Scheduler:
         """Store weights under their hash and record them as the lineage's new version."""
         identity = version_id(weights)
         path = f"models/{lineage}/{identity}.safetensors"
-        if not self.store.exists(path):
-            self.store.create(path, weights_to_bytes(weights))
+        if not self.context.store.exists(path):
+            self.context.store.create(path, weights_to_bytes(weights))
         if not any(v.version == identity for v in versions(self.reader, lineage)):
-            now = self.clock()
-            self.ledger.append(
+            now = self.context.clock()
+            self.context.ledger.append(
                 "versions",
                 [
                     {
@@ -206,7 +173,7 @@ class Scheduler:
 
     def serve(self, request: Request, attempt: int = 1) -> Outcome:
         """Carry out one request against the current version of its lineage, or go on with it."""
-        require_access(self.recipe.method, request.data_access)
+        require_access(self.context.recipe.method, request.data_access)
         chain = {v.version: v for v in versions(self.reader, request.lineage)}
         published = next((v for v in chain.values() if request.request_id in v.request_ids), None)
         run = run_id(request.lineage, [request.request_id], self.config_hash, attempt)
@@ -226,7 +193,8 @@ class _Run:
         self, scheduler: Scheduler, request: Request, parent: Version, run: str, attempt: int
     ) -> None:
         self.scheduler = scheduler
-        self.recipe = scheduler.recipe
+        self.context = scheduler.context
+        self.recipe = scheduler.context.recipe
         self.request = request
         self.parent = parent
         self.run = run
@@ -238,8 +206,8 @@ class _Run:
             target=request.target,
             forgotten=gone,
         )
-        self.seed = run_seed(scheduler.seed, request.lineage, request.request_id, attempt)
-        self.files = RunFiles(scheduler.store, run)
+        self.seed = run_seed(scheduler.context.seed, request.lineage, request.request_id, attempt)
+        self.files = RunFiles(scheduler.context.store, run)
         self.title = f"{request.request_id}: forget {', '.join(map(str, request.target))}"
 
     def carry_out(self) -> Outcome:
@@ -248,7 +216,7 @@ class _Run:
         self._event("resumed" if started else "started")
         if not self._rows("requests", event="planned"):
             self._request_event("planned")
-        weights = load_version(self.scheduler.store, self.parent)
+        weights = load_version(self.context.store, self.parent)
         ensemble = self.scheduler.open_ensemble()
         try:
             with self._phase("synthesise"):
@@ -315,7 +283,7 @@ class _Run:
         if state is not None:
             cycle = state.pop("cycle")
             ensemble.load(state)
-            self.scheduler.progress.advance(cycle)
+            self.context.progress.advance(cycle)
         recorded = {row["step"]: row for row in self._rows("checkpoints")}
         records = [_record(row) for step, row in sorted(recorded.items()) if step <= cycle]
         stopping = self.recipe.stopping
@@ -328,16 +296,16 @@ class _Run:
                 "lineage": self.request.lineage,
                 "phase": "transfer",
                 "step": last,
-                "at": self.scheduler.clock(),
+                "at": self.context.clock(),
                 **figures,
             }
             # student, then row, then state: whatever a kill leaves, the state finds the other two
             self.files.put_student(last, student)
             if last not in recorded:
-                self.scheduler.ledger.append("checkpoints", [row])
+                self.context.ledger.append("checkpoints", [row])
             self.files.put_state({"cycle": last, **ensemble.state()})
             records.append(_record(row))
-            self.scheduler.progress.advance(
+            self.context.progress.advance(
                 last - cycle, retain=records[-1].retain_accuracy, forget=records[-1].forget_accuracy
             )
             cycle = last
@@ -371,7 +339,7 @@ class _Run:
             figures = {"value": accuracy, "step": step}
             rows.append(self._evaluation(identity, self.roles.target, "relapse_accuracy", figures))
         if not self._rows("evaluations"):
-            self.scheduler.ledger.append("evaluations", rows)
+            self.context.ledger.append("evaluations", rows)
         return judge(gate_measures(ours, parents, tuple(curve), self.roles), self.recipe.gate)
 
     def _evaluation(
@@ -390,7 +358,7 @@ class _Run:
             "parameters": json.dumps(asdict(self.recipe.relapse) if "relapse" in name else {}),
             "seed": self.seed,
             "censored": False,
-            "at": self.scheduler.clock(),
+            "at": self.context.clock(),
             **figures,
         }
 
@@ -403,15 +371,15 @@ class _Run:
 
     @contextmanager
     def _phase(self, name: str, total: int | None = None):  # type: ignore[no-untyped-def]
-        self.scheduler.progress.phase(self.title, name, total=total)
+        self.context.progress.phase(self.title, name, total=total)
         began = perf_counter()
         yield
         seconds = perf_counter() - began
-        self.scheduler.progress.done()
+        self.context.progress.done()
         self._event("phase", phase=name, seconds=seconds)
 
     def _event(self, event: str, **columns: Any) -> None:
-        self.scheduler.ledger.append(
+        self.context.ledger.append(
             "runs",
             [
                 {
@@ -422,7 +390,7 @@ class _Run:
                     "placement": self.scheduler.placement,
                     "parent_version": self.parent.version,
                     "event": event,
-                    "at": self.scheduler.clock(),
+                    "at": self.context.clock(),
                     "config": to_json(self.recipe),
                     "config_hash": self.scheduler.config_hash,
                     "seed": self.seed,
@@ -433,12 +401,12 @@ class _Run:
         )
 
     def _request_event(self, event: str, **columns: Any) -> None:
-        row = request_row(self.request, event, self.scheduler.clock(), run_id=self.run, **columns)
+        row = request_row(self.request, event, self.context.clock(), run_id=self.run, **columns)
         known = self.scheduler.reader.read("requests", request_id=self.request.request_id).to_pylist()
         received = [earlier["received_at"] for earlier in known if earlier["event"] != "rejected"]
         if received:
             row["received_at"] = received[0]
-        self.scheduler.ledger.append("requests", [row])
+        self.context.ledger.append("requests", [row])
 
     def _rows(self, table: str, **equals: Any) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.scheduler.reader.read(

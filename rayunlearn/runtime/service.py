@@ -19,19 +19,17 @@ from torch import Tensor
 from rayunlearn.errors import BadInput, ExitCode, Interrupted
 from rayunlearn.methods.registry import method_named
 from rayunlearn.models.classifiers import build_classifier
-from rayunlearn.models.weights import load_into, load_weights_file
-from rayunlearn.recipes import Recipe
-from rayunlearn.results.ledger import Ledger, LedgerReader
+from rayunlearn.models.weights import load_into, load_weights_file, version_id
+from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import versions
-from rayunlearn.results.store import Store
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import Intake, take_in
 from rayunlearn.runtime.retention import purge
-from rayunlearn.runtime.scheduler import Clock, Outcome, Progress, Scheduler, run_seed
-from rayunlearn.runtime.training import TrainingJob, describe, train_original
+from rayunlearn.runtime.scheduler import Outcome, Scheduler, run_seed
+from rayunlearn.runtime.training import describe, train_original, training_job
 from rayunlearn.scheduling.requests import Rejected, Request
-from rayunlearn.seeds import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,26 +53,13 @@ class Service:
     """A job over one storage location.
 
     Args:
-        store: the storage location.
-        recipe: settings of the service.
-        seed: root of every draw.
+        context: what the job's parts share.
         place: where runs are put.
-        clock: gives the time that is recorded.
-        progress: told how far the job is.
         checkpoint: file with the original's weights; None trains an original where a lineage has none.
     """
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        recipe: Recipe,
-        seed: int,
-        place: Place,
-        clock: Clock,
-        progress: Progress,
-        checkpoint: str | Path | None = None,
-    ) -> None:
+    def __init__(self, context: Context, place: Place, *, checkpoint: str | Path | None = None) -> None:
+        recipe = context.recipe
         method_named(recipe.method)
         bundles(
             place.placement,
@@ -82,23 +67,14 @@ class Service:
             cpus_per_role=place.cpus_per_role,
             gpus_per_role=place.gpus_per_role,
         )
-        self.store = store
-        self.recipe = recipe
-        self.seed = seed
+        self.context = context
         self.place = place
-        self.clock = clock
-        self.progress = progress
-        self.ledger = Ledger(store)
-        self.reader = LedgerReader(store)
+        self.reader = LedgerReader(context.store)
         self._require_same_seed()
-        self.split_seed = derive_seed(seed, "split")
         self.spec = describe(recipe.data, recipe.model.name, recipe.model.width)
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
         self.scheduler = Scheduler(
-            store=store,
-            ledger=self.ledger,
-            recipe=recipe,
-            seed=seed,
+            context,
             open_ensemble=lambda: open_ensemble(
                 place.placement,
                 cpus_per_role=place.cpus_per_role,
@@ -106,8 +82,6 @@ class Service:
                 threads=place.threads,
             ),
             placement=place.placement.value,
-            clock=clock,
-            progress=progress,
         )
 
     def _require_same_seed(self) -> None:
@@ -117,27 +91,48 @@ class Service:
             BadInput: the storage location was begun with another seed.
         """
         for row in self.reader.read("runs", event="started").to_pylist():
-            if row["seed"] != run_seed(self.seed, row["lineage"], row["request_ids"][0], row["attempt"]):
-                allowed = f"the seed that {self.store.where} was begun with; another takes another --storage"
-                raise BadInput("--seed", self.seed, allowed)
+            seed = self.context.seed
+            if row["seed"] != run_seed(seed, row["lineage"], row["request_ids"][0], row["attempt"]):
+                where = self.context.store.where
+                raise BadInput(
+                    "--seed", seed, f"the seed that {where} was begun with; another takes another --storage"
+                )
 
     def _given_weights(self, checkpoint: str | Path) -> dict[str, Tensor]:
         model = build_classifier(self.spec, 0)
         load_into(model, load_weights_file(checkpoint), str(checkpoint))
         return dict(model.state_dict())
 
+    def _require_given_original(self, lineages: set[str]) -> None:
+        if self.given is None:
+            return
+        identity = version_id(self.given)
+        for lineage in sorted(lineages):
+            chain = versions(self.reader, lineage)
+            if chain and chain[0].version != identity:
+                allowed = (
+                    f"the original of lineage {lineage!r}, which is {chain[0].version[:12]}; another model "
+                    "takes another lineage or another --storage"
+                )
+                raise BadInput("--checkpoint", f"model {identity[:12]}", allowed)
+
     def take_in(self, entries: Sequence[Request | Rejected], *, record: bool = True) -> Intake:
-        """Sort a file's requests, each checked whole, before anything is trained."""
+        """Sort a file's requests, each checked whole, before anything is trained.
+
+        Raises:
+            BadInput: a checkpoint was given that is not the original of a lineage that there is already.
+        """
+        self._require_given_original({e.lineage for e in entries if isinstance(e, Request)})
         intake, rows = take_in(
             self.reader,
             entries,
-            method=self.recipe.method,
+            method=self.context.recipe.method,
             num_classes=self.spec.num_classes,
             config_hash=self.scheduler.config_hash,
-            now=self.clock(),
+            now=self.context.clock(),
         )
         if record:
-            self.ledger.append("requests", rows)
+            self.context.ledger.append("requests", rows)
         return intake
 
     def serve(self, intake: Intake) -> list[Outcome]:
@@ -154,9 +149,10 @@ class Service:
         """Publish the original: the given checkpoint, or one trained on all classes."""
         weights = self.given
         if weights is None:
-            self.progress.phase(f"lineage {lineage}", "train the original")
-            weights = train_original(self.training_job(()), threads=self.place.threads)
-            self.progress.done()
+            self.context.progress.phase(f"lineage {lineage}", "train the original")
+            original = training_job(self.context.recipe, self.spec, self.context.seed)
+            weights = train_original(original, threads=self.place.threads)
+            self.context.progress.done()
         self.scheduler.publish(
             lineage=lineage,
             weights=weights,
@@ -167,34 +163,13 @@ class Service:
             run=None,
         )
 
-    def training_job(self, excluded: Sequence[int], *, gold_seed: int | None = None) -> TrainingJob:
-        """The original's recipe, without some classes."""
-        purpose = ("original",) if gold_seed is None else ("gold", gold_seed)
-        return TrainingJob(
-            excluded=tuple(sorted(excluded)),
-            data=self.recipe.data,
-            split_seed=self.split_seed,
-            spec=self.spec,
-            train=self.recipe.train,
-            seed=derive_seed(self.seed, *purpose),
-        )
-
     def audit(self) -> None:
         """Measure what was published on real data, in processes of their own."""
-        Auditor(
-            store=self.store,
-            ledger=self.ledger,
-            recipe=self.recipe,
-            seed=self.seed,
-            training_job=self.training_job,
-            threads=self.place.threads,
-            clock=self.clock,
-            progress=self.progress,
-        ).audit()
+        Auditor(self.context, threads=self.place.threads).audit()
 
     def purge(self) -> list[str]:
         """Throw away what still knows forgotten classes; returns the versions purged now."""
-        return purge(self.store, self.ledger, self.clock)
+        return purge(self.context.store, self.context.ledger, self.context.clock)
 
 
 def exit_code(intake: Intake, outcomes: Sequence[Outcome]) -> ExitCode:

@@ -6,10 +6,11 @@ These processes are handed data and are never those of an unlearning run.
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from torch import Tensor
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import retain_forget, split
 from rayunlearn.errors import IntegrityError, RayUnlearnError
-from rayunlearn.methods.training import TrainSettings, train_classifier
+from rayunlearn.methods.training import TrainSettings, steps_per_epoch, train_classifier
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
 from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
-from rayunlearn.recipes import DataSettings
+from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.seeds import derive_seed
 
 
@@ -70,21 +71,43 @@ def classifier_spec(data: DataSettings, name: str, width: float) -> ClassifierSp
     )
 
 
+def training_job(
+    recipe: Recipe, spec: ClassifierSpec, seed: int, *, excluded: Iterable[int] = (), gold: int | None = None
+) -> TrainingJob:
+    """The original of a service's seed, or the `gold`-th model retrained without some classes."""
+    purpose = ("original",) if gold is None else ("gold", gold)
+    return TrainingJob(
+        excluded=tuple(sorted(excluded)),
+        data=recipe.data,
+        split_seed=derive_seed(seed, "split"),
+        spec=spec,
+        train=recipe.train,
+        seed=derive_seed(seed, *purpose),
+    )
+
+
 def fit(job: TrainingJob, *, shard: tuple[int, int] | None = None) -> Classifier:
-    """Train the job's classifier, or this worker's shard of it; every parameter is drawn anew."""
+    """Train the job's classifier, or this worker's shard of it; every parameter is drawn anew.
+
+    A gold model has fewer samples to an epoch. It gets as many epochs as make the original's number of
+    steps, rounded up: a gold model that was trained for less would flatter what is measured against it.
+    """
     dataset = load_dataset(job.data.dataset)
     parts = split(dataset, job.data.test_fraction, job.split_seed)
     images, labels = dataset.images[parts.train_ids], dataset.labels[parts.train_ids]
+    recipe = job.train
     if job.excluded:
+        steps = recipe.epochs * steps_per_epoch(len(labels), recipe)
         retain_ids, _ = retain_forget(labels, job.excluded)
         images, labels = images[retain_ids], labels[retain_ids]
+        recipe = replace(recipe, epochs=math.ceil(steps / steps_per_epoch(len(labels), recipe)))
     device = "cuda" if torch.cuda.is_available() and _gpu_assigned() else "cpu"
     model = build_classifier(job.spec, derive_seed(job.seed, "original weights")).to(device)
     train_classifier(
         model,
         images.to(device),
         labels.to(device),
-        job.train,
+        recipe,
         derive_seed(job.seed, "original batches"),
         shard=shard,
     )

@@ -14,10 +14,10 @@ checkpoint before the accuracy on D_f starts to rise." What the paper leaves ope
   admissible once stays so, whatever comes next.
 - *Which of them is best.* The highest retain accuracy after a centred median. Synthetic retain accuracy
   saturates (an image made from the teacher is easy), so differences of up to `min_delta` are ties. Of
-  these, the lowest forget mass in whole steps of `mass_step`, because mass rises before accuracy does;
-  then the latest, because training longer under a falling learning rate still helps on real images when
-  the synthetic ones cannot show it any more. The exact lowest mass would let noise far below the filter's
-  eps pick an early checkpoint; what the filter itself cannot see makes no difference here either.
+  these, those whose forget mass is within `mass_delta` of the lowest, because mass rises before accuracy
+  does; then the latest, because training longer under a falling learning rate still helps on real images
+  when the synthetic ones cannot show it any more. The exact lowest mass would let noise far below the
+  filter's eps pick an early checkpoint; what the filter itself cannot see makes no difference here either.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class StoppingSettings:
             above the best before, counted from the first learned checkpoint; None never stops for it.
         min_delta: difference of retain accuracies that is none; a good value is one synthetic image's
             worth. Absolute, so that the rule does not depend on the size of the set.
-        mass_step: difference of forget masses that matters; the filter's eps by default.
+        mass_delta: difference of forget masses that is none; the filter's eps by default.
     """
 
     forget_tolerance: float = 0.0
@@ -103,11 +103,11 @@ class StoppingSettings:
     min_retain: float = 0.5
     patience: int | None = 40
     min_delta: float = 0.002
-    mass_step: float = 0.01
+    mass_delta: float = 0.01
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict themselves or each other."""
-        for name in ("forget_tolerance", "leak", "min_retain", "min_delta", "mass_step"):
+        for name in ("forget_tolerance", "leak", "min_retain", "min_delta", "mass_delta"):
             check_share(f"stopping.{name}", getattr(self, name))
         for name in ("confirm", "guard", "smooth"):
             check_count(f"stopping.{name}", getattr(self, name), least=1)
@@ -117,8 +117,6 @@ class StoppingSettings:
             raise BadInput("stopping.forget_tolerance", self.forget_tolerance, f"below leak, {self.leak}")
         if self.smooth % 2 == 0:
             raise BadInput("stopping.smooth", self.smooth, "an odd number of checkpoints")
-        if self.mass_step == 0:
-            raise BadInput("stopping.mass_step", self.mass_step, "a number above 0, to 1")
 
 
 class StopReason(StrEnum):
@@ -216,7 +214,8 @@ def choose(records: Sequence[CheckpointRecord], settings: StoppingSettings) -> C
     smoothed = _smoothed(records[:bound], settings)  # no leaked checkpoint lends its accuracy to another
     best = max(smoothed[i] for i in admissible)
     ties = [i for i in admissible if smoothed[i] >= best - settings.min_delta - _ROUNDING]
-    chosen = min(ties, key=lambda i: (records[i].forget_mass // settings.mass_step, -i))
+    lowest_mass = min(records[i].forget_mass for i in ties)
+    chosen = max(i for i in ties if records[i].forget_mass <= lowest_mass + settings.mass_delta)
     figures = (
         f"retain {_percent(records[chosen].retain_accuracy)} (smoothed {_percent(smoothed[chosen])}), "
         f"forget {_percent(records[chosen].forget_accuracy)}, forget mass {records[chosen].forget_mass:.4f}"

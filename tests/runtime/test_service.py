@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rayunlearn.runtime.intake import Intake
 from rayunlearn.runtime.scheduler import Outcome
 from rayunlearn.runtime.service import Place, Service, exit_code
 from rayunlearn.scheduling.requests import parse_requests
-from tests.runtime.tiny import Quiet, Recording, Ticking, memory_store, original, rows, tiny_recipe
+from tests.runtime.tiny import Recording, memory_store, original, rows, tiny_context, tiny_recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 UNPUBLISHABLE = ("gate.max_forget=0", "gate.max_relearn=0", "gate.max_retain_drop=0")
@@ -44,12 +45,9 @@ def serve(weights_file: Path) -> Callable[..., tuple[Service, ExitCode]]:
     return run
 
 
-def a_service(store: Store, recipe: Recipe, **more: Any) -> Service:
+def a_service(store: Store, recipe: Recipe, *, seed: int = 0, **more: Any) -> Service:
     """A service whose roles are objects of this process."""
-    service = Service(
-        store=store, recipe=recipe, place=Place(), clock=Ticking(), progress=Quiet(),
-        **{"seed": 0, **more},
-    )  # fmt: skip
+    service = Service(tiny_context(store, recipe, seed=seed), Place(), **more)
     service.scheduler.open_ensemble = InlineEnsemble
     return service
 
@@ -109,7 +107,8 @@ def test_nothing_bad_is_trained_for(serve: Any) -> None:
     store = memory_store()
     service, code = serve(store, '{"request_id": "a", "target": [99]}\n{"request_id": "b"}', checkpoint=None)
     assert code == ExitCode.BAD_INPUT
-    assert service.progress.phases == [] and rows(store, "versions") == [] and rows(store, "runs") == []
+    assert service.context.progress.phases == []
+    assert rows(store, "versions") == [] and rows(store, "runs") == []
     assert rejections(store).keys() == {"a", "b"}
 
 
@@ -121,7 +120,7 @@ def test_the_same_file_again(serve: Any) -> None:
     before = store.list()
     service, second = serve(store, text)
     assert (first, second) == (ExitCode.OK, ExitCode.OK)
-    assert service.progress.phases == [] and store.list() == before
+    assert service.context.progress.phases == [] and store.list() == before
 
 
 def test_bad_requests_again_are_recorded_once(serve: Any) -> None:
@@ -166,7 +165,7 @@ def test_a_run_without_an_admissible_checkpoint(serve: Any) -> None:
     assert code == ExitCode.NOTHING_ADMISSIBLE
     (ended,) = rows(store, "requests", event="failed")
     assert ended["reason"].startswith("stopping rule: the highest retain accuracy is")
-    assert "gate" not in service.progress.phases and rows(store, "evaluations") == []
+    assert "gate" not in service.context.progress.phases and rows(store, "evaluations") == []
 
 
 def test_a_failed_request_again(serve: Any) -> None:
@@ -178,7 +177,7 @@ def test_a_failed_request_again(serve: Any) -> None:
     text = '{"request_id": "a", "target": [0]}'
     serve(store, text, tiny_recipe("digits", *UNPUBLISHABLE))
     service, code = serve(store, text, tiny_recipe("digits", *UNPUBLISHABLE))
-    assert code == ExitCode.NOTHING_ADMISSIBLE and service.progress.phases == []
+    assert code == ExitCode.NOTHING_ADMISSIBLE and service.context.progress.phases == []
     _, code = serve(store, text)
     assert code == ExitCode.OK and statuses(store) == {"a": "served"}
 
@@ -190,7 +189,7 @@ def test_a_failure_beside_a_success(serve: Any) -> None:
     serve(store, text.splitlines()[0], tiny_recipe("digits", *UNPUBLISHABLE))
     strict = tiny_recipe("digits", *UNPUBLISHABLE)
     service = a_service(store, strict)
-    service.scheduler.recipe = tiny_recipe()  # b is judged by other bounds
+    service.scheduler.context = replace(service.context, recipe=tiny_recipe())  # b is judged by other bounds
     intake = service.take_in(parse_requests(text, "f"))
     assert [r.request_id for r in intake.done] == ["a"] and [r.request_id for r in intake.pending] == ["b"]
     assert exit_code(intake, service.serve(intake)) == ExitCode.PARTIAL
@@ -246,7 +245,7 @@ def test_a_publication_under_other_settings_is_concluded(serve: Any) -> None:
     _, published = [i for i, name in enumerate(names) if name.startswith("create ledger/versions")]
     resumed = memory_store(store.before[published + 1][1])
     service, code = serve(resumed, text, tiny_recipe("digits", "gkt.cycles=4"))
-    assert code == ExitCode.OK and service.progress.phases == []
+    assert code == ExitCode.OK and service.context.progress.phases == []
     assert len(rows(resumed, "runs", event="started")) == 1 and statuses(resumed) == {"a": "served"}
 
 
@@ -260,6 +259,21 @@ def test_a_given_checkpoint_is_the_original(serve: Any, weights_file: Path) -> N
         serve(store, '{"request_id": "a", "target": [0]}', checkpoint=path)
         first, second = versions(LedgerReader(store), "default")
         assert first.version == version_id(weights) and second.parent == first.version
+
+
+def test_a_checkpoint_that_is_not_the_lineages_original(serve: Any, weights_file: Path) -> None:
+    """Once a lineage has begun its own original may be named again; any other model is refused."""
+    store = memory_store()
+    serve(store, '{"request_id": "a", "target": [0]}')
+    before = store.list()
+    text = '{"request_id": "b", "target": [1]}'
+    other = weights_file.with_name("other.safetensors")
+    other.write_bytes(weights_to_bytes({k: v + 1 for k, v in original()[1].items()}))
+    with pytest.raises(BadInput, match="--checkpoint.*the original of lineage 'default'.*--storage"):
+        serve(store, text, checkpoint=other)
+    assert store.list() == before
+    _, code = serve(store, text)
+    assert code == ExitCode.OK and statuses(store) == {"a": "served", "b": "served"}
 
 
 def test_a_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
@@ -323,7 +337,7 @@ def test_purge(serve: Any) -> None:
     assert store.list("runs") == [] and store.list("models") == [chain[-1].path]
     assert {row["version"] for row in rows(store, "versions", event="purged")} == set(purged)
     assert versions(service.reader, "default") == chain
-    assert service.ledger.verify() > 0
+    assert service.context.ledger.verify() > 0
     assert service.purge() == [] and len(rows(store, "versions", event="purged")) == 2
     serve(store, '{"request_id": "c", "target": [2]}')
     assert versions(LedgerReader(store), "default")[-1].classes_forgotten == (0, 1, 2)

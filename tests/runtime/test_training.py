@@ -17,7 +17,7 @@ from rayunlearn.runtime.training import TrainingJob, fit, train_gold, train_orig
 from tests.runtime.tiny import original, original_job, same_bits, tiny_recipe
 
 TWO_WORKERS = 5e-6
-"""Largest difference of any weight, statistics included, that two workers make in an epoch of 12 steps.
+"""Largest difference of any weight, statistics included, that two workers make in an epoch of 14 steps.
 
 Float32 sums in another order differ by 1e-7. One job in eight or so meets a ReLU within that of its kink,
 and then differs by 1e-3 to 2e-2 (so it does between one thread and two, in one process); hence the median
@@ -56,7 +56,7 @@ def test_two_gloo_workers_train_what_one_trains(tmp_path: Path) -> None:
     both take the global batch's. The jobs of one run come back in their order; nothing stays on disk.
     Negative control: any two jobs differ by far more than the tolerance.
     """
-    jobs = [replace(gold_job(1), seed=seed) for seed in range(5)]
+    jobs = [replace(gold_job(1), excluded=(), seed=seed) for seed in range(5)]  # without a class: two epochs
     trained = train_gold(jobs, tmp_path, workers=2, cpus_per_worker=1)
     alone = [dict(fit(job).state_dict()) for job in jobs]
     found = [largest_difference(two, one) for two, one in zip(trained, alone, strict=True)]
@@ -93,6 +93,24 @@ def test_a_gold_model_never_saw_the_class() -> None:
     before = class_counts(version_model(*original()), images, labels, 10)
     assert gold.predicted[0] == 0
     assert gold.accuracy(range(1, 10)) > 0.9 and before.accuracy(range(1, 10)) > 0.9
+
+
+def test_a_gold_model_takes_no_fewer_steps_than_the_original() -> None:
+    """Fewer samples make an epoch shorter, so a gold model takes as many more as make up for it, no more."""
+    job = gold_job(2)
+    per_epoch = {}
+    for excluded in ((), (0,), (0, 1, 2, 3, 4, 5)):
+        weights = fit(replace(job, excluded=excluded)).state_dict()
+        (steps, *_) = (int(v) for name, v in weights.items() if name.endswith("num_batches_tracked"))
+        dataset = load_dataset("digits")
+        ids = split(dataset, job.data.test_fraction, job.split_seed).train_ids
+        kept = int((~torch.isin(dataset.labels[ids], torch.tensor(excluded))).sum())
+        per_epoch[excluded] = (steps, kept // job.train.batch_size)
+    original_steps, an_epoch = per_epoch.pop(())
+    assert original_steps == 2 * an_epoch
+    for excluded, (steps, an_epoch) in per_epoch.items():
+        assert original_steps <= steps < original_steps + an_epoch, excluded
+        assert steps % an_epoch == 0
 
 
 def test_the_key_tells_jobs_apart() -> None:

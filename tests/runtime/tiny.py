@@ -23,11 +23,11 @@ from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.schemas import without_volatile
 from rayunlearn.results.store import Store
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import Ensemble, InlineEnsemble
 from rayunlearn.runtime.scheduler import Scheduler
-from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit
+from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, training_job
 from rayunlearn.scheduling.requests import Request
-from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import override
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,14 +63,7 @@ def original(seed: int = 0) -> tuple[ClassifierSpec, dict[str, Tensor]]:
 def original_job(seed: int = 0) -> TrainingJob:
     """What a job with this seed trains first."""
     recipe = tiny_recipe()
-    return TrainingJob(
-        excluded=(),
-        data=recipe.data,
-        split_seed=derive_seed(seed, "split"),
-        spec=classifier_spec(recipe.data, recipe.model.name, recipe.model.width),
-        train=recipe.train,
-        seed=derive_seed(seed, "original"),
-    )
+    return training_job(recipe, classifier_spec(recipe.data, recipe.model.name, recipe.model.width), seed)
 
 
 class Quiet:
@@ -139,6 +132,20 @@ class Recording(Store):
         super().put(name, data)
 
 
+def tiny_context(
+    store: Store, recipe: Recipe, *, seed: int = 0, progress: Quiet | None = None
+) -> Context:
+    """A context with a clock of its own."""
+    return Context(
+        store=store,
+        ledger=Ledger(store),
+        recipe=recipe,
+        seed=seed,
+        clock=Ticking(),
+        progress=progress or Quiet(),
+    )
+
+
 def tiny_scheduler(
     store: Store,
     recipe: Recipe,
@@ -150,14 +157,9 @@ def tiny_scheduler(
 ) -> Scheduler:
     """A scheduler over a store whose lineage `default` has the tiny original."""
     scheduler = Scheduler(
-        store=store,
-        ledger=Ledger(store),
-        recipe=recipe,
-        seed=seed,
+        tiny_context(store, recipe, seed=seed, progress=progress),
         open_ensemble=open_ensemble,
         placement=placement,
-        clock=Ticking(),
-        progress=progress or Quiet(),
     )
     spec, weights = original()
     scheduler.publish(

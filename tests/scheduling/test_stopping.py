@@ -363,6 +363,14 @@ def test_ties_take_the_later_checkpoint():
     assert rule(records, StoppingSettings()) == 30
 
 
+def test_the_mass_is_compared_with_the_lowest():
+    """No mark on the scale of masses separates two that differ by less than `mass_delta`."""
+    records = row([(20, 0, 0.0005), (20, 0, 0.0101)])
+    assert rule(records, StoppingSettings()) == 20
+    assert rule(records, StoppingSettings(mass_delta=0.009)) == 10
+    assert rule(records, StoppingSettings(mass_delta=0.0)) == 10
+
+
 def test_ties_keep_away_from_rising_mass():
     """When the mass has begun to rise, the latest of those before the rise is taken."""
     records = row([(20, 0, 0.001), (20, 0, 0.002), (20, 0, 0.03), (20, 0, 0.2)])
@@ -464,7 +472,7 @@ def test_impossible_records_are_refused(change):
         ({"patience": 0}, "stopping.patience"),
         ({"patience": True}, "stopping.patience"),
         ({"min_delta": float("nan")}, "stopping.min_delta"),
-        ({"mass_step": 0.0}, "stopping.mass_step"),
+        ({"mass_delta": -0.1}, "stopping.mass_delta"),
     ],
 )
 def test_bad_settings_name_the_setting(change, name):

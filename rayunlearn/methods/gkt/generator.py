@@ -52,6 +52,10 @@ class Generator:
 
     def propose(self, cycle: int) -> Tensor:
         """The cycle's images G(z) `[B, C, H, W]`, their graph kept for `update`."""
+        if self.settings.generator_halving:
+            rate = self.settings.generator_lr * 0.5 ** ((cycle - 1) // self.settings.generator_halving)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
         self._images = self.model(self._z(cycle))
         return self._images.detach()
 

@@ -34,10 +34,14 @@ class GKTSettings:
         student_weight_decay: decoupled weight decay of the student.
         student_schedule: "constant"; "one_cycle": linear warm-up over the first tenth of
             `schedule_cycles`, then a cosine down to 1 % of `student_lr`, held from there on; "plateau":
-            halved when the loss on the synthetic retain images has not fallen for `plateau_checkpoints`
-            (the published code does this by the loss on real test data).
+            torch's ReduceLROnPlateau by one half, as in the published code, but by the loss on synthetic
+            retain images where that code takes real test data.
+        generator_halving: cycles between halvings of the generator's rate, 0 for a constant one. The
+            published code has a plateau schedule on the generator too, but hands it a loss that never
+            changes, which halves the rate every 150 cycles.
         schedule_cycles: horizon of the one-cycle schedule.
-        plateau_checkpoints: patience of the plateau schedule.
+        plateau_checkpoints: checkpoints whose mean loss the plateau schedule hears as one.
+        plateau_patience: means in a row without a gain that it lets pass; the next one halves the rate.
         clip_norm: largest gradient norm of student and generator.
         adversarial_weight: weight of the generator's -D(T || S).
         generator_bn_weight: weight of the distance to the teacher's BatchNorm statistics in the
@@ -74,8 +78,10 @@ class GKTSettings:
     student_lr: float = 1e-3
     student_weight_decay: float = 0.0
     student_schedule: Literal["constant", "one_cycle", "plateau"] = "constant"
+    generator_halving: int = 0
     schedule_cycles: int = 4000
-    plateau_checkpoints: int = 8
+    plateau_checkpoints: int = 10
+    plateau_patience: int = 2
     clip_norm: float = 5.0
     adversarial_weight: float = 1.0
     generator_bn_weight: float = 0.0
@@ -107,7 +113,8 @@ class GKTSettings:
                 raise BadInput(f"gkt.{field}", getattr(self, field), "a number above 0")
         for field in (
             "beta", "student_weight_decay", "adversarial_weight", "generator_bn_weight",
-            "generator_gate_weight", "inverted_per_class", "replayed_batches",
+            "generator_gate_weight", "inverted_per_class", "replayed_batches", "generator_halving",
+            "plateau_patience",
         ):  # fmt: skip
             if not 0 <= getattr(self, field) < math.inf:
                 raise BadInput(f"gkt.{field}", getattr(self, field), "a number >= 0")

@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from rayunlearn.methods.distillation import attention_loss, attention_map
 from rayunlearn.methods.gkt.cycle import Challenge, Judged, divergence
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.models.classifiers import Classifier
+
+STATISTICS_MOMENTUM = 0.1
+"""Of the statistics averaged over cycles; BatchNorm's own, over steps, in torch."""
 
 
 class Student:
@@ -31,10 +35,17 @@ class Student:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=settings.student_lr, weight_decay=settings.student_weight_decay
         )
+        self.plateau: ReduceLROnPlateau | None = None
+        if settings.student_schedule == "plateau":
+            patience = settings.plateau_patience
+            self.plateau = ReduceLROnPlateau(self.optimizer, factor=0.5, patience=patience)
+        self.statistics: dict[str, Tensor] = {}
+        if not settings.learns_from_bank:
+            self.statistics = {k: v.detach().clone() for k, v in self._running_statistics()}
         self.cycles = 0
         self.steps = 0
         self._loss_sum, self._loss_count = 0.0, 0
-        self._lowest_loss, self._checkpoints_waited = math.inf, 0
+        self._heard: list[float] = []
 
     def challenge(self, judged: Judged) -> Challenge:
         """Gradients of -D(T || S) for the images and targets that passed; the student is not changed."""
@@ -57,6 +68,7 @@ class Student:
         images, logits = judged.images.to(self.device), judged.logits.to(self.device)
         maps = [m.to(self.device) for m in judged.maps]
         self.model.train()
+        before = self.steps
         ends = torch.tensor(judged.sizes).cumsum(0).tolist()
         chunks = [slice(end - size, end) for end, size in zip(ends, judged.sizes, strict=True)]
         if len(chunks) == 1:  # the paper: every step on the cycle's one batch
@@ -80,6 +92,9 @@ class Student:
             self.steps += 1
             self._loss_sum += float(loss.detach())
             self._loss_count += 1
+        if self.statistics and self.steps > before:
+            for name, now in self._running_statistics():
+                self.statistics[name].lerp_(now, STATISTICS_MOMENTUM)
         self.cycles += 1
         return self.steps
 
@@ -90,20 +105,36 @@ class Student:
                 group["lr"] = self.settings.student_lr * share
 
     def observe(self, synthetic_loss: float) -> None:
-        """Hear the loss on synthetic retain images at a checkpoint; the plateau schedule acts on it."""
-        if synthetic_loss < self._lowest_loss:
-            self._lowest_loss, self._checkpoints_waited = synthetic_loss, 0
+        """Hear the loss on synthetic retain images at a checkpoint; the plateau schedule acts on it.
+
+        It hears the mean of `plateau_checkpoints` losses: the least of many single ones is a lucky one,
+        and waiting for a luckier one would halve the rate while the loss still falls.
+        """
+        if self.plateau is None:
             return
-        self._checkpoints_waited += 1
-        due = self._checkpoints_waited >= self.settings.plateau_checkpoints
-        if due and self.settings.student_schedule == "plateau":
-            self._checkpoints_waited = 0
-            for group in self.optimizer.param_groups:
-                group["lr"] /= 2
+        self._heard.append(synthetic_loss)
+        if len(self._heard) == self.settings.plateau_checkpoints:
+            self.plateau.step(sum(self._heard) / len(self._heard))
+            self._heard = []
+
+    def checkpoint(self) -> Classifier:
+        """A copy of the model as it would be published.
+
+        Where every step of a cycle is on one batch, two thirds of BatchNorm's running statistics are
+        those of the few images that passed in the last cycle. They serve while the student learns, but a
+        version's accuracy must not depend on them: it gets their average over cycles.
+        """
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.statistics, strict=False)
+        return model
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the student's state dict, on CPU."""
-        return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        """The state dict of the `checkpoint`, on CPU."""
+        return {k: v.detach().cpu() for k, v in self.checkpoint().state_dict().items()}
+
+    def _running_statistics(self) -> list[tuple[str, Tensor]]:
+        kept = ("running_mean", "running_var")
+        return [(name, value) for name, value in self.model.named_buffers() if name.endswith(kept)]
 
     def take_loss(self) -> float | None:
         """Mean loss of the steps since the last call; None where there was no step."""
@@ -114,21 +145,26 @@ class Student:
     def state(self) -> dict[str, Any]:
         """Everything that `load` needs to go on from here to the same bits."""
         return {
-            "model": self.weights(),
+            "model": {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()},
+            "statistics": {k: v.cpu().clone() for k, v in self.statistics.items()},
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "cycles": self.cycles,
             "steps": self.steps,
             "loss": (self._loss_sum, self._loss_count),
-            "plateau": (self._lowest_loss, self._checkpoints_waited),
+            "plateau": (list(self._heard), self.plateau.state_dict() if self.plateau else None),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.statistics = {k: v.to(self.device, copy=True) for k, v in state["statistics"].items()}
         self.cycles, self.steps = state["cycles"], state["steps"]
         self._loss_sum, self._loss_count = state["loss"]
-        self._lowest_loss, self._checkpoints_waited = state["plateau"]
+        heard, plateau = state["plateau"]
+        self._heard = list(heard)
+        if self.plateau is not None:
+            self.plateau.load_state_dict(copy.deepcopy(plateau))
 
 
 def one_cycle(step: int, total: int, *, warm_up: float = 0.1, floor: float = 0.01) -> float:

@@ -39,6 +39,19 @@ def test_student_and_generator_steps_share_the_cycles_noise(version: Classifier)
     assert not torch.equal(generator.supply(3)[0], proposed)
 
 
+def test_the_rate_is_halved_by_the_cycles_number_alone(version: Classifier) -> None:
+    """Cycles 1 to 3 at the full rate, 4 to 6 at half, also after others; 0 leaves the rate alone."""
+    *_, generator = roles(version, replace(PAPER, generator_halving=3))
+    rates = {}
+    for cycle in (1, 3, 4, 6, 7, 2):
+        generator.propose(cycle)
+        rates[cycle] = generator.optimizer.param_groups[0]["lr"] / PAPER.generator_lr
+    assert rates == {1: 1, 3: 1, 4: 0.5, 6: 0.5, 7: 0.25, 2: 1}
+    *_, constant = roles(version, PAPER)
+    constant.propose(1000)
+    assert constant.optimizer.param_groups[0]["lr"] == PAPER.generator_lr
+
+
 def test_the_bank_draws_from_recent_and_inverted_images_alone(version: Classifier) -> None:
     """Every image is one of the last two generator batches or an inverted one, at the share that was set."""
     settings = replace(BANK, mixing="none", batch_size=100, generated_share=0.25)

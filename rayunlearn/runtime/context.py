@@ -1,0 +1,48 @@
+"""What the parts of a service share: where things are kept, by what settings, and whom to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from rayunlearn.recipes import Recipe
+from rayunlearn.results.ledger import Ledger
+from rayunlearn.results.store import Store
+
+Clock = Callable[[], datetime]
+
+
+class Progress(Protocol):
+    """Where a service tells how far it is."""
+
+    def phase(self, title: str, phase: str, *, total: int | None = None) -> None:
+        """A phase begins; `total` is its number of cycles, where it has them."""
+
+    def advance(self, n: int = 1, **figures: float) -> None:
+        """The phase went on by so many cycles."""
+
+    def done(self, note: str = "") -> None:
+        """The phase is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Shared by the service, its scheduler and its auditor.
+
+    Attributes:
+        store: the storage location.
+        ledger: its one appender.
+        recipe: settings of the service.
+        seed: root of every draw.
+        clock: gives the time that is recorded, UTC.
+        progress: told how far the service is.
+    """
+
+    store: Store
+    ledger: Ledger
+    recipe: Recipe
+    seed: int
+    clock: Clock
+    progress: Progress
