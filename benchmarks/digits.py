@@ -140,14 +140,18 @@ def sequence(
             candidate = RunFiles(store, outcome.run_id).student(row["stop"])
             measured = audit(
                 AuditInputs(
-                    spec=spec, roles=roles, original=original, unlearned=candidate, gold=golds[position],
+                    spec=spec, roles=roles, original=original, unlearned=candidate, golds=[golds[position]],
                     checkpoints=checkpoints, chosen=row["stop"],
-                    fixed_step=recipe.audit.fixed_step, data=recipe.data,
-                    split_seed=derive_seed(seed, "split"), settings=recipe.audit,
+                    data=recipe.data, split_seed=derive_seed(seed, "split"), settings=recipe.audit,
                     seed=derive_seed(seed, "audit", position),
                 )
             )  # fmt: skip
-            row["audit"] = [m for m in measured if m["subject"] != "checkpoint" or m["measure"] == "regret"]
+            kept = ("retain_accuracy", "forget_accuracy", "regret", "anamnesis_index", "probe_forget_recall")
+            row["audit"] = [
+                m for m in measured
+                if m["split"] == "test" and m["measure"] in kept
+                and (m["subject"] != "checkpoint" or m["measure"] == "regret")
+            ]  # fmt: skip
             gone = (*gone, target)
             if outcome.version is None:
                 break

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rayunlearn.errors import BadInput, nearest
-from rayunlearn.evaluation.anamnesis import RelearnSettings
-from rayunlearn.evaluation.probe import ProbeSettings
+from rayunlearn.evaluation.measures import MeasureSettings, check_measures
 from rayunlearn.evaluation.synthetic import RelapseSettings
 from rayunlearn.inversion.deep_inversion import InversionSettings
 from rayunlearn.methods.gkt.settings import GKTSettings
@@ -68,34 +67,38 @@ class ValidationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditSettings:
-    """Measurements on real data, made after publication.
+class AuditSettings(MeasureSettings):
+    """Measurements on real data, made after publication; those of each measure are inherited.
 
     Attributes:
         enabled: False where no real data is at hand.
-        gold_workers: workers of the Ray Train run that retrains gold models.
+        measures: which ones a job makes; `python -m rayunlearn audit` makes any later.
+        golds: models retrained without the forgotten classes, each from a seed of its own.
+        gold_workers: workers of the Ray Train run that retrains them.
+        shadows: models for the likelihood ratio attack, half of them trained with each sample; even.
         fixed_step: the "fixed cycle" rule that the synthetic stop is compared with takes the last
             checkpoint up to this one.
-        probe_draws: random draws of the few-sample probe, pooled.
         trivial_offset: how far the trivial baselines lower a forget logit; the widest lead of any class
             on a digit is 14, and a larger offset only makes a baseline look harder to relearn.
-        relearn: the anamnesis index.
-        probe: the linear probe.
     """
 
     enabled: bool = True
+    measures: tuple[str, ...] = ("accuracy", "probe", "anamnesis")
+    golds: int = 1
     gold_workers: int = 1
+    shadows: int = 16
     fixed_step: int = 40
-    probe_draws: int = 10
     trivial_offset: float = 20.0
-    relearn: RelearnSettings = field(default_factory=lambda: RelearnSettings(batch_size=64))
-    probe: ProbeSettings = field(default_factory=lambda: ProbeSettings(train_per_class=1))
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for name in ("gold_workers", "fixed_step", "probe_draws"):
+        super().__post_init__()
+        for name in ("golds", "gold_workers", "fixed_step"):
             if getattr(self, name) < 1:
                 raise BadInput(f"audit.{name}", getattr(self, name), "a whole number >= 1")
+        if self.shadows < 4 or self.shadows % 2:
+            raise BadInput("audit.shadows", self.shadows, "an even number >= 4: two with, two without")
+        object.__setattr__(self, "measures", check_measures(self.measures))
 
 
 @dataclass(frozen=True, kw_only=True)

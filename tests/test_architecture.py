@@ -29,6 +29,7 @@ BETWEEN = {"settings", "recipes"}
 ALLOWED: dict[str, set[str]] = {
     # Part of rayunlearn -> the other parts that it may import. A part that is not listed is a finding.
     "": set(),  # rayunlearn/__init__.py
+    "__main__": {"runtime"},
     "errors": set(),
     "seeds": {"errors"},
     "access": {"errors"},

@@ -126,9 +126,9 @@ def linear_probe(
     ids = sorted({int(class_id) for class_id in forget})
     trained = torch.bincount(train_labels, minlength=num_classes).tolist()
     tested = torch.bincount(test_labels, minlength=num_classes).tolist()
-    _check_samples(ids, trained, tested, settings, where)
+    check_samples(ids, trained, tested, settings.train_per_class, where)
 
-    chosen = _few_per_class(train_labels, settings.train_per_class, seed)
+    chosen = few_per_class(train_labels, settings.train_per_class, seed)
     scaler = StandardScaler()
     train_x = scaler.fit_transform(_float64(frozen_features(model, train_images[chosen])))
     test_x = scaler.transform(_float64(frozen_features(model, test_images)))
@@ -152,17 +152,25 @@ def linear_probe(
     )
 
 
-def _check_samples(
-    forget: list[int], trained: list[int], tested: list[int], settings: ProbeSettings, where: str
+def check_samples(
+    forget: list[int], trained: list[int], tested: list[int], train_per_class: int | None, where: str
 ) -> None:
-    """Refuse sets in which a class is missing or too small, naming the class and what is needed."""
+    """Refuse sets in which a class is missing or too small, naming the class and what is needed.
+
+    Args:
+        forget: class ids.
+        trained: training images of each class.
+        tested: test images of each class.
+        train_per_class: training images of a class that will be used; None: all, one at least.
+        where: named in the error.
+    """
     num_classes = len(trained)
     if not forget or not all(0 <= class_id < num_classes for class_id in forget):
         raise BadInput("forget classes", forget, f"at least one of 0..{num_classes - 1}", where=where)
     present = [class_id for class_id in range(num_classes) if trained[class_id]]
     if len(present) < 2:
         raise BadInput("classes among the training images", present, "at least two", where=where)
-    needed = settings.train_per_class or 1
+    needed = train_per_class or 1
     for class_id in range(num_classes):
         if class_id not in forget and not trained[class_id] and not tested[class_id]:
             continue
@@ -175,7 +183,7 @@ def _check_samples(
         raise BadInput("number of test images of the retain classes", 0, "at least 1", where=where)
 
 
-def _few_per_class(labels: Tensor, per_class: int | None, seed: int) -> Tensor:
+def few_per_class(labels: Tensor, per_class: int | None, seed: int) -> Tensor:
     """Sample ids in ascending order: `per_class` of each class by a seeded draw, or all."""
     if per_class is None:
         return torch.arange(len(labels))

@@ -155,7 +155,7 @@ ENUMS: dict[str, dict[str, tuple[str, ...]]] = {
     "runs": {"event": ("planned", "started", "resumed", "phase", "published", "failed")},
     "checkpoints": {},
     "evaluations": {"subject": _SUBJECTS},
-    "audits": {"subject": _SUBJECTS},
+    "audits": {},
     "versions": {"event": ("published", "purged")},
 }
 """Per table, the columns that hold one of a few words."""

@@ -299,7 +299,7 @@ def _of_evaluations(rows: Sequence[_Row]) -> dict[str, Any]:
 
 
 def _of_audits(rows: Sequence[_Row]) -> dict[str, Any]:
-    """Figures of each model, real curve and stops; of rows that repeat, the last counts."""
+    """Figures of each model on test data, real curve and stops; of rows that repeat, the last counts."""
     figures: dict[str, dict[str, Figure]] = {}
     by_class: dict[str, dict[int, Figure]] = {}
     curve: dict[str, dict[int, Figure]] = {"retain_accuracy": {}, "forget_accuracy": {}}
@@ -307,6 +307,8 @@ def _of_audits(rows: Sequence[_Row]) -> dict[str, Any]:
     oracle = None
     for row in rows:
         figure, subject, measure = _figure(row), row["subject"], row["measure"]
+        if row["split"] == "train" or measure == "class_accuracy":
+            continue
         if measure == "regret":
             oracle = figure.parameters.get("oracle_step")
             stops[str(figure.parameters["rule"])] = Stop(

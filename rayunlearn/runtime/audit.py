@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import ray
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from rayunlearn.data.datasets import LabelledImages, load_dataset
 from rayunlearn.data.splits import Split, split
-from rayunlearn.evaluation.accuracy import ClassCounts, class_counts
-from rayunlearn.evaluation.anamnesis import RelearnCurve, anamnesis_index, relearn
-from rayunlearn.evaluation.probe import linear_probe
+from rayunlearn.evaluation.accuracy import class_counts
+from rayunlearn.evaluation.lira import shadow_plan
+from rayunlearn.evaluation.measures import Bench, Measurement, Shadows, measured
 from rayunlearn.evaluation.synthetic import Roles
 from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logit
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec
@@ -29,70 +29,67 @@ from rayunlearn.runtime.sealed import version_model
 from rayunlearn.seeds import derive_seed
 
 Row = dict[str, Any]
+Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditInputs:
-    """What the audit of one request is handed.
+    """What the audit of one version is handed.
 
     Attributes:
         spec: architecture of every model.
         roles: which classes are retained, forgotten now and forgotten before.
         original: weights of the lineage's first version.
-        unlearned: weights of the version that the request published.
-        gold: weights of the model retrained without the forgotten classes.
-        checkpoints: step -> weights of the run's checkpoints, in order.
+        unlearned: weights of the version to audit.
+        golds: weights of models retrained without the forgotten classes.
+        checkpoints: step -> weights of the run's checkpoints, in order; none, and no rule is judged.
         chosen: step that the stopping rule picked.
-        fixed_step: step of the "fixed cycle" rule to compare with.
         data: dataset and split.
         split_seed: of the split.
-        settings: of the measures.
+        settings: of the measures, and which ones.
         seed: of the measures.
+        shadows: weights of the shadow models that `shadow_candidates` and `shadow_plan` ask for.
+        others: further models to measure, by name.
     """
 
     spec: ClassifierSpec
     roles: Roles
-    original: dict[str, Tensor]
-    unlearned: dict[str, Tensor]
-    gold: dict[str, Tensor]
-    checkpoints: Mapping[int, dict[str, Tensor]]
-    chosen: int
-    fixed_step: int
+    original: Weights
+    unlearned: Weights
+    golds: Sequence[Weights]
     data: DataSettings
     split_seed: int
     settings: AuditSettings
     seed: int
+    checkpoints: Mapping[int, Weights] = field(default_factory=dict)
+    chosen: int = 0
+    shadows: Sequence[Weights] = ()
+    others: Mapping[str, Weights] = field(default_factory=dict)
+
+
+def gold_names(count: int) -> tuple[str, ...]:
+    """Names of so many gold models as subjects of an audit.
+
+    >>> gold_names(3)
+    ('gold', 'gold_2', 'gold_3')
+    """
+    return tuple("gold" if i == 0 else f"gold_{i + 1}" for i in range(count))
 
 
 def audit(inputs: AuditInputs) -> list[Row]:
-    """Every measure of one request, as rows of the audits table without their run, lineage and time.
+    """Every measure asked for, as rows of the audits table without their run, lineage and time.
 
-    Subjects: original, unlearned, gold and the three trivial baselines made from the original. Measures:
-    accuracy on retain and forget classes, few-sample linear probe, relearning and anamnesis index, and
-    the choice that real data would have made among the checkpoints, with the regret of the synthetic one.
+    Subjects: original, unlearned, the gold models and the three trivial baselines made from the original.
+    Where checkpoints are given: the choice that real data would have made among them, and the regret of
+    the synthetic one.
     """
     dataset = load_dataset(inputs.data.dataset)
     parts = split(dataset, inputs.data.test_fraction, inputs.split_seed)
-    bench = _Bench(inputs, dataset, parts)
-    original = version_model(inputs.spec, inputs.original)
-    forget = inputs.roles.forget
-    subjects: dict[str, Classifier] = {
-        "original": original,
-        "unlearned": version_model(inputs.spec, inputs.unlearned),
-        "gold": version_model(inputs.spec, inputs.gold),
-        "mask_logit": mask_logit(original, forget, offset=inputs.settings.trivial_offset),
-        "delete_head_row": delete_head_row(original, forget, offset=inputs.settings.trivial_offset),
-        "gaussian_head": gaussian_head(
-            original, retain=inputs.roles.retain, seed=derive_seed(inputs.seed, "gaussian head")
-        ),
-    }
-    rows: list[Row] = []
-    for subject, model in subjects.items():
-        rows += bench.accuracy(subject, model)
-        rows += bench.probe(subject, model)
-    rows += bench.anamnesis(subjects)
-    rows += bench.trajectory()
-    return rows
+    rows = [
+        _row(inputs, dataset, figure)
+        for figure in measured(_bench(inputs, dataset, parts), inputs.settings.measures)
+    ]
+    return rows + _trajectory(inputs, dataset, parts)
 
 
 @ray.remote
@@ -102,9 +99,65 @@ def audit_task(inputs: AuditInputs, threads: int) -> list[Row]:
     return audit(inputs)
 
 
-def oracle_step(
-    retain: Mapping[int, tuple[int, int]], forget: Mapping[int, tuple[int, int]]
-) -> int | None:
+def shadow_candidates(data: DataSettings, split_seed: int, forget: Sequence[int]) -> Tensor:
+    """Samples that shadow models are trained with or without: indices into the dataset, int64 [N].
+
+    The training samples of the forget classes, then their test samples.
+    """
+    dataset = load_dataset(data.dataset)
+    parts = split(dataset, data.test_fraction, split_seed)
+    wanted = torch.tensor(forget)
+    return torch.cat(
+        [ids[torch.isin(dataset.labels[ids], wanted)] for ids in (parts.train_ids, parts.test_ids)]
+    )
+
+
+def _bench(inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> Bench:
+    forget, settings = inputs.roles.forget, inputs.settings
+    original = version_model(inputs.spec, inputs.original)
+    golds = dict(zip(gold_names(len(inputs.golds)), inputs.golds, strict=True))
+    given = {"unlearned": inputs.unlearned, **golds, **inputs.others}
+    subjects: dict[str, Classifier] = {
+        "original": original,
+        **{name: version_model(inputs.spec, weights) for name, weights in given.items()},
+        "mask_logit": mask_logit(original, forget, offset=settings.trivial_offset),
+        "delete_head_row": delete_head_row(original, forget, offset=settings.trivial_offset),
+        "gaussian_head": gaussian_head(
+            original, retain=inputs.roles.retain, seed=derive_seed(inputs.seed, "gaussian head")
+        ),
+    }
+    shadows = None
+    if inputs.shadows:
+        candidates = shadow_candidates(inputs.data, inputs.split_seed, forget)
+        plan = shadow_plan(candidates, len(inputs.shadows), inputs.split_seed)
+        shadows = Shadows(models=[version_model(inputs.spec, w) for w in inputs.shadows], included=plan)
+    return Bench(
+        train=(dataset.images[parts.train_ids], dataset.labels[parts.train_ids]),
+        test=(dataset.images[parts.test_ids], dataset.labels[parts.test_ids]),
+        retain=inputs.roles.retain,
+        forget=forget,
+        subjects=subjects,
+        golds=tuple(golds),
+        settings=settings,
+        seed=inputs.seed,
+        shadows=shadows,
+    )
+
+
+def _row(inputs: AuditInputs, dataset: LabelledImages, figure: Measurement, **columns: Any) -> Row:
+    fields = asdict(figure)
+    return {
+        **fields,
+        "classes": sorted(figure.classes),
+        "parameters": json.dumps(fields["parameters"]),
+        "dataset": inputs.data.dataset,
+        "dataset_hash": dataset.hash,
+        "seed": inputs.seed,
+        "step": None,
+    } | columns
+
+
+def oracle_step(retain: Mapping[int, tuple[int, int]], forget: Mapping[int, tuple[int, int]]) -> int | None:
     """The checkpoint that real data would pick: highest retain accuracy with no forget image right.
 
     Args:
@@ -120,134 +173,35 @@ def oracle_step(
     return max(clean, key=lambda step: (retain[step][0], -step))
 
 
-class _Bench:
-    """The data and settings that every measure shares."""
-
-    def __init__(self, inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> None:
-        self.inputs = inputs
-        self.train = dataset.images[parts.train_ids], dataset.labels[parts.train_ids]
-        self.test = dataset.images[parts.test_ids], dataset.labels[parts.test_ids]
-        self.dataset = dataset
-        self.original_accuracy: float | None = None
-
-    def row(self, subject: str, measure: str, classes: Sequence[int], **figures: Any) -> Row:
-        row: Row = {
-            "subject": subject,
-            "dataset": self.inputs.data.dataset,
-            "dataset_hash": self.dataset.hash,
-            "split": "test",
-            "classes": sorted(classes),
-            "measure": measure,
-            "parameters": "{}",
-            "value": None,
-            "sum": None,
-            "count": None,
-            "step": None,
-            "seed": self.inputs.seed,
-            "censored": False,
-        }
-        if figures.get("count"):
-            row["value"] = figures["sum"] / figures["count"]
-        return row | figures
-
-    def counts(self, model: Classifier) -> ClassCounts:
-        return class_counts(model, *self.test, self.inputs.spec.num_classes)
-
-    def accuracy(self, subject: str, model: Classifier, step: int | None = None) -> list[Row]:
-        """Retain accuracy, and forget accuracy over every class forgotten so far and of each alone."""
-        roles, counts = self.inputs.roles, self.counts(model)
-        if subject == "original":
-            self.original_accuracy = counts.accuracy(roles.forget)
-        named = [("retain_accuracy", roles.retain), ("forget_accuracy", roles.forget)]
-        if step is None and len(roles.forget) > 1:
-            named += [("forget_accuracy", (c,)) for c in roles.forget]
-        rows = []
-        for measure, classes in named:
-            correct, count = counts.sums(classes)
-            rows.append(self.row(subject, measure, classes, sum=float(correct), count=count, step=step))
-        return rows
-
-    def probe(self, subject: str, model: Classifier) -> list[Row]:
-        """The few-sample linear probe, its draws pooled."""
-        settings, forget = self.inputs.settings, self.inputs.roles.forget
-        reports = [
-            linear_probe(
-                model, *self.train, *self.test, forget, settings.probe,
-                derive_seed(self.inputs.seed, "probe", draw),
-            )
-            for draw in range(settings.probe_draws)
-        ]  # fmt: skip
-        parameters = json.dumps(asdict(settings.probe) | {"draws": settings.probe_draws})
-        rows = []
-        for part, classes in (("forget", forget), ("retain", self.inputs.roles.retain)):
-            correct = sum(getattr(r, part).correct for r in reports)
-            count = sum(getattr(r, part).count for r in reports)
-            rows.append(
-                self.row(
-                    subject, f"probe_{part}_recall", classes, sum=float(correct), count=count,
-                    parameters=parameters,
-                )
+def _trajectory(inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> list[Row]:
+    """Every checkpoint on real data, the oracle's choice, and each stopping rule's regret to it."""
+    images, labels = dataset.images[parts.test_ids], dataset.labels[parts.test_ids]
+    roles = inputs.roles
+    retain: dict[int, tuple[int, int]] = {}
+    forget: dict[int, tuple[int, int]] = {}
+    rows: list[Row] = []
+    for step, weights in inputs.checkpoints.items():
+        counts = class_counts(version_model(inputs.spec, weights), images, labels, inputs.spec.num_classes)
+        for name, classes, into in (("retain", roles.retain, retain), ("forget", roles.forget, forget)):
+            right, count = into[step] = counts.sums(classes)
+            figure = Measurement(
+                subject="checkpoint", measure=f"{name}_accuracy", classes=classes,
+                sum=float(right), count=count,
             )  # fmt: skip
+            rows.append(_row(inputs, dataset, figure, step=step, version=version_id(weights)))
+    if not retain:
         return rows
-
-    def anamnesis(self, subjects: Mapping[str, Classifier]) -> list[Row]:
-        """Relearning steps of every subject but the original, and the index of each against gold."""
-        forget, settings = self.inputs.roles.forget, self.inputs.settings.relearn
-        images, labels = self.test
-        real_forget = torch.isin(labels, torch.tensor(forget))
-        assert self.original_accuracy is not None
-        curves: dict[str, RelearnCurve] = {
-            subject: relearn(
-                model, *self.train, images[real_forget], labels[real_forget], self.original_accuracy,
-                settings, derive_seed(self.inputs.seed, "relearn"),
-            )
-            for subject, model in subjects.items()
-            if subject != "original"
-        }  # fmt: skip
-        parameters = json.dumps(asdict(settings))
-        rows = []
-        for subject, curve in curves.items():
-            rows.append(
-                self.row(
-                    subject, "relearn_steps", forget, parameters=parameters, censored=curve.censored,
-                    value=None if curve.reached is None else float(curve.reached),
-                )
-            )  # fmt: skip
-            index = anamnesis_index(curve, curves["gold"])
-            noted = json.dumps(asdict(settings) | {"note": index.note, "informative": index.informative})
-            rows.append(
-                self.row(
-                    subject, "anamnesis_index", forget, parameters=noted, value=index.value,
-                    censored=index.censored,
-                )
-            )  # fmt: skip
-        return rows
-
-    def trajectory(self) -> list[Row]:
-        """Every checkpoint on real data, the oracle's choice, and each stopping rule's regret to it."""
-        retain: dict[int, tuple[int, int]] = {}
-        forget: dict[int, tuple[int, int]] = {}
-        rows: list[Row] = []
-        for step, weights in self.inputs.checkpoints.items():
-            model = version_model(self.inputs.spec, weights)
-            measured = self.accuracy("checkpoint", model, step)
-            rows += [row | {"version": version_id(weights)} for row in measured]
-            for row, into in zip(measured, (retain, forget), strict=True):
-                into[step] = (int(row["sum"]), row["count"])
-        if not retain:
-            return rows
-        best = oracle_step(retain, forget)
-        rules = {"synthetic": self.inputs.chosen, "last": max(retain)}
-        fixed = [step for step in retain if step <= self.inputs.fixed_step]
-        if fixed:
-            rules["fixed"] = max(fixed)
-        classes = self.inputs.roles.retain
-        for rule, step in rules.items():
-            parameters = json.dumps({"rule": rule, "oracle_step": best, "forget_correct": forget[step][0]})
-            correct, count = retain[step]
-            row = self.row("checkpoint", "regret", classes, parameters=parameters, step=step)
-            if best is not None:
-                row |= {"sum": float(retain[best][0] - correct), "count": count}
-                row["value"] = row["sum"] / count
-            rows.append(row)
-        return rows
+    best = oracle_step(retain, forget)
+    rules = {"synthetic": inputs.chosen, "last": max(retain)}
+    fixed = [step for step in retain if step <= inputs.settings.fixed_step]
+    if fixed:
+        rules["fixed"] = max(fixed)
+    for rule, step in rules.items():
+        right, count = retain[step]
+        lost = {} if best is None else {"sum": float(retain[best][0] - right), "count": count}
+        figure = Measurement(
+            subject="checkpoint", measure="regret", classes=roles.retain, **lost,  # type: ignore[arg-type]
+            parameters={"rule": rule, "oracle_step": best, "forget_correct": forget[step][0]},
+        )  # fmt: skip
+        rows.append(_row(inputs, dataset, figure, step=step))
+    return rows

@@ -1,31 +1,46 @@
-"""Which published runs are to be audited, by what gold models, and where the figures go.
+"""What is to be audited, by which gold and shadow models, and where the figures go.
 
 The auditor writes its rows through the one appender; nobody who decides can read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 from torch import Tensor
 
+from rayunlearn.errors import BadInput
+from rayunlearn.evaluation.lira import shadow_plan
 from rayunlearn.evaluation.synthetic import Roles
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.schemas import ALL_TABLES
-from rayunlearn.runtime.audit import AuditInputs, audit_task
+from rayunlearn.runtime.audit import AuditInputs, audit_task, shadow_candidates
 from rayunlearn.runtime.cluster import role_share
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import load_version
+from rayunlearn.runtime.shadows import shadow_jobs, shadow_models
 from rayunlearn.runtime.training import TrainingJob, train_gold, train_original, training_job
 from rayunlearn.seeds import derive_seed
 
-Row = Mapping[str, Any]
+Weights = dict[str, Tensor]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Target:
+    """A version to audit, and of the run that published it what is still there."""
+
+    version: Version
+    before: tuple[int, ...]
+    checkpoints: Mapping[int, Weights] = field(default_factory=dict)
+    chosen: int = 0
 
 
 class Auditor:
@@ -33,11 +48,12 @@ class Auditor:
 
     Args:
         context: of the service.
-        threads: torch threads of the gold models' workers.
+        threads: torch threads of each process that trains or measures.
     """
 
     def __init__(self, context: Context, *, threads: int) -> None:
         self.context = context
+        self.settings = context.recipe.audit
         self.reader = LedgerReader(context.store, ALL_TABLES)
         self.threads = threads
 
@@ -45,37 +61,93 @@ class Auditor:
         """Measure every published run that has not been audited, on real data, in other processes."""
         audited = set(self.reader.read("audits").column("run_id").to_pylist())
         published = self.reader.read("runs", event="published").to_pylist()
-        chains = {row["lineage"]: versions(self.reader, row["lineage"]) for row in published}
-        of = {version.version: version for chain in chains.values() for version in chain}
-        todo = [
-            row
-            for row in published
+        targets = []
+        for row in published:
+            chain = {v.version: v for v in versions(self.reader, row["lineage"])}
+            version = chain[row["version"]]
+            files = RunFiles(self.context.store, row["run_id"])
             # a run whose files were purged before anybody audited it can be audited no more
-            if row["run_id"] not in audited and self.context.store.exists(of[row["version"]].path)
-            and RunFiles(self.context.store, row["run_id"]).synthetic() is not None
-        ]  # fmt: skip
-        if not todo:
-            return
-        originals = {
-            lineage: self._original(chains[lineage][0]) for lineage in {row["lineage"] for row in todo}
-        }
-        todo = [row for row in todo if originals[row["lineage"]] is not None]
-        golds = self._golds([of[row["version"]] for row in todo])
-        self.context.progress.phase("audit", f"measure {len(todo)} versions on real data")
-        pending = []
-        for row, gold in zip(todo, golds, strict=True):
-            original = originals[row["lineage"]]
-            assert original is not None
-            pending.append(audit_task.remote(self._inputs(row, original, gold, of), 1))
-        for row, answer in zip(todo, ray.get(pending), strict=True):
-            stamp = {"run_id": row["run_id"], "lineage": row["lineage"], "at": self.context.clock()}
-            rows = [{"version": row["version"], **measured, **stamp} for measured in answer]
-            self.context.ledger.append("audits", rows)
-        self.context.progress.done()
+            if row["run_id"] in audited or not self._is_there(version) or files.synthetic() is None:
+                continue
+            steps = self.reader.read("checkpoints", run_id=row["run_id"]).column("step").to_pylist()
+            (chosen, *_) = self.reader.read(
+                "evaluations", run_id=row["run_id"], measure="chosen_step"
+            ).to_pylist()
+            targets.append(
+                _Target(
+                    version=version,
+                    before=chain[row["parent_version"]].classes_forgotten,
+                    checkpoints={step: files.student(step) for step in sorted(set(steps))},
+                    chosen=chosen["step"],
+                )
+            )
+        self._measure(targets)
 
-    def _original(self, first: Version) -> dict[str, Tensor] | None:
+    def audit_version(self, name: str, measures: Sequence[str]) -> list[Row]:
+        """Measure one version by its id or the beginning of it, and record the figures.
+
+        Raises:
+            BadInput: no version, or several, of that name; one that was purged; one that has forgotten
+                nothing; an original that is gone for good; a measure that is none.
+        """
+        lineages = sorted({row["lineage"] for row in self.reader.read("versions").to_pylist()})
+        chains = {lineage: versions(self.reader, lineage) for lineage in lineages}
+        known = [version for chain in chains.values() for version in chain]
+        found = [version for version in known if name and version.version.startswith(name)]
+        if len({version.version for version in found}) != 1:
+            newest = [chain[-1].version[:12] for chain in chains.values()]
+            allowed = f"the id of one version, or its beginning; the newest: {', '.join(newest) or 'none'}"
+            raise BadInput("--version", name, allowed)
+        version = found[-1]
+        if not version.classes_forgotten:
+            raise BadInput("--version", name, "a version that has forgotten a class; this is the original")
+        if not self._is_there(version):
+            raise BadInput("--version", name, "a version that is still stored; this one was purged")
+        chain = {v.version: v for v in chains[version.lineage]}
+        assert version.parent is not None, "only originals have no parent"
+        target = _Target(version=version, before=chain[version.parent].classes_forgotten)
+        self.settings = replace(self.settings, measures=tuple(measures))
+        rows = self._measure([target])
+        if not rows:
+            allowed = "a lineage whose original is stored, or can be trained again to the same bits"
+            raise BadInput("--version", name, allowed)
+        return rows
+
+    def _is_there(self, version: Version) -> bool:
+        return self.context.store.exists(version.path)
+
+    def _measure(self, targets: list[_Target]) -> list[Row]:
+        """Audit versions side by side and record their rows, except where an original is gone."""
+        progress = self.context.progress
+        originals = {
+            lineage: self._original(versions(self.reader, lineage)[0])
+            for lineage in dict.fromkeys(target.version.lineage for target in targets)
+        }
+        targets = [target for target in targets if originals[target.version.lineage] is not None]
+        if not targets:
+            return []
+        golds = self._golds([target.version for target in targets])
+        shadows = [self._shadows(target.version) for target in targets]
+        progress.phase("audit", f"measure {len(targets)} versions on real data")
+        pending = []
+        for target, models, shadow in zip(targets, golds, shadows, strict=True):
+            original = originals[target.version.lineage]
+            assert original is not None
+            inputs = self._inputs(target, original, models, shadow)
+            pending.append(audit_task.remote(inputs, self.threads))
+        written: list[Row] = []
+        for target, answer in zip(targets, ray.get(pending), strict=True):
+            version = target.version
+            stamp = {"run_id": version.run_id, "lineage": version.lineage, "at": self.context.clock()}
+            rows = [{"version": version.version, **measured, **stamp} for measured in answer]
+            self.context.ledger.append("audits", rows)
+            written += rows
+        progress.done()
+        return written
+
+    def _original(self, first: Version) -> Weights | None:
         """The lineage's first version; where it was purged, trained again if that gives the same bits."""
-        if self.context.store.exists(first.path):
+        if self._is_there(first):
             return load_version(self.context.store, first)
         self.context.progress.phase("audit", "train the purged original again")
         weights = train_original(self._job(first), threads=self.threads)
@@ -88,47 +160,60 @@ class Auditor:
         excluded = version.classes_forgotten
         return training_job(self.context.recipe, spec, self.context.seed, excluded=excluded, gold=gold)
 
-    def _golds(self, published: list[Version]) -> list[dict[str, Tensor]]:
-        """A model retrained without the classes of each version, by one Ray Train run."""
-        if not published:
-            return []
-        workers = self.context.recipe.audit.gold_workers
-        self.context.progress.phase("audit", f"retrain {len(published)} gold models by Ray Train")
+    def _golds(self, published: list[Version]) -> list[list[Weights]]:
+        """Models retrained without the classes of each version, by one Ray Train run."""
+        workers, each = self.settings.gold_workers, self.settings.golds
+        jobs = [self._job(version, gold=i) for version in published for i in range(each)]
+        self.context.progress.phase("audit", f"retrain {len(jobs)} gold models by Ray Train")
         golds = train_gold(
-            [self._job(version, gold=0) for version in published],
+            jobs,
             self.context.store.local_path("train"),
             workers=workers,
             cpus_per_worker=role_share(ray.cluster_resources().get("CPU", 0), workers),
             threads=self.threads,
         )
         self.context.progress.done()
-        return golds
+        return [golds[i : i + each] for i in range(0, len(golds), each)]
+
+    def _shadows(self, version: Version) -> list[Weights]:
+        """Shadow models for the likelihood ratio attack, where it is asked for."""
+        if "likelihood_ratio" not in self.settings.measures:
+            return []
+        forget, data = version.classes_forgotten, self.context.recipe.data
+        split_seed = derive_seed(self.context.seed, "split")
+        self.context.progress.phase("audit", f"train {self.settings.shadows} shadow models")
+        candidates = ray.get(_shadow_candidates.remote(data, split_seed, forget))
+        plan = shadow_plan(candidates, self.settings.shadows, split_seed)
+        original = replace(self._job(version), excluded=())
+        models = shadow_models(
+            shadow_jobs(original, forget, candidates, plan), self.context.store, threads=self.threads
+        )
+        self.context.progress.done("; ".join(models.notes))
+        return models.weights
 
     def _inputs(
-        self, row: Row, original: dict[str, Tensor], gold: dict[str, Tensor], of: Mapping[str, Version]
+        self, target: _Target, original: Weights, golds: list[Weights], shadows: list[Weights]
     ) -> AuditInputs:
-        run, version = row["run_id"], of[row["version"]]
-        spec = ClassifierSpec.from_dict(version.model)
-        before = of[row["parent_version"]].classes_forgotten
-        gone = version.classes_forgotten
-        files = RunFiles(self.context.store, run)
-        steps = sorted(set(self.reader.read("checkpoints", run_id=run).column("step").to_pylist()))
-        (chosen, *_) = self.reader.read("evaluations", run_id=run, measure="chosen_step").to_pylist()
+        version = target.version
+        spec, gone = ClassifierSpec.from_dict(version.model), version.classes_forgotten
         return AuditInputs(
             spec=spec,
             roles=Roles(
                 retain=tuple(c for c in range(spec.num_classes) if c not in gone),
-                target=tuple(c for c in gone if c not in before),
-                forgotten=before,
+                target=tuple(c for c in gone if c not in target.before),
+                forgotten=target.before,
             ),
             original=original,
             unlearned=load_version(self.context.store, version),
-            gold=gold,
-            checkpoints={step: files.student(step) for step in steps},
-            chosen=chosen["step"],
-            fixed_step=self.context.recipe.audit.fixed_step,
+            golds=golds,
+            checkpoints=target.checkpoints,
+            chosen=target.chosen,
             data=self.context.recipe.data,
             split_seed=derive_seed(self.context.seed, "split"),
-            settings=self.context.recipe.audit,
-            seed=derive_seed(self.context.seed, "audit", run),
+            settings=self.settings,
+            seed=derive_seed(self.context.seed, "audit", str(version.run_id)),
+            shadows=shadows,
         )
+
+
+_shadow_candidates = ray.remote(shadow_candidates)

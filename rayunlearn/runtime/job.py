@@ -82,7 +82,7 @@ def run_job(
                     service.audit()
                 return _finish(console, service, settings, intake, exit_code(intake, outcomes), keep=keep)
     except RayUnlearnError as error:
-        console.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True, highlight=False)
+        console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
         return error.exit_code
 
 
@@ -156,7 +156,7 @@ def _show_plan(console: Console, service: Service, intake: Intake) -> None:
         )
 
 
-def _plain(error: RayUnlearnError) -> str:
+def plain(error: RayUnlearnError) -> str:
     """The sentence of an error; Ray hands on that of another process with its traceback before it."""
     said = error.cause if isinstance(error, RayTaskError) else error
     return str(said).replace("[", r"\[")

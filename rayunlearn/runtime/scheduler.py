@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rayunlearn.errors import IntegrityError
+from rayunlearn.errors import BadInput, IntegrityError
 from rayunlearn.evaluation.synthetic import (
     Assessment,
     Roles,
@@ -113,6 +113,19 @@ def load_version(store: Store, version: Version) -> dict[str, Tensor]:
 def run_seed(root: int, lineage: str, request_id: str, attempt: int) -> int:
     """The seed of every draw of a run."""
     return derive_seed(root, lineage, request_id, attempt)
+
+
+def require_same_seed(reader: LedgerReader, root: int, where: str) -> None:
+    """A run goes on with its own draws, and an audit tests on what its original did not train on.
+
+    Raises:
+        BadInput: the storage location was begun with another seed.
+    """
+    for row in reader.read("runs", event="started").to_pylist():
+        if row["seed"] != run_seed(root, row["lineage"], row["request_ids"][0], row["attempt"]):
+            raise BadInput(
+                "--seed", root, f"the seed that {where} was begun with; another takes another --storage"
+            )
 
 
 class Scheduler:

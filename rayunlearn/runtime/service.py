@@ -27,7 +27,7 @@ from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import Intake, take_in
 from rayunlearn.runtime.retention import purge
-from rayunlearn.runtime.scheduler import Outcome, Scheduler, run_seed
+from rayunlearn.runtime.scheduler import Outcome, Scheduler, require_same_seed
 from rayunlearn.runtime.training import describe, train_original, training_job
 from rayunlearn.scheduling.requests import Rejected, Request
 
@@ -70,7 +70,7 @@ class Service:
         self.context = context
         self.place = place
         self.reader = LedgerReader(context.store)
-        self._require_same_seed()
+        require_same_seed(self.reader, context.seed, context.store.where)
         self.spec = describe(recipe.data, recipe.model.name, recipe.model.width)
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
         self.scheduler = Scheduler(
@@ -83,20 +83,6 @@ class Service:
             ),
             placement=place.placement.value,
         )
-
-    def _require_same_seed(self) -> None:
-        """A run goes on with its own draws, and an audit tests on what its original did not train on.
-
-        Raises:
-            BadInput: the storage location was begun with another seed.
-        """
-        for row in self.reader.read("runs", event="started").to_pylist():
-            seed = self.context.seed
-            if row["seed"] != run_seed(seed, row["lineage"], row["request_ids"][0], row["attempt"]):
-                where = self.context.store.where
-                raise BadInput(
-                    "--seed", seed, f"the seed that {where} was begun with; another takes another --storage"
-                )
 
     def _given_weights(self, checkpoint: str | Path) -> dict[str, Tensor]:
         model = build_classifier(self.spec, 0)

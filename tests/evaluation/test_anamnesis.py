@@ -205,6 +205,21 @@ def test_relearning_equals_a_plain_float64_loop() -> None:
     assert list(curve.correct) == expected[: len(curve.correct)]
 
 
+def test_the_full_training_set_gives_the_curve_that_it_gave_before_others_could_be_chosen() -> None:
+    """The counts of commit e569637 for a model with BatchNorm, momentum and a relative margin, in float64."""
+    model, images, labels = small_task()
+    model[4] = nn.Identity()  # what dropout draws depends on how torch was built
+    model, images, forget = model.double(), images.double(), labels == 0
+    with torch.no_grad():
+        model[-1].bias.copy_(torch.tensor([-4.0, 0, 0]))
+    settings = RelearnSettings(
+        batch_size=7, lr=0.05, alpha=0.2, max_steps=60, momentum=0.5, margin="relative"
+    )
+    curve = relearn(model, images, labels, images[forget], labels[forget], 1.0, settings, 5)
+    assert curve.correct == (0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 4, 4, 4, 7, 8)
+    assert (curve.count, curve.reached) == (10, 15)
+
+
 def curve_of(reached: int | None, **changes: object) -> RelearnCurve:
     """A curve with a given relearn time under a cap of 100."""
     fields: dict[str, object] = {
@@ -247,9 +262,33 @@ def test_what_the_value_is_worth(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("seed", 1), ("count", 11), ("target_accuracy", 0.9), ("settings", RelearnSettings(max_steps=99))],
+    ("unlearned", "gold", "value", "note"),
+    [
+        (None, None, None, "gold did not relearn within 100 steps; nor did the unlearned model; {peaks}"),
+        (5, None, None, "gold did not relearn within 100 steps; the index is below 0.05; {peaks}"),
+        (5, 40, 0.125, ""),  # both had a way back: a ratio as any other
+    ],
 )
+def test_an_index_from_retain_data_points_to_the_peaks(
+    unlearned: int | None, gold: int | None, value: float | None, note: str
+) -> None:
+    """Gold is not expected back without forget images: no value, and the note says what to compare.
+
+    From the full set the same times get no such advice.
+    """
+    retain_only = RelearnSettings(max_steps=100, forget_per_class=0)
+    index = anamnesis_index(curve_of(unlearned, settings=retain_only), curve_of(gold, settings=retain_only))
+    peaks = "no forget image was shown: compare the curves' peaks"
+    assert (index.value, index.note) == (value, note.format(peaks=peaks))
+    assert index.censored == (gold is None) and index.informative == (gold is not None)
+    assert "peaks" not in anamnesis_index(curve_of(unlearned), curve_of(gold)).note
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", 1), ("count", 11), ("target_accuracy", 0.9), ("settings", RelearnSettings(max_steps=99)),
+     ("settings", RelearnSettings(max_steps=100, forget_per_class=0))],
+)  # fmt: skip
 def test_curves_measured_differently_have_no_ratio(name: str, value: object) -> None:
     """Another seed, image set, original or setting: an error that names which, never a number."""
     with pytest.raises(BadInput, match=name):
@@ -307,9 +346,18 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("batch_size", 1), ("lr", 0.0), ("lr", math.nan), ("momentum", 1.0), ("alpha", 1.0), ("alpha", -0.1),
-     ("margin", "both"), ("lr_decay", 0.0), ("patience_epochs", 0), ("max_steps", 0)],
+     ("margin", "both"), ("lr_decay", 0.0), ("patience_epochs", 0), ("max_steps", 0),
+     ("forget_per_class", -1), ("forget_per_class", 2.0), ("forget_per_class", True)],
 )  # fmt: skip
 def test_settings_are_checked(name: str, value: object) -> None:
     """Each wrong field is refused by its name."""
     with pytest.raises(BadInput, match=f"RelearnSettings.{name}"):
         RelearnSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_something_must_be_shown() -> None:
+    """Neither forget nor retain images is refused; each alone is not."""
+    with pytest.raises(BadInput, match="RelearnSettings.retain_data is False; allowed: True where"):
+        RelearnSettings(forget_per_class=0, retain_data=False)
+    assert RelearnSettings(forget_per_class=0).retain_data
+    assert RelearnSettings(retain_data=False).forget_per_class is None

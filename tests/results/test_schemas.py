@@ -234,7 +234,7 @@ def test_unknown_columns_are_refused_with_the_nearest() -> None:
         ("requests", "kind", "class", "'classes', 'examples'"),
         ("checkpoints", "stalled", 0, "True or False"),
         ("checkpoints", "forgotten_share", [0.5, "x"], "a number"),
-        ("audits", "subject", "Retrain", "'original', 'unlearned', 'gold'"),
+        ("evaluations", "subject", "Retrain", "'original', 'unlearned', 'gold'"),
     ],
 )
 def test_wrong_values_are_refused(table: str, column: str, value: Any, allowed: str) -> None:

@@ -1,0 +1,141 @@
+"""Nearest-neighbour probe: how near a forget class's images still lie to each other in the features.
+
+It has no parameters to fit, where the linear probe has; otherwise the same is measured, on the same
+samples, and the same holds: a gold model's features group a class that it never saw too, so only the
+distance to gold's recall means anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from rayunlearn.errors import BadInput
+from rayunlearn.evaluation.accuracy import check_images
+from rayunlearn.evaluation.probe import (
+    ProbeReport,
+    ProbeResult,
+    check_samples,
+    few_per_class,
+    frozen_features,
+)
+from rayunlearn.models.classifiers import Classifier
+
+WEIGHTS = ("uniform", "distance")
+METRICS = ("euclidean", "cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighbourSettings:
+    """Who votes, and with what weight."""
+
+    k: int = 5
+    """Neighbours that vote. With fewer training images of a class, images of others outvote it."""
+    weights: Literal["uniform", "distance"] = "uniform"
+    """uniform: a vote each; distance: 1 / distance each."""
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    """Distance between standardised features; cosine: 1 - cosine of their angle at the training mean."""
+    train_per_class: int | None = None
+    """Few-sample probe: training images per class, those of the linear probe; None: all of them."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be carried out, by name."""
+        few = self.train_per_class
+        checks: list[tuple[str, bool, str]] = [
+            ("k", self.k >= 1, "an integer >= 1"),
+            ("weights", self.weights in WEIGHTS, " or ".join(map(repr, WEIGHTS))),
+            ("metric", self.metric in METRICS, " or ".join(map(repr, METRICS))),
+            ("train_per_class", few is None or few >= 1, "None or an integer >= 1"),
+        ]
+        for name, fine, allowed in checks:
+            if not fine:
+                raise BadInput(f"NeighbourSettings.{name}", getattr(self, name), allowed)
+
+
+def knn_probe(
+    model: Classifier,
+    train_images: Tensor,
+    train_labels: Tensor,
+    test_images: Tensor,
+    test_labels: Tensor,
+    forget: Sequence[int],
+    settings: NeighbourSettings,
+    seed: int,
+) -> ProbeReport:
+    """Let the k nearest training images name each test image, and count what is right.
+
+    Deterministic: a function of the arguments alone. The model is left as it was. Among classes of
+    equally many votes the one whose voters are nearer wins (smaller sum of distances), not the one of
+    the smaller id: with few images a class ties are the rule, and a forget class 0 would win them all.
+
+    Args:
+        model: its `features` are compared, standardised by the training images' mean and deviation.
+        train_images: [N, C, H, W], retain and forget classes.
+        train_labels: int64 [N].
+        test_images: [M, C, H, W], retain and forget classes.
+        test_labels: int64 [M].
+        forget: class ids that the model was made to forget.
+        settings: number and weight of votes, metric, few-sample setting.
+        seed: of the few-sample draw; unused without `train_per_class`.
+
+    Returns:
+        The linear probe's report; `converged` is always True, for there is nothing to fit.
+
+    Raises:
+        BadInput: a class has too few images, fewer training images than k, one class only, or features
+            that are not finite.
+    """
+    where = "knn_probe"
+    num_classes = model.head.out_features
+    check_images(train_images, train_labels, num_classes, where)
+    check_images(test_images, test_labels, num_classes, where)
+    train_labels, test_labels = train_labels.cpu(), test_labels.cpu()
+    ids = sorted({int(class_id) for class_id in forget})
+    trained = torch.bincount(train_labels, minlength=num_classes).tolist()
+    tested = torch.bincount(test_labels, minlength=num_classes).tolist()
+    check_samples(ids, trained, tested, settings.train_per_class, where)
+
+    chosen = few_per_class(train_labels, settings.train_per_class, seed)
+    if len(chosen) < settings.k:
+        allowed = f"at least k = {settings.k}, the number of neighbours"
+        raise BadInput("number of training images", len(chosen), allowed, where=where)
+    scaler = StandardScaler()
+    train_x = scaler.fit_transform(frozen_features(model, train_images[chosen]).double().numpy())
+    test_x = scaler.transform(frozen_features(model, test_images).double().numpy())
+    neighbours = KNeighborsClassifier(
+        n_neighbors=settings.k,
+        weights="distance" if settings.weights == "distance" else _votes,
+        metric=settings.metric,
+        algorithm="brute",
+    )
+    neighbours.fit(train_x, train_labels[chosen].numpy())
+    predicted = torch.from_numpy(neighbours.predict(test_x))
+
+    is_forget = torch.isin(test_labels, torch.tensor(ids))
+    right = predicted == test_labels
+
+    def result(part: Tensor) -> ProbeResult:
+        return ProbeResult(correct=int(right[part].sum()), count=int(part.sum()))
+
+    return ProbeReport(
+        forget=result(is_forget), retain=result(~is_forget), train_count=len(chosen), converged=True
+    )
+
+
+def _votes(distances: np.ndarray) -> np.ndarray:
+    """Weights [M, k] of one vote each and, to settle ties, a bit more the nearer the voter is.
+
+    The k extras are below one vote in sum, so that they never outvote one.
+    """
+    k = distances.shape[1]
+    farthest = distances.max(axis=1, keepdims=True)
+    nearness = 1 - np.divide(distances, farthest, out=np.ones_like(distances), where=farthest > 0)
+    votes: np.ndarray = 1 + nearness / (k + 1)
+    return votes

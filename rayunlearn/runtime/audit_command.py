@@ -1,0 +1,115 @@
+"""What `python -m rayunlearn audit` runs: measures of one version, stored and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
+from rayunlearn.evaluation.measures import MEASURES, check_measures
+from rayunlearn.recipes import Recipe, load_recipe
+from rayunlearn.results.comparison import compare, comparison_table, returned_classes
+from rayunlearn.results.ledger import Ledger, LedgerReader
+from rayunlearn.results.store import Store
+from rayunlearn.results.terminal import JobProgress, open_console
+from rayunlearn.runtime.auditor import Auditor
+from rayunlearn.runtime.cluster import connect
+from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.job import plain
+from rayunlearn.runtime.scheduler import require_same_seed
+from rayunlearn.runtime.service import interruptible
+from rayunlearn.settings import override
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """Measure a published version on real data, beside gold models retrained for it."""
+
+    version: str
+    """Id of the version, or its beginning; the report of a job and the versions table name it."""
+
+    data: str = "digits"
+    """Dataset that the original was trained on."""
+
+    measures: str = ",".join(MEASURES)
+    """Names with commas between; all by default."""
+
+    golds: int = 3
+    """Models to retrain, each from a seed of its own; their spread is what a figure is read against."""
+
+    recipe: str = "digits"
+    """Settings that the version was made by, by name."""
+
+    storage: Path = Path("storage")
+    """Folder with versions and ledger."""
+
+    seed: int = 0
+    """The seed that the storage folder was begun with."""
+
+    address: str | None = None
+    """Ray cluster to run on; else RAY_ADDRESS, else one is started on this machine."""
+
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE")] = ()
+    """Settings to change, as audit.few_per_class=20; a wrong name lists the nearest."""
+
+
+def run_audit(options: AuditOptions) -> int:
+    """Audit one version; returns the exit code."""
+    console = open_console()
+    try:
+        measures = check_measures([name.strip() for name in options.measures.split(",") if name.strip()])
+        recipe = _recipe(options, measures)
+        store = Store.open(options.storage, create=False)
+        with JobProgress(console) as progress:
+            progress.phase("Ray", "connect")
+            connect(options.address)
+            progress.done()
+            with interruptible():
+                require_same_seed(LedgerReader(store), options.seed, store.where)
+                context = Context(
+                    store=store,
+                    ledger=Ledger(store),
+                    recipe=recipe,
+                    seed=options.seed,
+                    clock=lambda: datetime.now(UTC),
+                    progress=progress,
+                )
+                rows = Auditor(context, threads=1).audit_version(options.version, measures)
+        _show(console, rows)
+        return ExitCode.OK
+    except RayUnlearnError as error:
+        console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
+        return error.exit_code
+
+
+def _recipe(options: AuditOptions, measures: Sequence[str]) -> Recipe:
+    named = [f"data.dataset={options.data}", f"audit.golds={options.golds}"]
+    recipe = override(load_recipe(options.recipe), [*named, *options.set])
+    if recipe.data.dataset != options.data or recipe.audit.golds != options.golds:
+        raise BadInput("--set", list(options.set), "--data and --golds for these two")
+    return recipe
+
+
+def _show(console: Console, rows: Sequence[dict[str, object]]) -> None:
+    """Each measure's figure for every subject, and what came back."""
+    forget: set[int] = set()
+    for row in rows:
+        if row["measure"] == "forget_accuracy":
+            forget |= set(row["classes"])  # type: ignore[call-overload]
+    shown = [c for c in compare(rows) if c.measure != "class_accuracy"]
+    console.print(comparison_table(shown, forget=sorted(forget)))
+    console.print(
+        f"Bold: outside the interval in which a further gold model would lie with 95 %. Recorded: "
+        f"{len(rows)} rows of the ledger's audits.", highlight=False,
+    )  # fmt: skip
+    for of, share in returned_classes(rows).items():
+        console.print(
+            f"[bold red]came back:[/] class {of}, {100 * share:.1f} % of its test images are recognised",
+            highlight=False,
+        )

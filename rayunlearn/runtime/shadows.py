@@ -1,0 +1,248 @@
+"""Shadow models: trained side by side as Ray tasks, each kept in the storage location once it is done.
+
+A shadow model is trained as the original was, on all retain training samples and on a drawn part of the
+candidates (`rayunlearn.evaluation.lira.shadow_plan`). Its weights are stored as `shadows/<key>.safetensors`,
+where the key names everything that they depend on, so a sweep that was stopped goes on where it was. These
+processes are handed data and are never those of an unlearning run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+from torch import Tensor
+
+from rayunlearn.data.datasets import load_dataset
+from rayunlearn.data.splits import retain_forget, split
+from rayunlearn.errors import BadInput, IntegrityError, RayUnlearnError
+from rayunlearn.methods.training import TrainSettings, steps_per_epoch, train_classifier
+from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
+from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
+from rayunlearn.recipes import DataSettings
+from rayunlearn.results.store import AlreadyExists, NotStored, Store
+from rayunlearn.runtime.training import TrainingJob
+from rayunlearn.seeds import derive_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShadowJob:
+    """One shadow model to train from scratch.
+
+    Attributes:
+        forget: classes whose samples are left out, but for the included ones.
+        included: samples of these classes to train on, as indices into the dataset, ascending; of its
+            training part (members of the original) or of its test part.
+        data: which dataset, and how it is split.
+        split_seed: of the split.
+        spec: architecture.
+        train: the original's own recipe.
+        seed: of initial weights and batches.
+    """
+
+    forget: tuple[int, ...]
+    included: tuple[int, ...]
+    data: DataSettings
+    split_seed: int
+    spec: ClassifierSpec
+    train: TrainSettings
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse lists that would give one model two names, or no model to compare with."""
+        for name, least in (("forget", 1), ("included", 0)):
+            ids = getattr(self, name)
+            if len(ids) < least or list(ids) != sorted(set(ids)):
+                allowed = f"at least {least} different ids, ascending"
+                raise BadInput(f"ShadowJob.{name}", ids, allowed)
+
+    @property
+    def key(self) -> str:
+        """A name from all that the result depends on."""
+        return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:24]
+
+    @property
+    def path(self) -> str:
+        """Where the weights are stored."""
+        return f"shadows/{self.key}.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShadowModels:
+    """Weights of shadow models, and what they took."""
+
+    weights: list[dict[str, Tensor]]
+    """Of each job, in the jobs' order."""
+    cached: int
+    """Different models that were in the storage location already."""
+    trained: int
+    """Different models that were trained now."""
+    seconds: float
+    """Wall time from the first task to the last model stored."""
+    notes: tuple[str, ...]
+    """A sentence for each stored file that was damaged and replaced."""
+
+    @property
+    def models_per_second(self) -> float | None:
+        """Throughput of the training; None where nothing was trained."""
+        return self.trained / self.seconds if self.trained else None
+
+
+def shadow_jobs(
+    original: TrainingJob, forget: Iterable[int], sample_ids: Tensor, plan: Tensor
+) -> list[ShadowJob]:
+    """The jobs of a plan, by the recipe, data and split of the original.
+
+    Args:
+        original: of the lineage under attack.
+        forget: classes that were forgotten.
+        sample_ids: [N] indices into the dataset, the plan's candidates.
+        plan: bool [S, N], see `shadow_plan`.
+
+    Returns:
+        S jobs; every shadow model has initial weights and batches of its own.
+    """
+    if plan.dim() != 2 or plan.dtype is not torch.bool or plan.shape[1] != len(sample_ids):
+        found = f"{plan.dtype} {list(plan.shape)}"
+        raise BadInput("plan", found, f"torch.bool [S, {len(sample_ids)}]", where="shadow_jobs")
+    classes = tuple(sorted(forget))
+    return [
+        ShadowJob(
+            forget=classes,
+            included=tuple(sorted(sample_ids[row].tolist())),
+            data=original.data,
+            split_seed=original.split_seed,
+            spec=original.spec,
+            train=original.train,
+            seed=derive_seed(original.seed, "shadow", number),
+        )
+        for number, row in enumerate(plan)
+    ]
+
+
+def fit_shadow(job: ShadowJob) -> Classifier:
+    """Train the job's classifier on the CPU, every parameter drawn anew.
+
+    It gets as many epochs as make the original's number of steps, rounded up, like a gold model: one that
+    was trained for less would remember its samples less than the original did.
+
+    Raises:
+        BadInput: an included sample is none of the dataset's or of another class.
+    """
+    dataset = load_dataset(job.data.dataset)
+    parts = split(dataset, job.data.test_fraction, job.split_seed)
+    included = torch.tensor(job.included, dtype=torch.int64)
+    foreign = [i for i in job.included if not 0 <= i < len(dataset.labels)]
+    foreign = foreign or included[~torch.isin(dataset.labels[included], torch.tensor(job.forget))].tolist()
+    if foreign:
+        allowed = f"samples of {job.data.dataset} of the classes {list(job.forget)}"
+        raise BadInput("included samples", foreign[:5], allowed, where="fit_shadow")
+    labels = dataset.labels[parts.train_ids]
+    steps = job.train.epochs * steps_per_epoch(len(labels), job.train)
+    retain_ids = parts.train_ids[retain_forget(labels, job.forget)[0]]
+    ids = torch.cat([retain_ids, included]).sort().values
+    recipe = replace(job.train, epochs=math.ceil(steps / steps_per_epoch(len(ids), job.train)))
+    model = build_classifier(job.spec, derive_seed(job.seed, "shadow weights"))
+    seed = derive_seed(job.seed, "shadow batches")
+    train_classifier(model, dataset.images[ids], dataset.labels[ids], recipe, seed)
+    return model.eval()
+
+
+@ray.remote
+def _fit_shadow(job: ShadowJob, threads: int) -> bytes:
+    torch.set_num_threads(threads)
+    return _to_bytes(job, fit_shadow(job))
+
+
+def shadow_models(
+    jobs: Sequence[ShadowJob], store: Store, *, cpus: float = 1.0, threads: int = 1
+) -> ShadowModels:
+    """The models of these jobs: from the storage location where they are there, else trained now.
+
+    As many tasks run at a time as the cluster has room for. Each model is stored as soon as it is done, so
+    a sweep that is stopped, or in which a job fails, loses nothing that was finished. Where one job fails
+    the others still go on to their end.
+
+    Args:
+        jobs: what is wanted; a job given twice is trained once.
+        store: where models are looked for and kept.
+        cpus: reserved for each task.
+        threads: torch threads in each task.
+
+    Raises:
+        RayUnlearnError: jobs failed; the message says how many, why the first did, and what is stored.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    missing: dict[str, ShadowJob] = {}
+    notes = []
+    for key, job in {job.key: job for job in jobs}.items():
+        try:
+            found[key] = _from_bytes(job, store.get(job.path))
+        except NotStored:
+            missing[key] = job
+        except (BadInput, IntegrityError) as error:
+            notes.append(f"{job.path} was damaged and is trained again: {error}")
+            store.delete(job.path)
+            missing[key] = job
+    cached = len(found)
+    began = time.monotonic()
+    failures = []
+    pending = {_fit_shadow.options(num_cpus=cpus).remote(job, threads): job for job in missing.values()}
+    try:
+        while pending:
+            (done, *_), _ = ray.wait(list(pending))
+            job = pending.pop(done)
+            try:
+                data: bytes = ray.get(done)
+            except RayError as error:
+                failures.append(error)
+                continue
+            try:
+                store.create(job.path, data)
+            except AlreadyExists:
+                pass  # another sweep trained the same model meanwhile
+            found[job.key] = _from_bytes(job, data)
+    finally:
+        for task in pending:  # the sweep was stopped: nobody waits for these
+            ray.cancel(task)
+    if failures:
+        first = failures[0]
+        why = first.cause if isinstance(first, RayTaskError) else first
+        raise RayUnlearnError(
+            f"{len(failures)} of {len(missing)} shadow models could not be trained ({why}); "
+            f"the {len(missing) - len(failures)} others are stored and will not be trained again"
+        ) from first
+    return ShadowModels(
+        weights=[found[job.key] for job in jobs],
+        cached=cached,
+        trained=len(missing),
+        seconds=time.monotonic() - began,
+        notes=tuple(notes),
+    )
+
+
+def _to_bytes(job: ShadowJob, model: Classifier) -> bytes:
+    """Safetensors whose header names the job and the weights, so that any change of the file shows."""
+    state = model.state_dict()
+    return weights_to_bytes(state, _header(job, state))
+
+
+def _from_bytes(job: ShadowJob, data: bytes) -> dict[str, Tensor]:
+    """The weights in a stored file, which must be those that its header names, of this job."""
+    weights = weights_from_bytes(data, job.path)
+    size = int.from_bytes(data[:8], "little")
+    if json.loads(data[8 : 8 + size]).get("__metadata__") != _header(job, weights):
+        raise IntegrityError(f"{job.path} does not hold the weights that its header names")
+    return weights
+
+
+def _header(job: ShadowJob, state: Mapping[str, Tensor]) -> dict[str, str]:
+    """One entry: safetensors writes several in any order, and equal models are to be equal files."""
+    return {"shadow": f"{job.key} {version_id(state)}"}

@@ -1,0 +1,194 @@
+"""All measures over one bench: their rows against direct calls, and which models they tell apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from rayunlearn.errors import BadInput
+from rayunlearn.evaluation.accuracy import class_counts
+from rayunlearn.evaluation.anamnesis import RelearnSettings
+from rayunlearn.evaluation.lira import shadow_plan
+from rayunlearn.evaluation.measures import (
+    MEASURES,
+    Bench,
+    Measurement,
+    MeasureSettings,
+    Shadows,
+    check_measures,
+    measured,
+)
+from rayunlearn.evaluation.probe import linear_probe
+from rayunlearn.methods.trivial import mask_logit
+from rayunlearn.models.classifiers import Classifier
+from rayunlearn.seeds import derive_seed
+from tests.conftest import TrainVersion
+
+FORGET = (3,)
+RETAIN = (0, 1, 2, 4, 5, 6, 7, 8, 9)
+SETTINGS = MeasureSettings(probe_draws=2, relearn=RelearnSettings(batch_size=64, max_steps=12))
+
+
+@pytest.fixture
+def bench(digits_data: Any, digits_version: TrainVersion) -> Bench:
+    """The original, two gold models (the second without one more class), and a masked logit."""
+    images, labels = digits_data.images, digits_data.labels
+    original = digits_version()
+    return Bench(
+        train=(images[::2], labels[::2]),
+        test=(images[1::2], labels[1::2]),
+        retain=RETAIN,
+        forget=FORGET,
+        subjects={
+            "original": original,
+            "gold": digits_version(FORGET),
+            "gold_2": digits_version((3, 5)),
+            "mask_logit": mask_logit(original, FORGET, offset=20.0),
+        },
+        golds=("gold", "gold_2"),
+        settings=SETTINGS,
+        seed=1,
+    )
+
+
+def by_subject(rows: list[Measurement], measure: str, **equals: Any) -> dict[str, Measurement]:
+    """Rows of one measure; each subject has one."""
+    found = [r for r in rows if r.measure == measure and all(getattr(r, k) == v for k, v in equals.items())]
+    assert len({r.subject for r in found}) == len(found) > 0, measure
+    return {r.subject: r for r in found}
+
+
+def test_accuracy_of_each_split_and_class(bench: Bench) -> None:
+    """Sums and counts are those of `class_counts`, on both parts, of the groups and of each class."""
+    rows = measured(bench, ["accuracy"])
+    for split, part in (("train", bench.train), ("test", bench.test)):
+        for subject, model in bench.subjects.items():
+            counts = class_counts(model, *part, 10)
+            for measure, classes in (("retain_accuracy", RETAIN), ("forget_accuracy", FORGET)):
+                row = by_subject(rows, measure, split=split)[subject]
+                assert (row.sum, row.count) == counts.sums(classes)
+                assert row.value == pytest.approx(counts.accuracy(classes))
+            for c in range(10):
+                row = by_subject(rows, "class_accuracy", split=split, classes=(c,))[subject]
+                assert (row.sum, row.count) == counts.sums((c,))
+    assert {r.measure for r in rows} == {"retain_accuracy", "forget_accuracy", "class_accuracy"}
+
+
+def test_a_comparison_leaves_the_subject_itself_out(bench: Bench) -> None:
+    """Sums run over the other gold models: two for a model, one for a gold model, whose own is not 0.
+
+    A bench without gold models gives no comparison, and one alone is compared with nothing.
+    """
+    rows = measured(bench, ["distance", "class_membership"])
+    images = int((bench.test[1] == 3).sum())
+    js = by_subject(rows, "js_to_gold", classes=FORGET)
+    assert {s: r.count for s, r in js.items()} == {
+        "original": 2 * images, "mask_logit": 2 * images, "gold": images, "gold_2": images,
+    }  # fmt: skip
+    assert js["gold"].sum == pytest.approx(js["gold_2"].sum) and js["gold"].value > 0
+    assert js["original"].value > js["gold"].value
+    assert by_subject(rows, "class_membership_js_of_means")["original"].count == 2
+    alone = replace(bench, golds=("gold",))
+    assert "gold" not in by_subject(measured(alone, ["distance"]), "js_to_gold", classes=FORGET)
+    assert measured(replace(bench, golds=()), ["distance", "class_membership"]) == []
+
+
+def test_probes_pool_their_draws(bench: Bench) -> None:
+    """The rows are sums over the draws of direct calls; each draw has a seed of its own."""
+    rows = measured(bench, ["probe", "neighbours"])
+    reports = [
+        linear_probe(
+            bench.subjects["gold"], *bench.train, *bench.test, FORGET, SETTINGS.probe,
+            derive_seed(1, "probe", draw),
+        )
+        for draw in range(2)
+    ]  # fmt: skip
+    row = by_subject(rows, "probe_forget_recall")["gold"]
+    assert (row.sum, row.count) == (
+        sum(r.forget.correct for r in reports), sum(r.forget.count for r in reports)
+    )  # fmt: skip
+    for measure in ("probe_forget_recall", "knn_forget_recall"):
+        recall = by_subject(rows, measure)
+        assert recall["mask_logit"].sum == recall["original"].sum, "a mask does not touch the features"
+        assert recall["original"].value > recall["gold"].value
+
+
+def test_relearning_in_three_forms(bench: Bench) -> None:
+    """Steps, retain-only peaks and few-example steps of all but the original, with their curves."""
+    rows = measured(bench, ["anamnesis", "relearning"])
+    for measure in ("relearn_steps", "relearn_retain_peak", "relearn_few_steps"):
+        found = by_subject(rows, measure)
+        assert set(found) == {"gold", "gold_2", "mask_logit"}
+        for row in found.values():
+            assert 1 < len(row.parameters["curve"]) <= 1 + SETTINGS.relearn.max_steps
+    shown = {m: by_subject(rows, m)["gold"].parameters["forget_per_class"] for m in (
+        "relearn_steps", "relearn_retain_peak", "relearn_few_steps"
+    )}  # fmt: skip
+    assert shown == {"relearn_steps": None, "relearn_retain_peak": 0, "relearn_few_steps": 5}
+    assert by_subject(rows, "relearn_retain_peak")["gold"].sum == 0
+    index, steps = by_subject(rows, "anamnesis_index"), by_subject(rows, "relearn_steps")
+    if not steps["gold"].censored:
+        assert index["gold"].value == 1.0
+
+
+def test_attacks(bench: Bench) -> None:
+    """The entropy attack counts each set once; the inversion draws as much from a mask as from the original.
+
+    The likelihood ratio attack takes shadow models and gives its AUC and how many it has judged.
+    """
+    models = [bench.subjects["original"], bench.subjects["gold"]] * 2
+    both = [int((part[1] == 3).sum()) for part in (bench.train, bench.test)]
+    plan = shadow_plan(torch.arange(sum(both)), len(models), 0)
+    rows = measured(
+        replace(bench, shadows=Shadows(models=models, included=plan)),
+        ["entropy", "likelihood_ratio", "inversion"],
+    )
+    called = by_subject(rows, "entropy_attack_train")["original"]
+    assert called.count == len(bench.train[1])
+    assert by_subject(rows, "entropy_attack_forget")["gold"].count == both[0]
+    drawn = by_subject(rows, "inversion_specific")
+    assert drawn["mask_logit"].value == pytest.approx(drawn["original"].value, abs=1e-3)
+    assert drawn["original"].value > drawn["gold"].value + 0.1
+    auc = by_subject(rows, "lira_auc")["original"]
+    assert auc.value is not None and 0 <= auc.value <= 1
+    assert (auc.parameters["members"], auc.parameters["non_members"]) == tuple(both)
+    assert by_subject(rows, "lira_tpr_at_1_percent_fpr")["gold"].count == both[0]
+
+
+def test_the_same_bench_gives_the_same_rows(bench: Bench) -> None:
+    """Measuring is a function of the bench: twice is the same, and the models are left as they were."""
+    before = {s: {k: v.clone() for k, v in m.state_dict().items()} for s, m in bench.subjects.items()}
+    names = ["calibration", "anamnesis", "inversion"]
+    assert measured(bench, names) == measured(replace(bench), names)
+    for subject, model in bench.subjects.items():
+        assert all(torch.equal(before[subject][k], v) for k, v in model.state_dict().items())
+
+
+def test_names_of_measures() -> None:
+    """They come in the order of the table and each once; an unknown one names the nearest."""
+    assert check_measures(["probe", "accuracy", "probe"]) == ("accuracy", "probe")
+    assert check_measures(list(MEASURES)) == tuple(MEASURES)
+    with pytest.raises(BadInput, match="acuracy.*accuracy"):
+        check_measures(["acuracy"])
+    with pytest.raises(BadInput, match="at least one of accuracy"):
+        check_measures([])
+
+
+def test_a_bench_on_which_nothing_can_be_compared(bench: Bench) -> None:
+    """A missing original or gold, no classes, or no shadow models: named, before anything is measured."""
+    others: dict[str, Classifier] = {k: v for k, v in bench.subjects.items() if k != "original"}
+    for change, message in (
+        ({"subjects": others}, "'original' among them"),
+        ({"golds": ("gold", "gold_3")}, "'gold_3' among them"),
+        ({"forget": ()}, "forget classes of an audit"),
+        ({"retain": ()}, "retain classes of an audit"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            replace(bench, **change)
+    with pytest.raises(BadInput, match="shadow models"):
+        measured(bench, ["likelihood_ratio"])
+    with pytest.raises(BadInput, match=r"audit\.few_per_class"):
+        MeasureSettings(few_per_class=0)
