@@ -1,6 +1,6 @@
 # `make` shows the targets. The environment is .venv; nothing outside the repository is changed.
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint types check clean
+.PHONY: help install run test slow lint types check clean
 
 # An interpreter that exists is asked for its version below; `make PYTHON=/path/to/python install` names another.
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
@@ -32,7 +32,10 @@ run: install ## Forget three digits, one after another: jobs/sequential_unlearn.
 	@$(BIN)/python jobs/sequential_unlearn.py $(ARGS)
 
 test: install ## Run the tests (some of them: ARGS='tests/scheduling -x')
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+slow: install ## Run the tests that take long: kills, submitted jobs, several workers
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: install ## Check the code's form with ruff
 	@$(BIN)/ruff check .
@@ -40,7 +43,7 @@ lint: install ## Check the code's form with ruff
 types: install ## Check the types with mypy
 	@$(BIN)/mypy
 
-check: lint types test ## Everything that CI runs
+check: lint types test slow ## Everything that CI runs
 
 clean: ## Remove .venv, caches and build folders; what runs have stored stays
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

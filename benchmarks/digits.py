@@ -235,16 +235,19 @@ class Digest:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
 
-    def values(self, subject: str, measure: str, *, classes: int | None = None) -> list[float]:
-        """One figure of a subject for each seed; the one over most classes unless told otherwise."""
+    def figures_of(self, subject: str, measure: str) -> list[float | None]:
+        """One figure of a subject for each seed, over most classes; None where it is not defined."""
         found = []
         for row in self.rows:
             matching = [m for m in row.get("audit", []) if (m["subject"], m["measure"]) == (subject, measure)]
             if matching:
                 widest = max(matching, key=lambda m: len(m["classes"]))
-                if widest["value"] is not None:
-                    found.append(float(widest["value"]))
+                found.append(None if widest["value"] is None else float(widest["value"]))
         return found
+
+    def values(self, subject: str, measure: str) -> list[float]:
+        """The same, where it is defined."""
+        return [value for value in self.figures_of(subject, measure) if value is not None]
 
     def pooled(self, subject: str, measure: str) -> tuple[float, int]:
         """Sum and count over the seeds."""
@@ -305,9 +308,10 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
                     ),
                 }
                 if subject != "original":
-                    indices = digest.values(subject, "anamnesis_index")
+                    indices = digest.figures_of(subject, "anamnesis_index")
                     entry[subject]["ain"] = indices
-                    entry[subject]["ain_distance"] = float(np.mean([distance_from_one(i) for i in indices]))
+                    defined = [distance_from_one(i) for i in indices if i is not None]
+                    entry[subject]["ain_distance"] = float(np.mean(defined)) if defined else None
             if position == 1:
                 entry["trajectory_end"] = [r.get("trajectory_end") for r in digest.rows]
                 entry["regret_points"] = {
@@ -377,7 +381,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
                     f"{e['retain']['mean']:.2f} ± {e['retain']['std']:.2f}",
                     f"{e['forget_pooled'][0]:.0f}/{e['forget_pooled'][1]}",
                     f"{e['probe']['mean']:.1f} ± {e['probe']['std']:.1f}",
-                    ", ".join(f"{i:.2f}" for i in e.get("ain", [])),
+                    ", ".join("none" if i is None else f"{i:.2f}" for i in e.get("ain", [])),
                     end_section=subject == SUBJECTS[-1],
                 )
             gap = entry["retain_gap_points"]
