@@ -15,18 +15,17 @@ import numpy as np
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import check_images
+from rayunlearn.evaluation.feature_layer import features_of, head_of
 from rayunlearn.evaluation.probe import (
     ProbeReport,
     ProbeResult,
     check_samples,
     few_per_class,
-    frozen_features,
 )
-from rayunlearn.models.classifiers import Classifier
 
 WEIGHTS = ("uniform", "distance")
 METRICS = ("euclidean", "cosine")
@@ -60,7 +59,7 @@ class NeighbourSettings:
 
 
 def knn_probe(
-    model: Classifier,
+    model: nn.Module,
     train_images: Tensor,
     train_labels: Tensor,
     test_images: Tensor,
@@ -93,7 +92,7 @@ def knn_probe(
             that are not finite.
     """
     where = "knn_probe"
-    num_classes = model.head.out_features
+    num_classes = head_of(model, train_images[:2])[1].out_features
     check_images(train_images, train_labels, num_classes, where)
     check_images(test_images, test_labels, num_classes, where)
     train_labels, test_labels = train_labels.cpu(), test_labels.cpu()
@@ -107,8 +106,8 @@ def knn_probe(
         allowed = f"at least k = {settings.k}, the number of neighbours"
         raise BadInput("number of training images", len(chosen), allowed, where=where)
     scaler = StandardScaler()
-    train_x = scaler.fit_transform(frozen_features(model, train_images[chosen]).double().numpy())
-    test_x = scaler.transform(frozen_features(model, test_images).double().numpy())
+    train_x = scaler.fit_transform(features_of(model, train_images[chosen]).double().numpy())
+    test_x = scaler.transform(features_of(model, test_images).double().numpy())
     neighbours = KNeighborsClassifier(
         n_neighbors=settings.k,
         weights="distance" if settings.weights == "distance" else _votes,

@@ -17,11 +17,11 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.accuracy import check_images, device_of, evaluating
-from rayunlearn.models.classifiers import Classifier
+from rayunlearn.evaluation.accuracy import check_images
+from rayunlearn.evaluation.feature_layer import features_of, head_of
 from rayunlearn.seeds import generator
 
 
@@ -74,25 +74,8 @@ class ProbeReport:
     """False where `max_iter` came first: raise it before the figures are compared."""
 
 
-def frozen_features(model: Classifier, images: Tensor, batch_size: int = 1024) -> Tensor:
-    """The head's input in eval mode, on CPU: [N, C, H, W] -> [N, D]; the model is left as it was.
-
-    Raises:
-        BadInput: a feature is NaN or infinite.
-    """
-    device = device_of(model)
-    with evaluating(model):
-        parts = [model.features(batch.to(device)).cpu() for batch in images.split(batch_size)]
-    features = torch.cat(parts)
-    not_finite = int((~features.isfinite().all(dim=1)).sum())
-    if not_finite:
-        sentence = f"the model's features are not finite for {not_finite} of {len(images)} images"
-        raise BadInput("number of images with NaN or infinite features", not_finite, "0", where=sentence)
-    return features
-
-
 def linear_probe(
-    model: Classifier,
+    model: nn.Module,
     train_images: Tensor,
     train_labels: Tensor,
     test_images: Tensor,
@@ -106,7 +89,7 @@ def linear_probe(
     Deterministic: a function of the arguments alone. The model is left as it was.
 
     Args:
-        model: its `features` are probed, standardised by the training images' mean and deviation.
+        model: what enters its head is probed, standardised by the training images' mean and deviation.
         train_images: [N, C, H, W], retain and forget classes.
         train_labels: int64 [N].
         test_images: [M, C, H, W], retain and forget classes.
@@ -119,7 +102,7 @@ def linear_probe(
         BadInput: a class has too few images, one class only, or features that are not finite.
     """
     where = "linear_probe"
-    num_classes = model.head.out_features
+    num_classes = head_of(model, train_images[:2])[1].out_features
     check_images(train_images, train_labels, num_classes, where)
     check_images(test_images, test_labels, num_classes, where)
     train_labels, test_labels = train_labels.cpu(), test_labels.cpu()
@@ -130,8 +113,8 @@ def linear_probe(
 
     chosen = few_per_class(train_labels, settings.train_per_class, seed)
     scaler = StandardScaler()
-    train_x = scaler.fit_transform(_float64(frozen_features(model, train_images[chosen])))
-    test_x = scaler.transform(_float64(frozen_features(model, test_images)))
+    train_x = scaler.fit_transform(_float64(features_of(model, train_images[chosen])))
+    test_x = scaler.transform(_float64(features_of(model, test_images)))
     probe = LogisticRegression(C=settings.C, max_iter=settings.max_iter)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -13,7 +13,6 @@ from torchvision.models import resnet18
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.feature_layer import features_of, head_of
-from rayunlearn.evaluation.probe import frozen_features
 from rayunlearn.models.classifiers import Classifier
 
 K, D = 3, 5
@@ -75,7 +74,7 @@ def test_our_classifiers_head_and_features(version: Classifier) -> None:
     x = images(10)
     name, head = head_of(version, x)
     assert (name, head is version.head) == ("head", True)
-    assert torch.equal(features_of(version, x), frozen_features(version, x))
+    assert torch.equal(features_of(version, x), version.features(x).detach())
 
 
 @pytest.mark.parametrize("auxiliary_last", [False, True])

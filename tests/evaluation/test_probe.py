@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from rayunlearn.errors import BadInput
+from rayunlearn.evaluation.feature_layer import features_of
 from rayunlearn.evaluation.probe import (
     ProbeReport,
     ProbeSettings,
-    frozen_features,
     linear_probe,
 )
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec
@@ -140,7 +140,7 @@ def test_the_model_is_left_as_it_was() -> None:
     model = Normalised().train()
     before = copy.deepcopy(model.state_dict())
     images = 7 + images_of(torch.arange(CLASSES), 1.0, 1)
-    features = frozen_features(model, images)
+    features = features_of(model, images)
     assert torch.allclose(features, images.flatten(1), rtol=1e-4)
     assert not features.requires_grad and model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
@@ -177,7 +177,7 @@ def test_features_that_are_not_finite_are_an_error() -> None:
     labels = torch.arange(CLASSES).repeat(3)
     images = images_of(labels, 1.0, 1)
     images[4:6, 0, 0, 0] = math.nan
-    with pytest.raises(BadInput, match="not finite for 2 of 12 images"):
+    with pytest.raises(BadInput, match="NaN or infinite output is 2"):
         linear_probe(Pixels(), images, labels, images, labels, [0], ProbeSettings(), 0)
 
 
