@@ -44,7 +44,7 @@ from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler, load_version, run_seed
 from rayunlearn.runtime.sealed import version_model
-from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, training_job
+from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, fit_gold, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import config_hash
@@ -87,6 +87,13 @@ def trained(job: TrainingJob) -> Weights:
     """A classifier's weights."""
     torch.set_num_threads(1)
     return dict(fit(job).state_dict())
+
+
+@ray.remote(num_cpus=1)
+def trained_gold(job: TrainingJob, original: Weights) -> Weights:
+    """A gold model's weights."""
+    torch.set_num_threads(1)
+    return dict(fit_gold(job, original).state_dict())
 
 
 @ray.remote(num_cpus=1)
@@ -427,13 +434,12 @@ def main(
     first = next(iter(loaded.values()))
     spec = classifier_spec(first.data, first.model.name, first.model.width)
     used = SEEDS[:seeds]
-    models = {
-        (seed, k): trained.remote(
-            training_job(first, spec, seed, excluded=order_of(seed)[:k], gold=0 if k else None)
-        )
-        for seed in used
-        for k in range(4)
-    }
+    models: dict[tuple[int, int], ray.ObjectRef[Any]] = {}
+    for seed in used:
+        models[seed, 0] = trained.remote(training_job(first, spec, seed))
+        for k in (1, 2, 3):
+            job = training_job(first, spec, seed, excluded=order_of(seed)[:k], gold=0)
+            models[seed, k] = trained_gold.remote(job, models[seed, 0])
     rows: list[dict[str, Any]] = []
     pending: dict[ray.ObjectRef[Any], Path] = {}
     for recipe in loaded.values():

@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.digits import Silent, trained
+from benchmarks.digits import Silent, trained, trained_gold
 from benchmarks.machine import machine_facts
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import retain_forget, split
@@ -203,7 +203,8 @@ def main(out: Path = Path("docs/results/measures.json"), golds: int = GOLDS) -> 
     }
     tuned = fine_tuned.remote(recipe, spec, original)
     retrained = [
-        trained.remote(training_job(recipe, spec, SEED, excluded=(TARGET,), gold=i)) for i in range(golds)
+        trained_gold.remote(training_job(recipe, spec, SEED, excluded=(TARGET,), gold=i), original)
+        for i in range(golds)
     ]
     results = dict(zip(made, ray.get(list(made.values())), strict=True))
     weights = {name: found for name, (found, _) in results.items()}

@@ -126,7 +126,7 @@ class Auditor:
         targets = [target for target in targets if originals[target.version.lineage] is not None]
         if not targets:
             return []
-        golds = self._golds([target.version for target in targets])
+        golds = self._golds([target.version for target in targets], originals)
         shadows = [self._shadows(target.version) for target in targets]
         progress.phase("audit", f"measure {len(targets)} versions on real data")
         pending = []
@@ -160,13 +160,16 @@ class Auditor:
         excluded = version.classes_forgotten
         return training_job(self.context.recipe, spec, self.context.seed, excluded=excluded, gold=gold)
 
-    def _golds(self, published: list[Version]) -> list[list[Weights]]:
+    def _golds(
+        self, published: list[Version], originals: Mapping[str, Weights | None]
+    ) -> list[list[Weights]]:
         """Models retrained without the classes of each version, by one Ray Train run."""
         workers, each = self.settings.gold_workers, self.settings.golds
         jobs = [self._job(version, gold=i) for version in published for i in range(each)]
         self.context.progress.phase("audit", f"retrain {len(jobs)} gold models by Ray Train")
         golds = train_gold(
             jobs,
+            [originals[version.lineage] or {} for version in published for _ in range(each)],
             self.context.store.local_path("train"),
             workers=workers,
             cpus_per_worker=role_share(ray.cluster_resources().get("CPU", 0), workers),

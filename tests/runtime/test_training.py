@@ -12,8 +12,17 @@ from torch import Tensor
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import split
 from rayunlearn.evaluation.accuracy import class_counts
+from rayunlearn.models.classifiers import Classifier
+from rayunlearn.runtime import training
 from rayunlearn.runtime.sealed import version_model
-from rayunlearn.runtime.training import TrainingJob, fit, train_gold, train_original
+from rayunlearn.runtime.training import (
+    GOLD_ATTEMPTS,
+    TrainingJob,
+    fit,
+    fit_gold,
+    train_gold,
+    train_original,
+)
 from tests.runtime.tiny import original, original_job, same_bits, tiny_recipe
 
 TWO_WORKERS = 5e-6
@@ -57,7 +66,8 @@ def test_two_gloo_workers_train_what_one_trains(tmp_path: Path) -> None:
     Negative control: any two jobs differ by far more than the tolerance.
     """
     jobs = [replace(gold_job(1), excluded=(), seed=seed) for seed in range(5)]  # without a class: two epochs
-    trained = train_gold(jobs, tmp_path, workers=2, cpus_per_worker=1)
+    untrained = fit(replace(original_job(), train=replace(original_job().train, lr=1e-12))).state_dict()
+    trained = train_gold(jobs, [untrained] * len(jobs), tmp_path, workers=2, cpus_per_worker=1)
     alone = [dict(fit(job).state_dict()) for job in jobs]
     found = [largest_difference(two, one) for two, one in zip(trained, alone, strict=True)]
     assert median(found) <= TWO_WORKERS and max(found) <= KINK, found
@@ -111,6 +121,35 @@ def test_a_gold_model_takes_no_fewer_steps_than_the_original() -> None:
     for excluded, (steps, an_epoch) in per_epoch.items():
         assert original_steps <= steps < original_steps + an_epoch, excluded
         assert steps % an_epoch == 0
+
+
+def test_a_gold_model_that_falls_short_is_trained_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short of a good original on the retain classes: the next seed, the best of all where none reaches it.
+
+    Where the first is good enough it is the job's own, bit for bit; each attempt has weights of its own.
+    """
+    job = gold_job(1)
+    trained: list[TrainingJob] = []
+
+    def fit_and_note(job: TrainingJob, **more: object) -> Classifier:
+        trained.append(job)
+        return fit(job)
+
+    monkeypatch.setattr(training, "fit", fit_and_note)
+    hopeless = {k: torch.zeros_like(v) for k, v in original()[1].items()}
+    assert same_bits(fit_gold(job, hopeless).state_dict(), fit(job).state_dict())
+    assert len(trained) == 1
+    trained.clear()
+    barely = replace(job, train=replace(job.train, lr=1e-12))
+    best = fit_gold(barely, original()[1])
+    assert [j.seed for j in trained][0] == job.seed and len({j.seed for j in trained}) == GOLD_ATTEMPTS
+    dataset = load_dataset("digits")
+    ids = split(dataset, job.data.test_fraction, job.split_seed).test_ids
+
+    def keeps(model: Classifier) -> float:
+        return class_counts(model, dataset.images[ids], dataset.labels[ids], 10).accuracy(range(1, 10))
+
+    assert keeps(best) == max(keeps(fit(j)) for j in trained)
 
 
 def test_the_key_tells_jobs_apart() -> None:
