@@ -137,6 +137,7 @@ def _request(
         "forgotten": wording.classes(summary.forgotten),
         "status": summary.status,
         "reason": wording.plain(summary.reason) if summary.reason else None,
+        "returned": wording.came_back(summary.returned),
         "audited": bool(summary.figures),
         "cells": _cells(summary),
         "subjects": _subjects(summary),

@@ -133,6 +133,21 @@ class RequestSummary:
         """A figure on real data, or None where it was not measured."""
         return self.figures.get(subject, {}).get(measure)
 
+    @property
+    def returned(self) -> dict[int, float]:
+        """Classes that an earlier request had forgotten and this result recognises again: accuracy by class.
+
+        More than the gold model does; forgetting may reverse when a later request is served.
+        """
+        own, gold = (self.forget_by_class.get(subject, {}) for subject in ("unlearned", "gold"))
+        found = {}
+        for c in sorted({*self.forgotten} - {*self.target}):
+            value = own[c].value if c in own else None
+            least = gold[c].value if c in gold else 0.0
+            if value is not None and value > (least or 0.0):
+                found[c] = value
+        return found
+
     def best_baseline(self, measure: str) -> str | None:
         """The baseline that does best: for `anamnesis_index` nearest to 1, else nearest to gold's figure.
 

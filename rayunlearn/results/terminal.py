@@ -18,6 +18,7 @@ from rayunlearn.results.wording import (
     ABSENT,
     GLOSSARY,
     SUBJECT_NAMES,
+    came_back,
     classes,
     index,
     percent,
@@ -57,6 +58,9 @@ def result_table(summaries: Sequence[RequestSummary]) -> Table:
     for summary in summaries:
         if summary.reason:
             page.add_row(_reason(summary))
+        if summary.returned:
+            said = came_back(summary.returned)
+            page.add_row(Text.assemble((plain(summary.request_id), "bold"), " ", (said, "bold red"), "\n"))
     page.add_row(_legend(bool(any(s.figures for s in summaries))))
     return page
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rayunlearn.results.summary import Figure
 
@@ -132,3 +132,13 @@ def plain(text: str) -> str:
     """
     spaced = " ".join(text.split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in spaced)
+
+
+def came_back(returned: Mapping[int, float]) -> str:
+    """What a reader has to know of forgotten classes that are recognised again; empty where none is.
+
+    >>> came_back({3: 0.25, 5: 0.011})
+    'came back: class 3 (25.0 % of its test images recognised), class 5 (1.1 % of its test images recognised)'
+    """
+    told = [f"class {c} ({100 * share:.1f} % of its test images recognised)" for c, share in returned.items()]
+    return f"came back: {', '.join(told)}" if told else ""

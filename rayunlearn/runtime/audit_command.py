@@ -18,6 +18,7 @@ from rayunlearn.results.comparison import compare, comparison_table, returned_cl
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import JobProgress, open_console
+from rayunlearn.results.wording import came_back
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context
@@ -108,8 +109,5 @@ def _show(console: Console, rows: Sequence[dict[str, object]]) -> None:
         f"Bold: outside the interval in which a further gold model would lie with 95 %. Recorded: "
         f"{len(rows)} rows of the ledger's audits.", highlight=False,
     )  # fmt: skip
-    for of, share in returned_classes(rows).items():
-        console.print(
-            f"[bold red]came back:[/] class {of}, {100 * share:.1f} % of its test images are recognised",
-            highlight=False,
-        )
+    if said := came_back(returned_classes(rows)):
+        console.print(f"[bold red]{said}[/]", highlight=False)

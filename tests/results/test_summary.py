@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -204,6 +205,18 @@ def test_an_unknown_request_is_named(store: Store) -> None:
     """An id without an event is bad input that names the nearest ids."""
     with pytest.raises(BadInput, match=r"request id is 'r9'.*'r1'"):
         summarise(LedgerReader(store), ["r9"])
+
+
+def test_a_class_that_came_back(summaries: dict[str, RequestSummary]) -> None:
+    """Class 0, forgotten before, beyond gold's 1 %; the target's own 5 % is no return, nor is gold's 1 %."""
+    r2 = summaries["r2"]
+    assert (r2.target, r2.forgotten, r2.returned) == ((2,), (0, 2), {})
+    for share, back in ((0.2, {0: 0.2}), (0.01, {})):
+        by_class = {
+            "unlearned": {0: Figure(value=share), 2: Figure(value=0.05)},
+            "gold": {0: Figure(value=0.01), 2: Figure(value=0.0)},
+        }
+        assert replace(r2, forget_by_class=by_class).returned == back
 
 
 def test_the_best_baseline(summaries: dict[str, RequestSummary]) -> None:

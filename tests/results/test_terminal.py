@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -64,6 +65,15 @@ def test_a_reason_cannot_steer_the_terminal(summaries: list[RequestSummary]) -> 
     text = printed(summaries, 100)
     assert "\x1b" not in text
     assert r"\x1b[31mred" in text
+
+
+def test_a_class_that_came_back_is_said_below_the_table(summaries: list[RequestSummary]) -> None:
+    """In words, with the class and the share; where nothing came back, nothing is said."""
+    assert "came back" not in printed(summaries, 100)
+    own = Figure(value=0.25, sum=5.0, count=20, classes=(0,))
+    back = replace(summaries[1], forget_by_class={"unlearned": {0: own}})
+    text = " ".join(printed([back], 100).split())
+    assert "r2 came back: class 0 (25.0 % of its test images recognised)" in text
 
 
 def test_without_an_audit_the_gates_figures_stand_in() -> None:
