@@ -427,7 +427,7 @@ def main(
         recipes: which recipes.
         out: where the figures are stored.
     """
-    console = Console()
+    console = Console(width=120)
     began = perf_counter()
     connect()
     loaded = {name: load_recipe(name) for name in recipes}
