@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -55,13 +55,19 @@ def override(settings: S, assignments: Sequence[str]) -> S:
 
 
 def parse_value(path: str, text: str, declared: Any) -> Any:
-    """A value of the declared type from text; `none` or `null` where the type allows None."""
+    """A value of the declared type from text; `none` or `null` where the type allows None.
+
+    Several values stand with commas between, or as a JSON list.
+    """
     if text.lower() in ("none", "null") and type(None) in get_args(declared):
         return None
     adapter: TypeAdapter[Any] = TypeAdapter(declared)
     try:
         if text.startswith(("[", "{")):
             return adapter.validate_json(text)
+        if get_origin(declared) is tuple:
+            each: TypeAdapter[Any] = TypeAdapter(get_args(declared)[0])
+            return tuple(each.validate_strings(part.strip()) for part in text.split(","))
         return adapter.validate_strings(text)
     except ValidationError as error:
         allowed = "; ".join(item["msg"] for item in error.errors())
