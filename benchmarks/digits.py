@@ -31,19 +31,18 @@ from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import split
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.anamnesis import distance_from_one
-from rayunlearn.evaluation.synthetic import Roles
-from rayunlearn.models.classifiers import ClassifierSpec
+from rayunlearn.models.classifiers import ClassifierSpec, version_model
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store
+from rayunlearn.roles import Roles
 from rayunlearn.runtime.audit import AuditInputs, audit
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler, load_version, run_seed
-from rayunlearn.runtime.sealed import version_model
 from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, fit_gold, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed

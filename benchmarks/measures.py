@@ -31,20 +31,19 @@ from rayunlearn.evaluation.distance import calibration_error, class_membership, 
 from rayunlearn.evaluation.lira import shadow_plan
 from rayunlearn.evaluation.measures import MEASURES
 from rayunlearn.evaluation.predictions import predict
-from rayunlearn.evaluation.synthetic import Roles
 from rayunlearn.methods.training import train_classifier
-from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
+from rayunlearn.models.classifiers import ClassifierSpec, build_classifier, version_model
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.comparison import Comparison, compare, comparison_table
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
+from rayunlearn.roles import Roles
 from rayunlearn.runtime.audit import AuditInputs, audit_task, shadow_candidates
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler
-from rayunlearn.runtime.sealed import version_model
 from rayunlearn.runtime.shadows import ShadowModels, shadow_jobs, shadow_models
 from rayunlearn.runtime.training import classifier_spec, training_job
 from rayunlearn.scheduling.requests import Request
@@ -73,7 +72,11 @@ class WarmStarted(InlineEnsemble):
 def unlearned(
     recipe: Recipe, spec: ClassifierSpec, original: Weights, ensemble: Callable[[], InlineEnsemble]
 ) -> tuple[Weights, str | None]:
-    """What the scheduler's run chose, and why the gate refused it, if it did."""
+    """What the scheduler's run chose, and why it was refused, if it was.
+
+    Where the stopping rule finds nothing admissible, the last checkpoint: what refuses a result in service
+    must not keep it from being measured here.
+    """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(folder, sync=False)
@@ -87,8 +90,8 @@ def unlearned(
             classes_forgotten=(), run=None,
         )  # fmt: skip
         outcome = scheduler.serve(Request(request_id="forget", target=(TARGET,)))
-        assert outcome.choice is not None and outcome.choice.step is not None, outcome.reason
-        return RunFiles(store, outcome.run_id).student(outcome.choice.step), outcome.reason
+        chosen = outcome.choice.step if outcome.choice else None
+        return RunFiles(store, outcome.run_id).student(chosen or recipe.gkt.cycles), outcome.reason
 
 
 @ray.remote(num_cpus=1)
@@ -213,7 +216,7 @@ def main(out: Path = Path("docs/results/measures.json"), golds: int = GOLDS) -> 
         shadow = shadows(recipe, spec, folder)
     console.print(
         f"{perf_counter() - began:5.0f} s  models made; {len(shadow.weights)} shadow models, "
-        f"{shadow.models_per_second or 0:.2f} a second; the gate refused: {refused or 'nothing'}",
+        f"{shadow.models_per_second or 0:.2f} a second; refused: {refused or 'nothing'}",
         highlight=False,
     )
     inputs = AuditInputs(

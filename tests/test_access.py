@@ -76,7 +76,7 @@ x, y = torch.randn(32, 1, 8, 8), torch.arange(32) % 3
 train_classifier(model, x, y, TrainSettings(epochs=2, batch_size=16), seed=0)
 """,
     "inversion and a cycle": """
-from rayunlearn.evaluation.synthetic import Roles
+from rayunlearn.roles import Roles
 from rayunlearn.inversion.deep_inversion import InversionSettings, deep_inversion
 from rayunlearn.methods.gkt.cycle import run_cycle
 from rayunlearn.methods.gkt.generator import Generator

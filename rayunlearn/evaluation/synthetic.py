@@ -15,26 +15,7 @@ from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts, evaluating
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.classifiers import Classifier
-
-
-@dataclass(frozen=True, kw_only=True)
-class Roles:
-    """Which classes play which part in a request.
-
-    Attributes:
-        retain: classes to retain.
-        target: classes to forget now.
-        forgotten: classes forgotten by earlier requests; they cannot be synthesised any more.
-    """
-
-    retain: tuple[int, ...]
-    target: tuple[int, ...]
-    forgotten: tuple[int, ...] = ()
-
-    @property
-    def forget(self) -> tuple[int, ...]:
-        """Every class that must be gone after the request, in order."""
-        return tuple(sorted({*self.target, *self.forgotten}))
+from rayunlearn.roles import Roles
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.models.weights import load_into
 from rayunlearn.seeds import derive_seed
 
 
@@ -161,6 +162,13 @@ def build_classifier(spec: ClassifierSpec, seed: int) -> Classifier:
         # the default CPU generator alone: torch.manual_seed would also reseed CUDA's
         torch.default_generator.manual_seed(derive_seed(seed, "init", spec.name))
         return CLASSIFIERS[spec.name](spec)
+
+
+def version_model(spec: ClassifierSpec, weights: Mapping[str, Tensor]) -> Classifier:
+    """A classifier of the spec with these weights, in eval mode."""
+    model = build_classifier(spec, 0)
+    load_into(model, weights)
+    return model.eval()
 
 
 def _is_number(value: object) -> bool:

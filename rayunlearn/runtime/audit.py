@@ -20,12 +20,11 @@ from rayunlearn.data.splits import Split, split
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.lira import shadow_plan
 from rayunlearn.evaluation.measures import Bench, Measurement, Shadows, measured
-from rayunlearn.evaluation.synthetic import Roles
 from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logit
-from rayunlearn.models.classifiers import Classifier, ClassifierSpec
+from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
 from rayunlearn.models.weights import version_id
 from rayunlearn.recipes import AuditSettings, DataSettings
-from rayunlearn.runtime.sealed import version_model
+from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed
 
 Row = dict[str, Any]

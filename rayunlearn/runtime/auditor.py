@@ -14,12 +14,12 @@ from torch import Tensor
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.lira import shadow_plan
-from rayunlearn.evaluation.synthetic import Roles
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.schemas import ALL_TABLES
+from rayunlearn.roles import Roles
 from rayunlearn.runtime.audit import AuditInputs, audit_task, shadow_candidates
 from rayunlearn.runtime.cluster import role_share
 from rayunlearn.runtime.context import Context

@@ -21,16 +21,17 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
 from rayunlearn.errors import IntegrityError
-from rayunlearn.evaluation.synthetic import Assessment, Roles, assess
+from rayunlearn.evaluation.synthetic import Assessment, assess
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.gkt.cycle import run_cycle
 from rayunlearn.methods.gkt.generator import Generator
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.methods.gkt.student import Student
 from rayunlearn.methods.gkt.teacher import Teacher
-from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
+from rayunlearn.models.classifiers import ClassifierSpec, build_classifier, version_model
 from rayunlearn.models.generators import GeneratorSpec, build_generator
-from rayunlearn.runtime.sealed import Handle, SealedActor, version_model
+from rayunlearn.roles import Roles
+from rayunlearn.runtime.sealed import Handle, SealedActor
 from rayunlearn.runtime.wire import pack, unpack
 from rayunlearn.seeds import derive_seed
 

@@ -27,10 +27,9 @@ from rayunlearn.data.splits import split
 from rayunlearn.errors import BadInput, IntegrityError, RayUnlearnError
 from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings, relearn
 from rayunlearn.methods.global_batchnorm import convert_batchnorm
-from rayunlearn.models.classifiers import ClassifierSpec
+from rayunlearn.models.classifiers import ClassifierSpec, version_model
 from rayunlearn.models.weights import version_id
 from rayunlearn.recipes import DataSettings
-from rayunlearn.runtime.sealed import version_model
 from rayunlearn.runtime.wire import pack, unpack
 
 CURVES = "curves.json"

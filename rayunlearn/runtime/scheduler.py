@@ -20,7 +20,6 @@ from torch import Tensor
 from rayunlearn.errors import BadInput, IntegrityError
 from rayunlearn.evaluation.synthetic import (
     Assessment,
-    Roles,
     balanced_labels,
 )
 from rayunlearn.inversion.deep_inversion import SyntheticSet
@@ -31,6 +30,7 @@ from rayunlearn.recipes import Recipe
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.store import Store
+from rayunlearn.roles import Roles
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import Ensemble, Job, RunInputs
 from rayunlearn.runtime.runs import RunFiles

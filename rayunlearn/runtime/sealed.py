@@ -13,18 +13,11 @@ import torch
 from torch import Tensor
 
 from rayunlearn.access import seal
-from rayunlearn.evaluation.synthetic import Assessment, RelapseSettings, Roles, assess, relapse_curve
+from rayunlearn.evaluation.synthetic import Assessment, RelapseSettings, assess, relapse_curve
 from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet, deep_inversion
-from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
-from rayunlearn.models.weights import load_into
+from rayunlearn.models.classifiers import ClassifierSpec, version_model
+from rayunlearn.roles import Roles
 from rayunlearn.runtime.wire import pack, unpack
-
-
-def version_model(spec: ClassifierSpec, weights: dict[str, Tensor]) -> Classifier:
-    """A classifier of the spec with these weights, in eval mode."""
-    model = build_classifier(spec, 0)
-    load_into(model, weights)
-    return model.eval()
 
 
 def invert(

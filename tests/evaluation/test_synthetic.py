@@ -15,7 +15,6 @@ from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.synthetic import (
     RelapseSettings,
-    Roles,
     assess,
     balanced_labels,
     relapse_curve,
@@ -24,6 +23,7 @@ from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.trivial import mask_logit
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec
 from rayunlearn.models.weights import version_id
+from rayunlearn.roles import Roles
 
 SPEC = ClassifierSpec(
     name="allcnn", width=1.0, in_channels=1, image_size=2, num_classes=4, mean=(0.0,), std=(1.0,)

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from rayunlearn.evaluation.synthetic import Roles
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.methods.trivial import mask_logit
-from rayunlearn.models.classifiers import build_classifier
+from rayunlearn.models.classifiers import build_classifier, version_model
 from rayunlearn.recipes import load_recipe
+from rayunlearn.roles import Roles
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.runtime.scheduler import gate_measures, synthesis_jobs
-from rayunlearn.runtime.sealed import measure, relapse, version_model
+from rayunlearn.runtime.sealed import measure, relapse
 from rayunlearn.runtime.training import fit
 from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
 from rayunlearn.settings import override

@@ -13,8 +13,8 @@ from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings, relearn
 from rayunlearn.methods.trivial import mask_logit
+from rayunlearn.models.classifiers import version_model
 from rayunlearn.runtime.relearning import RelearnJob, relearn_by_train, relearn_job
-from rayunlearn.runtime.sealed import version_model
 from tests.runtime.tiny import original, original_job
 
 STEPS_APART = 1

@@ -9,10 +9,11 @@ import ray
 import torch
 
 from rayunlearn.errors import AccessDenied
-from rayunlearn.evaluation.synthetic import RelapseSettings, Roles, balanced_labels
+from rayunlearn.evaluation.synthetic import RelapseSettings, balanced_labels
 from rayunlearn.inversion.deep_inversion import InversionSettings
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
+from rayunlearn.roles import Roles
 from rayunlearn.runtime.sealed import SealedActor, invert, measure, relapse
 from rayunlearn.runtime.wire import pack, unpack
 from tests.results.ledgers import row_of

@@ -12,9 +12,8 @@ from torch import Tensor
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import split
 from rayunlearn.evaluation.accuracy import class_counts
-from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.classifiers import Classifier, version_model
 from rayunlearn.runtime import training
-from rayunlearn.runtime.sealed import version_model
 from rayunlearn.runtime.training import (
     GOLD_ATTEMPTS,
     TrainingJob,

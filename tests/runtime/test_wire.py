@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayunlearn.evaluation.synthetic import Roles
 from rayunlearn.inversion.deep_inversion import SyntheticSet
+from rayunlearn.roles import Roles
 from rayunlearn.runtime.wire import pack, unpack
 
 TENSORS = {
