@@ -31,6 +31,7 @@ from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import split
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.anamnesis import distance_from_one
+from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import ClassifierSpec, version_model
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.ledger import Ledger
@@ -190,18 +191,21 @@ def trajectory(
 
     state, sets = files.state(), files.synthetic()
     assert state is not None and sets is not None
-    cycle, end = state.pop("cycle"), TRAJECTORY * stop
+    cycle, end = state.pop("step"), TRAJECTORY * stop
     if any(came_back(weights) for weights in checkpoints.values()):
         return checkpoints
     ensemble = InlineEnsemble()
     ensemble.begin(
         RunInputs(
-            spec=spec,
-            weights=load_version(context.store, parent),
-            roles=roles,
-            settings=recipe.gkt,
-            seed=run_seed(context.seed, "default", f"forget-{roles.target[0]}", 1),
-            inverted=sets["bank"].images if "bank" in sets else None,
+            method=recipe.method,
+            settings=recipe.method_settings,
+            handed=Handed(
+                spec=spec,
+                weights=load_version(context.store, parent),
+                roles=roles,
+                seed=run_seed(context.seed, "default", f"forget-{roles.target[0]}", 1),
+                inverted=sets.get("bank"),
+            ),
             stop_set=sets["stop"],
         )
     )

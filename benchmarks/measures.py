@@ -31,6 +31,7 @@ from rayunlearn.evaluation.distance import calibration_error, class_membership, 
 from rayunlearn.evaluation.lira import shadow_plan
 from rayunlearn.evaluation.measures import MEASURES
 from rayunlearn.evaluation.predictions import predict
+from rayunlearn.methods.gkt.run import GKTRun
 from rayunlearn.methods.training import train_classifier
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier, version_model
 from rayunlearn.recipes import Recipe, load_recipe
@@ -60,12 +61,14 @@ Weights = dict[str, Tensor]
 
 
 class WarmStarted(InlineEnsemble):
-    """Roles whose student begins with the teacher's weights instead of random ones."""
+    """A run whose student begins with the teacher's weights instead of random ones."""
 
-    def begin(self, inputs: RunInputs) -> None:
-        """Build the roles, then give the student the weights."""
-        super().begin(inputs)
-        self.student.model.load_state_dict(inputs.weights)
+    def begin(self, inputs: RunInputs) -> int:
+        """Build the run, then give the student the weights."""
+        steps = super().begin(inputs)
+        assert isinstance(self.run, GKTRun), "the recipe's method has a student"
+        self.run.student.model.load_state_dict(inputs.handed.weights)
+        return steps
 
 
 @ray.remote(num_cpus=1)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.evaluation.measures import MeasureSettings, check_measures
 from rayunlearn.evaluation.synthetic import RelapseSettings
 from rayunlearn.inversion.deep_inversion import InversionSettings
 from rayunlearn.methods.gkt.settings import GKTSettings
+from rayunlearn.methods.registry import method_named
 from rayunlearn.methods.training import TrainSettings
 from rayunlearn.scheduling.gate import GateSettings
 from rayunlearn.scheduling.stopping import StoppingSettings
@@ -118,6 +120,11 @@ class Recipe:
     gate: GateSettings = field(default_factory=GateSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
 
+    @property
+    def method_settings(self) -> Any:
+        """The section of the recipe's method."""
+        return getattr(self, method_named(self.method).section)
+
 
 def digits() -> Recipe:
     """The project's own recipe, for the bundled digits on two CPU cores.
@@ -128,6 +135,7 @@ def digits() -> Recipe:
     """
     return Recipe(
         name="digits",
+        method="gated_inversion",
         gkt=GKTSettings(
             cycles=60,
             schedule_cycles=60,

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from rayunlearn.errors import BadInput, nearest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """What a method declares; the scheduler hands it this and nothing else.
-
-    Attributes:
-        name: as recipes and the ledger call it.
-        data_access: all that it is handed.
-        granularity: what it can forget.
-        source: paper and section.
-    """
-
-    name: str
-    data_access: frozenset[str]
-    granularity: frozenset[str]
-    source: str
-
+from rayunlearn.methods.gkt import run as gkt
+from rayunlearn.methods.unlearning import Method
 
 METHODS: dict[str, Method] = {
-    "gkt": Method(
-        name="gkt",
-        data_access=frozenset({"weights"}),
-        granularity=frozenset({"classes"}),
-        source="Zero-Shot Machine Unlearning, section IV.C, algorithm 2",
-    ),
+    method.name: method
+    for method in (
+        gkt.METHOD,
+        gkt.GATED_INVERSION,
+    )
 }
 
 

@@ -138,6 +138,7 @@ class Method:
         begin: a run, from what is handed, the settings and the device.
         inverted: DeepInversion images that it learns from, of each class to retain and to forget.
         fixed_length: it has one result, its last; otherwise any checkpoint may be published.
+        roles: parts of a run that may be in processes of their own; empty where it has one part.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Method:
     begin: Callable[[Handed, Any, str], Unlearning]
     inverted: Callable[[Any], tuple[int, int]] = lambda settings: (0, 0)
     fixed_length: bool = False
+    roles: tuple[str, ...] = ()
 
 
 def required(handed: Handed, name: str, method: str) -> Any:

@@ -30,7 +30,6 @@ SUBJECT_MEANINGS: dict[str, str] = {
 
 PHASE_NAMES: dict[str, str] = {
     "synthesise": "synthetic images",
-    "transfer": "gated knowledge transfer",
     "gate": "synthetic gate",
 }
 """Phases of a run whose name in the ledger says too little; others are shown as they are."""

@@ -16,14 +16,14 @@ from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, SplitEnsemb
 
 
 class Placement(StrEnum):
-    """Where the roles of a run are."""
+    """Where the parts of a run are."""
 
     SPLIT = "split"
     COLOCATED = "colocated"
 
     @property
     def actors(self) -> int:
-        """How many actors hold the three roles."""
+        """How many actors hold a run."""
         return 3 if self is Placement.SPLIT else 1
 
 

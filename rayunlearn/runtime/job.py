@@ -18,6 +18,7 @@ from rich.console import Console
 
 import rayunlearn
 from rayunlearn.errors import ExitCode, RayUnlearnError
+from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.report import write_report
@@ -136,7 +137,7 @@ def _facts(service: Service) -> dict[str, str]:
         "pyarrow": pa.__version__,
         "cluster": ", ".join(f"{resources.get(k, 0):g} {k}" for k in ("CPU", "GPU")),
         "driver": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "placement": service.place.placement.value,
+        "placement": service.scheduler.placement,
         "seed": str(service.context.seed),
         "storage": service.context.store.where,
     }
@@ -144,14 +145,15 @@ def _facts(service: Service) -> dict[str, str]:
 
 def _show_plan(console: Console, service: Service, intake: Intake) -> None:
     """What a run would do, without doing any of it."""
+    method = method_named(service.context.recipe.method)
     for request in intake.done:
         console.print(f"{request.request_id}: served or failed before", highlight=False)
     for position, request in enumerate(intake.pending, start=1):
         classes = ", ".join(map(str, request.target))
         console.print(
             f"{position}. {request.request_id}: forget {classes} of lineage {request.lineage} by "
-            f"{service.context.recipe.method} ({', '.join(request.data_access)} only), "
-            f"at most {service.context.recipe.gkt.cycles} cycles, {service.place.placement.value}",
+            f"{method.name} ({', '.join(sorted(method.data_access))} only), "
+            f"{service.scheduler.placement}",
             highlight=False,
         )
 

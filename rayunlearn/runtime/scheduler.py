@@ -1,14 +1,14 @@
 """The scheduler: serves the requests of a storage location, one run at a time.
 
-A run goes through phases (synthesise, transfer, gate, publish), each recorded when it is done. It is
-handed the version's weights and nothing else; its processes are sealed. What decides is pure
-(`rayunlearn.scheduling`) and sees synthetic measures only.
+A run goes through phases (synthesise, prepare, unlearn, gate, publish), each recorded when it is done. It is
+handed the version's weights and what else its method declares; its processes are sealed. What decides is
+pure (`rayunlearn.scheduling`) and sees synthetic measures only.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -23,16 +23,18 @@ from rayunlearn.evaluation.synthetic import (
     balanced_labels,
 )
 from rayunlearn.inversion.deep_inversion import SyntheticSet
-from rayunlearn.methods.registry import require_access
+from rayunlearn.methods.registry import method_named, require_access
+from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
-from rayunlearn.recipes import Recipe
+from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import Ensemble, Job, RunInputs
+from rayunlearn.runtime.grants import Granted, grant_by_task
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.sealed import invert, measure, relapse
 from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
@@ -64,7 +66,7 @@ class Outcome:
 def synthesis_jobs(
     spec: ClassifierSpec, weights: dict[str, Tensor], roles: Roles, recipe: Recipe, seed: int
 ) -> dict[str, Job]:
-    """The inversions of a run: a set for stopping, one for the final check, and the bank's images.
+    """The inversions of a run: a set for stopping, one for the final check, and what the method learns from.
 
     The three come from seeds of their own and share no image.
     """
@@ -72,11 +74,11 @@ def synthesis_jobs(
     sizes = {
         "stop": (validation.per_retain_class, validation.per_forget_class),
         "check": (validation.per_retain_class, validation.per_forget_class),
-        "bank": (recipe.gkt.inverted_per_class, 0),
+        "bank": method_named(recipe.method).inverted(recipe.method_settings),
     }
     jobs: dict[str, Job] = {}
     for name, (per_retain, per_forget) in sizes.items():
-        if per_retain:
+        if per_retain or per_forget:
             labels = balanced_labels(roles, per_retain_class=per_retain, per_forget_class=per_forget)
             arguments = (spec, weights, labels, recipe.inversion, derive_seed(seed, "synthetic", name))
             jobs[name] = (invert, arguments)
@@ -133,17 +135,24 @@ class Scheduler:
 
     Args:
         context: of the service.
-        open_ensemble: reserves a place for a run's roles; called once a run.
+        open_ensemble: reserves a place for a run; called once a run.
         placement: its name, for the record.
+        grant: reads the data that a run's method declares.
     """
 
     def __init__(
-        self, context: Context, *, open_ensemble: Callable[[], Ensemble], placement: str
+        self,
+        context: Context,
+        *,
+        open_ensemble: Callable[[], Ensemble],
+        placement: str,
+        grant: Callable[[DataSettings, int, Roles, Collection[str]], Granted] = grant_by_task,
     ) -> None:
         self.context = context
         self.reader = LedgerReader(context.store)  # no audits: nothing here may decide on real data
         self.open_ensemble = open_ensemble
         self.placement = placement
+        self.grant = grant
         self.config_hash = config_hash(context.recipe)
 
     def publish(
@@ -208,6 +217,7 @@ class _Run:
         self.scheduler = scheduler
         self.context = scheduler.context
         self.recipe = scheduler.context.recipe
+        self.method = method_named(self.recipe.method)
         self.request = request
         self.parent = parent
         self.run = run
@@ -234,8 +244,10 @@ class _Run:
         try:
             with self._phase("synthesise"):
                 sets = self._synthesise(ensemble, weights)
-            with self._phase("transfer", total=self.recipe.gkt.cycles):
-                choice = self._transfer(ensemble, weights, sets)
+            with self._phase("prepare"):
+                steps = self._prepare(ensemble, weights, sets)
+            with self._phase("unlearn", total=steps):
+                choice = self._unlearn(ensemble, steps)
             if choice.step is None:
                 return self._fail(f"stopping rule: {choice.reason}", choice)
             candidate = self.files.student(choice.step)
@@ -276,38 +288,49 @@ class _Run:
         self.files.put_synthetic(sets)
         return sets
 
-    def _transfer(
+    def _prepare(
         self, ensemble: Ensemble, weights: dict[str, Tensor], sets: dict[str, SyntheticSet]
-    ) -> Choice:
-        """Cycles until the stopping rule says stop or the budget is spent; then its choice."""
-        ensemble.begin(
+    ) -> int:
+        """Hand the method what it declares; returns the most steps that it takes."""
+        split_seed = derive_seed(self.context.seed, "split")
+        granted = self.scheduler.grant(self.recipe.data, split_seed, self.roles, self.method.data_access)
+        return ensemble.begin(
             RunInputs(
-                spec=self.spec,
-                weights=weights,
-                roles=self.roles,
-                settings=self.recipe.gkt,
-                seed=self.seed,
-                inverted=sets["bank"].images if "bank" in sets else None,
+                method=self.method.name,
+                settings=self.recipe.method_settings,
+                handed=Handed(
+                    spec=self.spec,
+                    weights=weights,
+                    roles=self.roles,
+                    seed=self.seed,
+                    forget=granted.forget,
+                    retain=granted.retain,
+                    inverted=sets.get("bank"),
+                ),
                 stop_set=sets["stop"],
             )
         )
-        cycle = 0
+
+    def _unlearn(self, ensemble: Ensemble, steps: int) -> Choice:
+        """Steps until the stopping rule says stop or the method's end is reached; then its choice."""
+        every = steps if self.method.fixed_length else self.recipe.validation.checkpoint_every
+        done = 0
         state = self.files.state()
         if state is not None:
-            cycle = state.pop("cycle")
+            done = state.pop("step")
             ensemble.load(state)
-            self.context.progress.advance(cycle)
+            self.context.progress.advance(done)
         recorded = {row["step"]: row for row in self._rows("checkpoints")}
-        records = [_record(row) for step, row in sorted(recorded.items()) if step <= cycle]
+        records = [_record(row) for step, row in sorted(recorded.items()) if step <= done]
         stopping = self.recipe.stopping
-        while cycle < self.recipe.gkt.cycles and should_stop(records, stopping) is None:
-            last = min(cycle + self.recipe.validation.checkpoint_every, self.recipe.gkt.cycles)
-            ensemble.advance(cycle + 1, last)
+        while done < steps and should_stop(records, stopping) is None:
+            last = min(done + every, steps)
+            ensemble.advance(done + 1, last)
             figures, student = ensemble.checkpoint()
             row = {
                 "run_id": self.run,
                 "lineage": self.request.lineage,
-                "phase": "transfer",
+                "phase": "unlearn",
                 "step": last,
                 "at": self.context.clock(),
                 **figures,
@@ -316,12 +339,12 @@ class _Run:
             self.files.put_student(last, student)
             if last not in recorded:
                 self.context.ledger.append("checkpoints", [row])
-            self.files.put_state({"cycle": last, **ensemble.state()})
+            self.files.put_state({"step": last, **ensemble.state()})
             records.append(_record(row))
             self.context.progress.advance(
-                last - cycle, retain=records[-1].retain_accuracy, forget=records[-1].forget_accuracy
+                last - done, retain=records[-1].retain_accuracy, forget=records[-1].forget_accuracy
             )
-            cycle = last
+            done = last
         return choose(records, stopping)
 
     def _gate(

@@ -37,7 +37,7 @@ class Place:
     """Where runs are put: no part of a recipe, and without influence on any result.
 
     Attributes:
-        placement: of the roles.
+        placement: of the roles, where the method has some; a method of one part is colocated.
         cpus_per_role: None shares out what the cluster has.
         gpus_per_role: the same for GPUs.
         threads: torch threads in each role; results are compared at equal threads.
@@ -60,9 +60,10 @@ class Service:
 
     def __init__(self, context: Context, place: Place, *, checkpoint: str | Path | None = None) -> None:
         recipe = context.recipe
-        method_named(recipe.method)
+        # a run of one part has nothing to split
+        placement = place.placement if method_named(recipe.method).roles else Placement.COLOCATED
         bundles(
-            place.placement,
+            placement,
             ray.cluster_resources(),
             cpus_per_role=place.cpus_per_role,
             gpus_per_role=place.gpus_per_role,
@@ -76,12 +77,12 @@ class Service:
         self.scheduler = Scheduler(
             context,
             open_ensemble=lambda: open_ensemble(
-                place.placement,
+                placement,
                 cpus_per_role=place.cpus_per_role,
                 gpus_per_role=place.gpus_per_role,
                 threads=place.threads,
             ),
-            placement=place.placement.value,
+            placement=placement.value,
         )
 
     def _given_weights(self, checkpoint: str | Path) -> dict[str, Tensor]:

@@ -137,7 +137,7 @@ def checkpoint_rows(run_id: str) -> list[dict[str, Any]]:
     """A run's checkpoints on 180 synthetic retain and 60 forget images."""
     return [
         row_of(
-            "checkpoints", run_id=run_id, phase="transfer", step=step,
+            "checkpoints", run_id=run_id, phase="unlearn", step=step,
             retain_correct=round(180 * synthetic_at(step)[0]), retain_count=180,
             forget_correct=round(60 * synthetic_at(step)[1]), forget_count=60,
             forget_mass=synthetic_at(step)[1] / 2, pass_rate=0.8,
@@ -178,7 +178,7 @@ def demo_store(*, failed: str = FAILED, rejected: str = REJECTED) -> Store:
         run_id, version = f"run-{request_id}", digest(request_id)
         forgotten = tuple(sorted((*forgotten, *TARGETS[request_id])))
         ledger.append("requests", [request_row(request_id, "planned", run_id=run_id)])
-        phases = {"synthesise": 21.4, "transfer": 58.25, "gate": 1.5, "publish": 0.05}
+        phases = {"synthesise": 21.4, "unlearn": 58.25, "gate": 1.5, "publish": 0.05}
         ledger.append("runs", run_events(request_id, run_id, parent, phases))
         ledger.append("checkpoints", checkpoint_rows(run_id))
         check = {"split": "check", "dataset": "synthetic"}
@@ -211,7 +211,7 @@ def demo_store(*, failed: str = FAILED, rejected: str = REJECTED) -> Store:
         ledger.append("audits", audit_rows(run_id, forgotten))
         ledger.append("audits", trajectory_rows(run_id, forgotten, chosen, oracle))
         parent = version
-    phases = {"synthesise": 20.9, "transfer": 57.0, "gate": 1.4}
+    phases = {"synthesise": 20.9, "unlearn": 57.0, "gate": 1.4}
     ledger.append("runs", run_events("r4", "run-r4", parent, phases))
     ledger.append("checkpoints", checkpoint_rows("run-r4"))
     ledger.append("runs", [run_row("r4", "run-r4", "failed", parent_version=parent, reason=failed)])

@@ -69,7 +69,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "parent_version": "v0",
         "version": "v1",
         "event": "phase",
-        "phase": "transfer",
+        "phase": "unlearn",
         "at": NOON,
         "seconds": 1.5,
         "config": "{}",
@@ -81,7 +81,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "checkpoints": {
         "run_id": "r1",
         "lineage": "digits",
-        "phase": "transfer",
+        "phase": "unlearn",
         "step": 10,
         "retain_correct": 9,
         "retain_count": 10,

@@ -47,7 +47,7 @@ def test_a_summary_says_what_the_ledger_says(summaries: dict[str, RequestSummary
     assert (r2.target, r2.forgotten) == ((2,), (0, 2))
     assert (r2.parent, r2.version) == (demo.digest("r1"), demo.digest("r2"))
     assert r2.path == f"models/default/{r2.version}.safetensors"
-    assert r2.phase_seconds == {"synthesise": 21.4, "transfer": 58.25, "gate": 1.5, "publish": 0.05}
+    assert r2.phase_seconds == {"synthesise": 21.4, "unlearn": 58.25, "gate": 1.5, "publish": 0.05}
     assert r2.seconds == pytest.approx(81.2)
     rows = demo.audit_rows("run-r2", (0, 2))
     for row in rows:
@@ -116,9 +116,9 @@ def test_the_latest_attempt_counts(ledger_and_reader: tuple[Ledger, LedgerReader
     """Of two attempts the higher number counts, whichever was recorded last."""
     ledger, reader = ledger_and_reader
     ledger.append("requests", [demo.request_row("r1", "received")])
-    second = demo.run_row("r1", "second", "phase", phase="transfer", seconds=2.0, attempt=2)
-    first = demo.run_row("r1", "first", "phase", phase="transfer", seconds=7.0, attempt=1)
-    other = demo.run_row("r2", "other", "phase", phase="transfer", seconds=9.0, attempt=3)
+    second = demo.run_row("r1", "second", "phase", phase="unlearn", seconds=2.0, attempt=2)
+    first = demo.run_row("r1", "first", "phase", phase="unlearn", seconds=7.0, attempt=1)
+    other = demo.run_row("r2", "other", "phase", phase="unlearn", seconds=9.0, attempt=3)
     ledger.append("runs", [second, first, other])
     ledger.append("audits", [demo.share("first", "gold", "retain_accuracy", (1,), 0.1)])
     ledger.append("audits", [demo.share("second", "gold", "retain_accuracy", (1,), 1.0)])
@@ -163,11 +163,11 @@ def test_passes_of_a_resumed_phase_are_added(ledger_and_reader: tuple[Ledger, Le
             demo.run_row("r1", "run", "phase", phase="synthesise", seconds=20.0),
             demo.run_row("r1", "run", "resumed"),
             demo.run_row("r1", "run", "phase", phase="synthesise", seconds=0.5),
-            demo.run_row("r1", "run", "phase", phase="transfer", seconds=4.0),
+            demo.run_row("r1", "run", "phase", phase="unlearn", seconds=4.0),
         ],
     )
     summary = only(reader)
-    assert summary.phase_seconds == {"synthesise": 20.5, "transfer": 4.0}
+    assert summary.phase_seconds == {"synthesise": 20.5, "unlearn": 4.0}
     assert summary.seconds == 24.5
 
 

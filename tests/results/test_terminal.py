@@ -88,15 +88,15 @@ def test_a_log_gets_plain_lines(clock: Callable[[], float]) -> None:
     """On no terminal there is a line when a phase begins and one when it ends, and no control character."""
     file = io.StringIO()
     with JobProgress(open_console(file), clock=clock) as progress:
-        progress.phase("r1: forget 0", "transfer", total=60)
+        progress.phase("r1: forget 0", "unlearn", total=60)
         progress.advance(2, retain=0.5, forget=0.25)
         progress.advance(58, retain=0.975, forget=0.0)
         progress.done("stop at cycle 46")
         progress.phase("r1: forget 0", "gate")
         progress.say("published [bold]4b1d[/bold]")
     assert file.getvalue() == (
-        "r1: forget 0 | gated knowledge transfer ... (60 steps)\n"
-        "r1: forget 0 | gated knowledge transfer: 1.5 s, 60 of 60 steps, retain 97.5 %, forget 0.0 %, "
+        "r1: forget 0 | unlearn ... (60 steps)\n"
+        "r1: forget 0 | unlearn: 1.5 s, 60 of 60 steps, retain 97.5 %, forget 0.0 %, "
         "stop at cycle 46\n"
         "r1: forget 0 | synthetic gate ...\n"
         "published [bold]4b1d[/bold]\n"
@@ -110,14 +110,14 @@ def test_an_error_ends_the_open_phase_as_stopped(clock: Callable[[], float]) -> 
 
     def fails() -> None:
         with JobProgress(open_console(file), clock=clock) as progress:
-            progress.phase("r1", "transfer", total=60)
+            progress.phase("r1", "unlearn", total=60)
             progress.advance(4)
             raise RuntimeError("lost a worker")
 
     with pytest.raises(RuntimeError, match="lost a worker"):
         fails()
     last = file.getvalue().splitlines()[-1]
-    assert last == "r1 | gated knowledge transfer: 1.5 s, 4 of 60 steps, stopped"
+    assert last == "r1 | unlearn: 1.5 s, 4 of 60 steps, stopped"
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -125,7 +125,7 @@ def test_quiet_shows_nothing(terminal: bool) -> None:
     """Nothing is written where quiet is asked for."""
     file = io.StringIO()
     with JobProgress(Console(file=file, force_terminal=terminal), quiet=True) as progress:
-        progress.phase("r1", "transfer", total=2)
+        progress.phase("r1", "unlearn", total=2)
         progress.advance(2)
         progress.say("done")
     assert file.getvalue() == ""
@@ -136,12 +136,12 @@ def test_a_terminal_gets_a_bar_and_a_line_for_each_phase(clock: Callable[[], flo
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=110, _environ={"TERM": "xterm"})
     with JobProgress(console, clock=clock) as progress:
-        progress.phase("r1", "transfer", total=60)
+        progress.phase("r1", "unlearn", total=60)
         progress.advance(60, retain=0.9)
         progress.phase("r1", "gate")
     text = file.getvalue()
     assert "\x1b[" in text
-    assert "✓ r1 · gated knowledge transfer: 1.5 s, 60 of 60 steps, retain 90.0 %" in text
+    assert "✓ r1 · unlearn: 1.5 s, 60 of 60 steps, retain 90.0 %" in text
     assert "✓ r1 · synthetic gate: 1.5 s" in text
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.methods.trivial import mask_logit
+from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import build_classifier, version_model
 from rayunlearn.recipes import load_recipe
 from rayunlearn.roles import Roles
@@ -61,12 +62,11 @@ def transferred(settings: GKTSettings, cycles: int, inverted: Tensor) -> Weights
     """The student after so many cycles from the original."""
     spec, weights = original()
     ensemble = InlineEnsemble()
-    ensemble.begin(
-        RunInputs(
-            spec=spec, weights=weights, roles=ROLES, settings=settings, seed=SEED, inverted=inverted,
-            stop_set=sets()["stop"],
-        )
+    handed = Handed(
+        spec=spec, weights=weights, roles=ROLES, seed=SEED,
+        inverted=SyntheticSet(images=inverted, labels=torch.zeros(len(inverted)), requested=len(inverted)),
     )  # fmt: skip
+    ensemble.begin(RunInputs(method="gkt", settings=settings, handed=handed, stop_set=sets()["stop"]))
     ensemble.advance(1, cycles)
     return ensemble.checkpoint()[1]
 

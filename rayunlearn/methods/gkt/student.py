@@ -118,7 +118,7 @@ class Student:
             self._heard = []
 
     def checkpoint(self) -> Classifier:
-        """A copy of the model as it would be published.
+        """A copy of the model as it would be published, in eval mode.
 
         Where every step of a cycle is on one batch, two thirds of BatchNorm's running statistics are
         those of the few images that passed in the last cycle. They serve while the student learns, but a
@@ -126,21 +126,17 @@ class Student:
         """
         model = copy.deepcopy(self.model)
         model.load_state_dict(self.statistics, strict=False)
-        return model
-
-    def weights(self) -> dict[str, Tensor]:
-        """The state dict of the `checkpoint`, on CPU."""
-        return {k: v.detach().cpu() for k, v in self.checkpoint().state_dict().items()}
+        return model.eval()
 
     def _running_statistics(self) -> list[tuple[str, Tensor]]:
         kept = ("running_mean", "running_var")
         return [(name, value) for name, value in self.model.named_buffers() if name.endswith(kept)]
 
-    def take_loss(self) -> float | None:
-        """Mean loss of the steps since the last call; None where there was no step."""
+    def report(self) -> dict[str, float | int | None]:
+        """Mean loss of the steps since the last report, None where there was no step; and all steps taken."""
         mean = self._loss_sum / self._loss_count if self._loss_count else None
         self._loss_sum, self._loss_count = 0.0, 0
-        return mean
+        return {"student_loss": mean, "student_steps": self.steps}
 
     def state(self) -> dict[str, Any]:
         """Everything that `load` needs to go on from here to the same bits."""

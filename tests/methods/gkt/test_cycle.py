@@ -329,8 +329,8 @@ def test_a_saved_run_goes_on_to_the_same_bits(settings: GKTSettings, version: Cl
 
     def end(parts: tuple[Teacher, Student, Generator]) -> tuple[Any, ...]:
         _, student, generator = parts
-        weights = version_id(student.weights()), version_id(generator.model.state_dict())
-        return *weights, student.steps, student.take_loss(), generator.report()
+        weights = version_id(student.checkpoint().state_dict()), version_id(generator.model.state_dict())
+        return *weights, student.steps, student.report()["student_loss"], generator.report()
 
     whole = roles(version, settings)
     run(whole, 0, 6)

@@ -25,14 +25,15 @@ def test_a_challenge_leaves_the_student_as_it_was(version: Classifier) -> None:
     """Weights, BatchNorm statistics and gradients stay; learning from the same batch changes them."""
     teacher, student, generator = roles(version, PAPER)
     student.model.train()
-    before = student.weights()
+    before = student.checkpoint().state_dict()
     statistics = [m for name, m in before.items() if "running_mean" in name]
     student.challenge(teacher.judge(generator.propose(0)))
     assert len(statistics) == 8
-    assert all(torch.equal(before[name], value) for name, value in student.weights().items())
+    assert all(torch.equal(before[name], value) for name, value in student.checkpoint().state_dict().items())
     assert all(p.grad is None for p in student.model.parameters())
     student.learn(teacher.label(generator.supply(0)))
-    changed = {name for name, value in student.weights().items() if not torch.equal(before[name], value)}
+    after = student.checkpoint().state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(before[name], value)}
     assert {n for n in before if "running_mean" in n} <= changed and "head.weight" in changed
 
 
@@ -69,7 +70,7 @@ def test_a_checkpoint_has_statistics_averaged_over_cycles(version: Classifier) -
     w = 1 - 0.9**10
     running = w * (a * (1 - w) + b)
     assert torch.allclose(norm.running_mean, running, atol=1e-6)
-    own, published = student.model.state_dict(), student.weights()
+    own, published = student.model.state_dict(), student.checkpoint().state_dict()
     assert torch.allclose(published["blocks.0.1.running_mean"], 0.1 * (0.9 * w * a + running), atol=1e-6)
     differing = {name for name in own if not torch.equal(own[name], published[name])}
     assert differing == {name for name in own if name.endswith(("running_mean", "running_var"))}
@@ -77,7 +78,7 @@ def test_a_checkpoint_has_statistics_averaged_over_cycles(version: Classifier) -
 
     teacher, student, generator = roles(version, BANK)
     student.learn(teacher.label(generator.supply(0)))
-    assert version_id(student.weights()) == version_id(student.model.state_dict())
+    assert version_id(student.checkpoint().state_dict()) == version_id(student.model.state_dict())
 
 
 def test_student_steps_on_one_batch_and_on_many(version: Classifier) -> None:
@@ -106,11 +107,12 @@ def test_a_batch_with_fewer_than_two_images_is_skipped(version: Classifier) -> N
     )
     assert student.learn(judged(teacher, images, (0, 4, 1, 4), beta=1.0)) == 2
     assert calls == [4, 4]
-    before = version_id(student.weights())
+    before = version_id(student.checkpoint().state_dict())
     for size in (0, 1):
         assert student.learn(judged(teacher, images[:size], (size,), beta=1.0)) == 2
-    assert version_id(student.weights()) == before
-    assert student.cycles == 3 and student.take_loss() is not None and student.take_loss() is None
+    assert version_id(student.checkpoint().state_dict()) == before
+    losses = [student.report()["student_loss"] for _ in range(2)]
+    assert student.cycles == 3 and losses[0] is not None and losses[1] is None
 
 
 @pytest.mark.parametrize("attention", ["squared", "norm"])
@@ -140,7 +142,7 @@ def test_a_student_step_is_adam_on_eq_9(attention: str, version: Classifier) -> 
 
     weights, loss = one_step(20.0, message.logits)
     assert version_id(student.model.state_dict()) == weights
-    assert student.take_loss() == pytest.approx(loss, rel=1e-6)
+    assert student.report()["student_loss"] == pytest.approx(loss, rel=1e-6)
     assert weights != one_step(0.0, message.logits)[0]
     assert weights != one_step(20.0, message.logits.roll(1, 0))[0]
 
