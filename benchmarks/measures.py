@@ -94,7 +94,7 @@ def unlearned(
         )  # fmt: skip
         outcome = scheduler.serve(Request(request_id="forget", target=(TARGET,)))
         chosen = outcome.choice.step if outcome.choice else None
-        return RunFiles(store, outcome.run_id).student(chosen or recipe.gkt.cycles), outcome.reason
+        return RunFiles(store, outcome.run_id).student(chosen or recipe.method_settings.cycles), outcome.reason
 
 
 @ray.remote(num_cpus=1)

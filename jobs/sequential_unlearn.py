@@ -45,7 +45,7 @@ class Options:
     """Weights of the original (safetensors, or a plain torch state dict); else one is trained."""
 
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE")] = ()
-    """Settings to change, as gkt.cycles=80; a wrong name lists the nearest."""
+    """Settings to change, as gated_inversion.cycles=80; a wrong name lists the nearest."""
 
     cpus_per_role: float | None = None
     """CPUs reserved for each actor; else a share of what the cluster has."""

@@ -14,7 +14,7 @@ from rayunlearn.errors import BadInput, nearest
 from rayunlearn.evaluation.measures import MeasureSettings, check_measures
 from rayunlearn.evaluation.synthetic import RelapseSettings
 from rayunlearn.inversion.deep_inversion import InversionSettings
-from rayunlearn.methods.gkt.settings import GKTSettings
+from rayunlearn.methods.gkt.settings import GatedInversionSettings, GKTSettings
 from rayunlearn.methods.registry import method_named
 from rayunlearn.methods.training import TrainSettings
 from rayunlearn.scheduling.gate import GateSettings
@@ -115,6 +115,7 @@ class Recipe:
     inversion: InversionSettings = field(default_factory=InversionSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     gkt: GKTSettings = field(default_factory=GKTSettings)
+    gated_inversion: GatedInversionSettings = field(default_factory=GatedInversionSettings)
     stopping: StoppingSettings = field(default_factory=StoppingSettings)
     relapse: RelapseSettings = field(default_factory=RelapseSettings)
     gate: GateSettings = field(default_factory=GateSettings)
@@ -127,35 +128,11 @@ class Recipe:
 
 
 def digits() -> Recipe:
-    """The project's own recipe, for the bundled digits on two CPU cores.
-
-    Differs from the paper's in what the student learns from (DeepInversion images of the retain classes
-    and replayed generator batches, cut together, a fresh batch each step), in the targets (forget logits
-    at the row's minimum), in temperature, schedule and generator losses; docs/log.md has the trials.
-    """
+    """The project's own recipe, for the bundled digits on two CPU cores."""
     return Recipe(
         name="digits",
         method="gated_inversion",
-        gkt=GKTSettings(
-            cycles=60,
-            schedule_cycles=60,
-            batch_size=128,
-            generator_width=0.25,
-            generator_output="pixel_range",
-            divergence_mean="samples",
-            temperature=1.0,
-            beta=0.0,
-            targets="row_minimum",
-            student_lr=3e-3,
-            student_weight_decay=1e-4,
-            student_schedule="one_cycle",
-            generator_gate_weight=1.0,
-            generator_bn_weight=0.01,
-            inverted_per_class=60,
-            replayed_batches=8,
-            generated_share=0.25,
-            mixing="cutmix",
-        ),
+        gated_inversion=GatedInversionSettings(generator_width=0.25),
         # the last tenth of a one-cycle schedule is where it pays, so patience never ends it early
         stopping=StoppingSettings(patience=None, min_delta=0.006),
         gate=GateSettings(max_retain_drop=0.25),

@@ -99,7 +99,7 @@ def test_every_leaf_type_is_read_from_text(assignment: str, value: object) -> No
 
 def test_none_is_a_text_where_none_is_not_allowed() -> None:
     """`mixing=none` is the choice "none"; an int that is never None refuses it."""
-    assert override(digits(), ["gkt.mixing=none"]).gkt.mixing == "none"
+    assert override(digits(), ["gated_inversion.mixing=none"]).gated_inversion.mixing == "none"
     assert override(Top(), ["outer.name=none"]).outer.name == "none"
     with pytest.raises(BadInput):
         override(Top(), ["seed=none"])

@@ -25,7 +25,7 @@ from rayunlearn.settings import override
 from tests.runtime.tiny import original, original_job
 
 # Gate, relearning, inversion and the sizes of the sets are the recipe's; model and bank are small for speed.
-RECIPE = override(load_recipe("digits"), ["model.width=0.125", "train.epochs=8", "gkt.inverted_per_class=20"])
+RECIPE = override(load_recipe("digits"), ["model.width=0.125", "train.epochs=8", "gated_inversion.inverted_per_class=20"])
 TARGET = 0
 ROLES = Roles(retain=tuple(c for c in range(10) if c != TARGET), target=(TARGET,))
 SEED = 5
@@ -66,7 +66,7 @@ def transferred(settings: GKTSettings, cycles: int, inverted: Tensor) -> Weights
         spec=spec, weights=weights, roles=ROLES, seed=SEED,
         inverted=SyntheticSet(images=inverted, labels=torch.zeros(len(inverted)), requested=len(inverted)),
     )  # fmt: skip
-    ensemble.begin(RunInputs(method="gkt", settings=settings, handed=handed, stop_set=sets()["stop"]))
+    ensemble.begin(RunInputs(method="gated_inversion", settings=settings, handed=handed, stop_set=sets()["stop"]))
     ensemble.advance(1, cycles)
     return ensemble.checkpoint()[1]
 
@@ -107,7 +107,7 @@ def test_a_finished_run_passes() -> None:
 @functools.cache
 def finished() -> Weights:
     """A student after a short, whole schedule."""
-    settings = replace(RECIPE.gkt, cycles=12, schedule_cycles=12)
+    settings = replace(RECIPE.gated_inversion, cycles=12, schedule_cycles=12)
     return transferred(settings, 12, sets()["bank"].images)
 
 
@@ -127,7 +127,7 @@ def test_a_random_student_is_refused() -> None:
 @pytest.mark.parametrize("cycles", [1, 2])
 def test_a_checkpoint_taken_too_early_is_refused(cycles: int) -> None:
     """After a cycle or two the student has forgotten the class, and not learned the others."""
-    assert "retain accuracy" in reasons(transferred(RECIPE.gkt, cycles, sets()["bank"].images))
+    assert "retain accuracy" in reasons(transferred(RECIPE.gated_inversion, cycles, sets()["bank"].images))
 
 
 def test_a_class_that_came_back_is_refused() -> None:
@@ -136,7 +136,7 @@ def test_a_class_that_came_back_is_refused() -> None:
     Its retain accuracy would do: what refuses it are the synthetic forget images.
     """
     images = torch.cat([sets()["bank"].images, sets()["stop"].of(ROLES.target).images])
-    short = replace(RECIPE.gkt, cycles=12, schedule_cycles=12)
+    short = replace(RECIPE.gated_inversion, cycles=12, schedule_cycles=12)
     leaking = replace(short, epsilon=1.0, targets="teacher", mixing="none")
     why = reasons(transferred(leaking, 12, images))
     assert "forget accuracy is" in why and "retain accuracy" not in why

@@ -59,7 +59,7 @@ def test_placements_agree(recipe: str, how: str) -> None:
 
 def test_the_recipes_differ_in_what_travels() -> None:
     """Parity is shown for both kinds: with a bank and no attention maps, and the paper's, the other way."""
-    own, paper = tiny_recipe("digits").gkt, tiny_recipe("digits_paper").gkt
+    own, paper = tiny_recipe("digits").gated_inversion, tiny_recipe("digits_paper").gkt
     assert own.learns_from_bank and own.beta == 0
     assert not paper.learns_from_bank and paper.beta > 0
 
@@ -74,7 +74,7 @@ def test_another_seed_gives_another_version() -> None:
 def test_another_setting_gives_another_version() -> None:
     """Negative control: a learning rate changed by a thousandth changes the published weights."""
     _, first = executed("digits", "inline")
-    _, second = executed("digits", "inline", 0, "gkt.student_lr=3.003e-3")
+    _, second = executed("digits", "inline", 0, "gated_inversion.student_lr=3.003e-3")
     assert first.version != second.version
 
 

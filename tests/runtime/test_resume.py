@@ -144,7 +144,7 @@ def test_nothing_is_computed_again() -> None:
 
 
 REQUESTS = '{"request_id": "a", "target": [0]}\n{"request_id": "b", "target": [2]}\n'
-LONG = (*BANK, "gkt.cycles=24", "gkt.schedule_cycles=24", "audit.enabled=false", FAST)
+LONG = (*BANK, "gated_inversion.cycles=24", "gated_inversion.schedule_cycles=24", "audit.enabled=false", FAST)
 
 
 def expected_chain() -> list[str]:

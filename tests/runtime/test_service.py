@@ -244,7 +244,7 @@ def test_a_publication_under_other_settings_is_concluded(serve: Any) -> None:
     names = [name for name, _ in store.before]
     _, published = [i for i, name in enumerate(names) if name.startswith("create ledger/versions")]
     resumed = memory_store(store.before[published + 1][1])
-    service, code = serve(resumed, text, tiny_recipe("digits", "gkt.cycles=4"))
+    service, code = serve(resumed, text, tiny_recipe("digits", "gated_inversion.cycles=4"))
     assert code == ExitCode.OK and service.context.progress.phases == []
     assert len(rows(resumed, "runs", event="started")) == 1 and statuses(resumed) == {"a": "served"}
 

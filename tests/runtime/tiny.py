@@ -36,15 +36,19 @@ NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 SMALL = (
     "model.width=0.125", "train.epochs=8", "inversion.iterations=40", "inversion.min_confidence=0",
     "validation.per_retain_class=6", "validation.per_forget_class=8", "validation.checkpoint_every=2",
-    "gkt.cycles=6", "gkt.schedule_cycles=6", "gkt.batch_size=32", "gkt.student_steps=4",
-    "gkt.generator_width=0.1", "stopping.min_retain=0", "stopping.leak=1",
+    *(
+        f"{method}.{setting}"
+        for method in ("gkt", "gated_inversion")
+        for setting in ("cycles=6", "schedule_cycles=6", "batch_size=32", "student_steps=4", "generator_width=0.1")
+    ),
+    "stopping.min_retain=0", "stopping.leak=1",
     "stopping.forget_tolerance=0.99", "gate.max_forget=1", "gate.max_retain_drop=1",
     "gate.max_relearn=1", "gate.max_forgotten_share=1", "audit.probe_draws=1",
     "audit.relearn.max_steps=5", "audit.fixed_step=4",
 )  # fmt: skip
 """Settings under which a request takes a second or two and whatever comes out is published."""
 
-BANK = (*SMALL, "gkt.inverted_per_class=8")
+BANK = (*SMALL, "gated_inversion.inverted_per_class=8")
 
 
 def tiny_recipe(name: str = "digits", *more: str) -> Recipe:

@@ -125,7 +125,7 @@ def bank_images(settings: GKTSettings) -> tuple[int, int]:
     """
     if settings.inverted_per_class < 1:
         allowed = "a whole number >= 1, since the method is 'gated_inversion'"
-        raise BadInput("gkt.inverted_per_class", settings.inverted_per_class, allowed)
+        raise BadInput(f"{settings.section}.inverted_per_class", settings.inverted_per_class, allowed)
     return inverted_images(settings)
 
 
@@ -134,5 +134,6 @@ GATED_INVERSION = replace(
     name="gated_inversion",
     summary="gated knowledge transfer that learns from DeepInversion images and replayed batches as well",
     source="this project; from Zero-Shot Machine Unlearning, section IV.C, and docs/log.md",
+    section="gated_inversion",
     inverted=bank_images,
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal, get_args, get_type_hints
 
 from rayunlearn.errors import BadInput, nearest
 
@@ -60,6 +60,8 @@ class GKTSettings:
         snapshot_every: healthy generator steps between snapshots.
     """
 
+    section: ClassVar[str] = "gkt"
+
     cycles: int = 4000
     generator_steps: int = 1
     student_steps: int = 10
@@ -96,39 +98,70 @@ class GKTSettings:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for field, declared in get_type_hints(type(self)).items():
-            value, names = getattr(self, field), get_args(declared)
+        hints = get_type_hints(type(self))
+        for field in (f.name for f in fields(self)):
+            value, declared = getattr(self, field), hints[field]
+            names = get_args(declared)
             if names and value not in names:
-                raise BadInput(f"gkt.{field}", value, nearest(str(value), names))
+                raise BadInput(f"{self.section}.{field}", value, nearest(str(value), names))
             if declared is int and type(value) is not int:
-                raise BadInput(f"gkt.{field}", value, "a whole number")
+                raise BadInput(f"{self.section}.{field}", value, "a whole number")
         counts = ("cycles", "generator_steps", "student_steps", "z_dim", "schedule_cycles", "stall_cycles")
         for field in (*counts, "snapshot_every", "plateau_checkpoints"):
             if getattr(self, field) < 1:
-                raise BadInput(f"gkt.{field}", getattr(self, field), "a whole number >= 1")
+                raise BadInput(f"{self.section}.{field}", getattr(self, field), "a whole number >= 1")
         if self.batch_size < 2:
-            raise BadInput("gkt.batch_size", self.batch_size, "a whole number >= 2 (BatchNorm)")
+            raise BadInput(f"{self.section}.batch_size", self.batch_size, "a whole number >= 2 (BatchNorm)")
         for field in ("temperature", "generator_lr", "student_lr", "clip_norm", "generator_width"):
             if not 0 < getattr(self, field) < math.inf:
-                raise BadInput(f"gkt.{field}", getattr(self, field), "a number above 0")
+                raise BadInput(f"{self.section}.{field}", getattr(self, field), "a number above 0")
         for field in (
             "beta", "student_weight_decay", "adversarial_weight", "generator_bn_weight",
             "generator_gate_weight", "inverted_per_class", "replayed_batches", "generator_halving",
             "plateau_patience",
         ):  # fmt: skip
             if not 0 <= getattr(self, field) < math.inf:
-                raise BadInput(f"gkt.{field}", getattr(self, field), "a number >= 0")
+                raise BadInput(f"{self.section}.{field}", getattr(self, field), "a number >= 0")
         if not 0 < self.epsilon <= 1:
-            raise BadInput("gkt.epsilon", self.epsilon, "a probability in (0, 1]")
+            raise BadInput(f"{self.section}.epsilon", self.epsilon, "a probability in (0, 1]")
         for field in ("generated_share", "stall_pass_rate"):
             if not 0 <= getattr(self, field) <= 1:
-                raise BadInput(f"gkt.{field}", getattr(self, field), "a share in [0, 1]")
+                raise BadInput(f"{self.section}.{field}", getattr(self, field), "a share in [0, 1]")
         if self.mixing != "none" and not self.learns_from_bank:
             raise BadInput(
-                "gkt.mixing", self.mixing, "'none' without inverted_per_class or replayed_batches"
+                f"{self.section}.mixing", self.mixing, "'none' without inverted_per_class or replayed_batches"
             )
 
     @property
     def learns_from_bank(self) -> bool:
         """Whether student batches are drawn from a bank rather than being the cycle's one batch."""
         return self.inverted_per_class > 0 or self.replayed_batches > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedInversionSettings(GKTSettings):
+    """The same settings with the project's own defaults; those of `GKTSettings` are the paper's.
+
+    The student learns from DeepInversion images of the retain classes and from replayed generator
+    batches, cut together, a fresh batch each step. Targets (forget logits at the row's minimum),
+    temperature, schedule and generator losses differ as well; docs/log.md has the trials.
+    """
+
+    section: ClassVar[str] = "gated_inversion"
+
+    cycles: int = 60
+    batch_size: int = 128
+    generator_output: Literal["batchnorm", "pixel_range"] = "pixel_range"
+    divergence_mean: Literal["samples", "elements"] = "samples"
+    beta: float = 0.0
+    targets: Literal["teacher", "masked", "row_minimum"] = "row_minimum"
+    student_lr: float = 3e-3
+    student_weight_decay: float = 1e-4
+    student_schedule: Literal["constant", "one_cycle", "plateau"] = "one_cycle"
+    schedule_cycles: int = 60
+    generator_gate_weight: float = 1.0
+    generator_bn_weight: float = 0.01
+    inverted_per_class: int = 60
+    replayed_batches: int = 8
+    generated_share: float = 0.25
+    mixing: Literal["none", "cutmix"] = "cutmix"
