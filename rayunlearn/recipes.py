@@ -105,10 +105,18 @@ class AuditSettings(MeasureSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings of a service, each under the dotted path that `--set` takes."""
+    """All settings of a service, each under the dotted path that `--set` takes.
+
+    Attributes:
+        name: of the recipe.
+        method: a key of `METHODS`; the section of its name holds its settings.
+        publish_refused: for experiments: publish also what the stopping rule (then the last checkpoint) or
+            the gate refuses, with the reason recorded, so that it can be measured.
+    """
 
     name: str
     method: str = "gkt"
+    publish_refused: bool = False
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)

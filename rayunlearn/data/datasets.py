@@ -1,29 +1,25 @@
-"""Labelled images by name: the digits bundled with scikit-learn, and MNIST from a local folder."""
+"""Labelled images by name: bundled, from torchvision's layouts, or from folders of Parquet shards."""
 
 from __future__ import annotations
 
-import gzip
+import functools
 import hashlib
 import os
-import shutil
-import tempfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
 
-from rayunlearn.errors import BadInput, nearest
+from rayunlearn.data.parquet import count_classes, read_parquet
+from rayunlearn.data.raw import Part, Parts, channel_statistics
+from rayunlearn.data.torchvision_layouts import read_cifar10, read_mnist, read_svhn
+from rayunlearn.errors import BadInput, IntegrityError, nearest
 
 DATA_VARIABLE = "RAYUNLEARN_DATA"
-MNIST_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+PARQUET_PREFIX = "parquet:"
+SHARDS = "Parquet shards train*.parquet and test*.parquet"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,9 +29,10 @@ class LabelledImages:
     Attributes:
         images: normalised, `[N, C, H, W]` float32: (pixel in [0, 1] - mean) / std.
         labels: `[N]` int64 in [0, num_classes).
-        name: key of `DATASETS`.
+        name: what `load_dataset` was asked for.
         num_classes: number of classes.
-        mean: per channel; a constant of the dataset's declaration, so that no split leaks into it.
+        mean: per channel; a constant of the dataset's declaration, so that no split leaks into it, or
+            for a Parquet folder the mean of its training part.
         std: per channel (population); likewise.
         hash: SHA-256 over the raw pixels and the labels, 64 hex digits.
         official_test_ids: the publisher's test part, ascending, where there is one.
@@ -52,14 +49,31 @@ class LabelledImages:
 
 
 def load_dataset(name: str) -> LabelledImages:
-    """The dataset of that name: "digits" (1797 images 8x8) or "mnist" (70000 images 28x28).
+    """The dataset of that name; all but "digits" are read from below the folder $RAYUNLEARN_DATA.
+
+    - "digits": 1797 images 8x8, bundled with scikit-learn.
+    - "mnist": from mnist/ in torchvision's layout.
+    - "cifar10": from cifar10/ in torchvision's layout, else as a Parquet folder.
+    - "svhn": the cropped digits, from svhn/ in torchvision's layout, else as a Parquet folder.
+    - "parquet:<folder>": any other dataset, from the Parquet folder of that path below $RAYUNLEARN_DATA
+      (`rayunlearn.data.parquet` has the form). Classes are 0..largest label. Mean and std are of the
+      training part; without test shards that is every image, whatever is held out of them later.
+
+    However many images the files hold are taken: the publishers' counts are not asked for. The last
+    dataset is kept in the process, and given again without a look at its files; its tensors are shared, so
+    clone what is to be changed.
 
     Raises:
-        BadInput: the name is unknown, or the data are not where the environment says.
+        BadInput: the name is unknown, or the data are not where the environment says, or not as they
+            should be.
+        IntegrityError: someone wrote into the shared tensors (by torch; writes through numpy go unnoticed).
     """
-    if name not in DATASETS:
-        raise BadInput("dataset", name, nearest(str(name), DATASETS))
-    return DATASETS[name]()
+    if name not in DATASETS and not str(name).startswith(PARQUET_PREFIX):
+        raise BadInput("dataset", name, f"{nearest(str(name), DATASETS)}, or {PARQUET_PREFIX}<folder>")
+    dataset, versions = _load(name, os.environ.get(DATA_VARIABLE))
+    if _versions(dataset) != versions:
+        raise IntegrityError(f"images or labels of {name} were changed in place; clone what is to be changed")
+    return dataset
 
 
 def content_hash(pixels: Tensor, labels: Tensor) -> str:
@@ -69,85 +83,122 @@ def content_hash(pixels: Tensor, labels: Tensor) -> str:
         array = tensor.contiguous().numpy()
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         digest.update(f"{tensor.dtype}{list(tensor.shape)}:".encode())
-        digest.update(array.tobytes())
+        digest.update(array.reshape(-1).view("uint8").data)
     return digest.hexdigest()
 
 
-def _digits() -> LabelledImages:
+# One dataset, not more: CIFAR-10 takes 740 MB, in each process that trains.
+@functools.lru_cache(maxsize=1)
+@torch.inference_mode(mode=False)  # what is shared must do for callers that train too
+def _load(name: str, root: str | None) -> tuple[LabelledImages, tuple[int, ...]]:
+    """The dataset below this root, and the versions of its tensors."""
+    dataset = DATASETS[name](root) if name in DATASETS else _parquet(name, root)
+    return dataset, _versions(dataset)
+
+
+def _versions(dataset: LabelledImages) -> tuple[int, ...]:
+    """How often torch has written into each tensor or a view of it."""
+    tensors = (dataset.images, dataset.labels, dataset.official_test_ids)
+    return tuple(t._version for t in tensors if t is not None)
+
+
+def _digits(root: str | None) -> LabelledImages:
     """scikit-learn's copy of the UCI optical digits (test part): 1797 images 8x8, pixels 0..16."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     pixels = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(bunch.target).to(torch.int64)
-    return _labelled("digits", pixels, labels, 10, white=16, mean=(0.3053,), std=(0.3760,))
+    parts = Part(pixels, labels), None
+    return _labelled("digits", parts, 10, white=16, mean=(0.3053,), std=(0.3760,))
 
 
-def _mnist() -> LabelledImages:
-    """MNIST (LeCun et al. 1998): the 60000 training images, then the 10000 test images."""
-    root = os.environ.get(DATA_VARIABLE)
-    needed = f"a folder with mnist/MNIST/raw/{MNIST_FILES[0]}.gz and so on, as torchvision lays MNIST out"
+def _mnist(root: str | None) -> LabelledImages:
+    """MNIST (LeCun et al. 1998): the training images, then the test images; 60000 and 10000 published."""
+    parts = read_mnist(_folder(root, "mnist", "MNIST/raw/ as torchvision lays MNIST out"))
+    return _labelled("mnist", parts, 10, mean=(0.1307,), std=(0.3081,))
+
+
+def _cifar10(root: str | None) -> LabelledImages:
+    """CIFAR-10 (Krizhevsky 2009): the training images, then the test images; 50000 and 10000 published.
+
+    Mean and std are of the published training images.
+    """
+    needed = f"cifar-10-batches-py/ or cifar-10-python.tar.gz, as torchvision has them, or {SHARDS}"
+    folder = _folder(root, "cifar10", needed)
+    parts = read_cifar10(folder) or _parquet_32x32(folder, "cifar10", needed)
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    return _labelled("cifar10", parts, 10, mean=mean, std=std)
+
+
+def _svhn(root: str | None) -> LabelledImages:
+    """SVHN's cropped digits (Netzer et al. 2011): the training images, then the test images.
+
+    Published are 73257 and 26032; the 531131 further ones are not read. Mean and std are of the published
+    training images.
+    """
+    needed = f"train_32x32.mat and test_32x32.mat, as torchvision has them, or {SHARDS}"
+    folder = _folder(root, "svhn", needed)
+    parts = read_svhn(folder) or _parquet_32x32(folder, "svhn", needed)
+    mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
+    return _labelled("svhn", parts, 10, mean=mean, std=std)
+
+
+def _parquet_32x32(folder: Path, name: str, needed: str) -> Parts:
+    """A published dataset of 10 classes, both parts, as a Parquet folder."""
+    parts = train, test = read_parquet(folder, name, needed, num_classes=10)
+    if test is None:
+        raise BadInput("folder", str(folder), needed, where=name)
+    shape = list(train.pixels.shape[1:])
+    if shape != [3, 32, 32]:
+        raise BadInput("shape of the images", shape, "[3, 32, 32]: channels, height, width", where=name)
+    return parts
+
+
+def _parquet(name: str, root: str | None) -> LabelledImages:
+    """The Parquet folder that the name says."""
+    inside = name.removeprefix(PARQUET_PREFIX)
+    if not inside or PurePath(inside).is_absolute() or ".." in PurePath(inside).parts:
+        raise BadInput("dataset", name, f"{PARQUET_PREFIX}<folder>, its path below ${DATA_VARIABLE}")
+    needed = "train*.parquet and, where there is a test part, test*.parquet"
+    parts = read_parquet(_folder(root, name, needed), name, needed)
+    mean, std = channel_statistics(parts[0].pixels)
+    if 0.0 in std:
+        allowed = "above 0: a channel that is the same everywhere cannot be normalised"
+        raise BadInput("standard deviation of each channel", std, allowed, where=name)
+    return _labelled(name, parts, count_classes(parts, name), mean=mean, std=std)
+
+
+def _folder(root: str | None, name: str, needed: str) -> Path:
+    """The dataset's folder below the root; its reader says what is missing there."""
+    inside = name.removeprefix(PARQUET_PREFIX)
     if not root:
-        raise BadInput(f"environment variable {DATA_VARIABLE}", root, f"{needed}; set it", where="mnist")
-    raw = Path(root) / "mnist" / "MNIST" / "raw"
-    absent = [f for f in MNIST_FILES if not (raw / f"{f}.gz").is_file() and not (raw / f).is_file()]
-    if absent:
-        allowed = f"{needed}; missing: {', '.join(absent)}"
-        raise BadInput(f"environment variable {DATA_VARIABLE}", root, allowed, where="mnist")
-    # the given folder may be read-only: torchvision reads a decompressed copy
-    with tempfile.TemporaryDirectory(prefix="rayunlearn-mnist-") as copy:
-        copy_raw = Path(copy) / "MNIST" / "raw"
-        copy_raw.mkdir(parents=True)
-        for file in MNIST_FILES:
-            _decompress(raw, file, copy_raw / file)
-        train_pixels, train_labels = _read_mnist(copy, train=True)
-        test_pixels, test_labels = _read_mnist(copy, train=False)
-    pixels = torch.cat([train_pixels, test_pixels]).unsqueeze(1)
-    labels = torch.cat([train_labels, test_labels])
-    test_ids = torch.arange(len(train_labels), len(labels))
-    return _labelled("mnist", pixels, labels, 10, white=255, mean=(0.1307,), std=(0.3081,), test_ids=test_ids)
-
-
-def _decompress(raw: Path, file: str, target: Path) -> None:
-    packed = raw / f"{file}.gz"
-    try:
-        if packed.is_file():
-            with gzip.open(packed, "rb") as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-        else:
-            shutil.copyfile(raw / file, target)
-    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
-        raise BadInput("file", str(packed), f"a readable gzip file ({error})", where="mnist") from error
-
-
-def _read_mnist(root: str, *, train: bool) -> tuple[Tensor, Tensor]:
-    from torchvision.datasets import MNIST
-
-    try:
-        part = MNIST(root, train=train, download=False)
-    # its parser's ways to fail on bytes that are not idx
-    except (AssertionError, ValueError, IndexError, KeyError, RuntimeError) as error:
-        files = "training files" if train else "test files"
-        allowed = f"MNIST's own idx files ({type(error).__name__} {error})"
-        raise BadInput(files, "unreadable", allowed, where="mnist") from error
-    return part.data, part.targets.to(torch.int64)
+        allowed = f"a folder with {inside}/, which holds {needed}; set it"
+        raise BadInput(f"environment variable {DATA_VARIABLE}", root, allowed, where=name)
+    return Path(root) / inside
 
 
 def _labelled(
     name: str,
-    pixels: Tensor,
-    labels: Tensor,
+    parts: Parts,
     num_classes: int,
     *,
-    white: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    test_ids: Tensor | None = None,
+    white: int = 255,
 ) -> LabelledImages:
-    """Normalise raw uint8 pixels `[N, C, H, W]`, of which `white` is the greatest value."""
+    """Join the parts and normalise their pixels, of which `white` is the greatest value."""
+    train, test = parts
+    pixels, labels = train.pixels.contiguous(), train.labels
+    test_ids = None
+    if test is not None:
+        pixels = torch.cat([train.pixels, test.pixels]).contiguous()
+        labels = torch.cat([train.labels, test.labels])
+        test_ids = torch.arange(len(train.labels), len(labels))
     shape = (1, len(mean), 1, 1)
-    scaled = pixels.to(torch.float32) / white
-    images = (scaled - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+    # in place: a second copy of the images would be four times the raw pixels again
+    images = pixels.to(torch.float32).div_(white)
+    images.sub_(torch.tensor(mean).view(shape)).div_(torch.tensor(std).view(shape))
     return LabelledImages(
         images=images,
         labels=labels,
@@ -160,4 +211,9 @@ def _labelled(
     )
 
 
-DATASETS: dict[str, Callable[[], LabelledImages]] = {"digits": _digits, "mnist": _mnist}
+DATASETS: dict[str, Callable[[str | None], LabelledImages]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "cifar10": _cifar10,
+    "svhn": _svhn,
+}

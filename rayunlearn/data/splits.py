@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ class Split:
         dataset_name: `LabelledImages.name`.
         seed: the seed that the split was drawn with.
         test_fraction: share of every class for the test, or None for the publisher's own test part.
+        train_per_class: the most training samples of a class, or None for all.
+        test_per_class: the most test samples of a class, or None for all.
     """
 
     train_ids: Tensor
@@ -32,6 +34,8 @@ class Split:
     dataset_name: str
     seed: int
     test_fraction: float | None
+    train_per_class: int | None = None
+    test_per_class: int | None = None
 
     def manifest(self) -> dict[str, object]:
         """The split as JSON-able data: what was drawn, from what, and how."""
@@ -40,6 +44,8 @@ class Split:
             "dataset_hash": self.dataset_hash,
             "seed": self.seed,
             "test_fraction": self.test_fraction,
+            "train_per_class": self.train_per_class,
+            "test_per_class": self.test_per_class,
             "train_ids": self.train_ids.tolist(),
             "test_ids": self.test_ids.tolist(),
         }
@@ -85,6 +91,50 @@ def split(dataset: LabelledImages, test_fraction: float | None, seed: int) -> Sp
         seed=seed,
         test_fraction=test_fraction,
     )
+
+
+def limited(
+    parts: Split, labels: Tensor, *, train_per_class: int | None = None, test_per_class: int | None = None
+) -> Split:
+    """The split with at most so many samples of each class in each part; what is left out is in neither.
+
+    For a run at a smaller scale. A function of the split, its seed and the limits; a smaller limit's
+    samples are among a larger one's, and one part's limit does not change the other.
+
+    Args:
+        parts: the split, not limited yet.
+        labels: of the whole dataset, `[N]` int64.
+        train_per_class: for the training part; a class that has fewer keeps all. None keeps all of every.
+        test_per_class: likewise for the test part.
+
+    Raises:
+        BadInput: a limit is no whole number above 0, or the split is limited already.
+    """
+    if parts.train_per_class is not None or parts.test_per_class is not None:
+        limits = (parts.train_per_class, parts.test_per_class)
+        raise BadInput("limits of the split", limits, "none yet: limit a split once", where="limited")
+    for name, limit in (("train_per_class", train_per_class), ("test_per_class", test_per_class)):
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise BadInput(name, limit, "a whole number >= 1, or None", where="limited")
+    return replace(
+        parts,
+        train_ids=_at_most(parts.train_ids, labels, train_per_class, parts.seed, "train"),
+        test_ids=_at_most(parts.test_ids, labels, test_per_class, parts.seed, "test"),
+        train_per_class=train_per_class,
+        test_per_class=test_per_class,
+    )
+
+
+def _at_most(ids: Tensor, labels: Tensor, limit: int | None, seed: int, part: str) -> Tensor:
+    """Of these ids at most so many of each class, ascending."""
+    if limit is None:
+        return ids
+    kept = []
+    for label in labels[ids].unique().tolist():
+        members = ids[labels[ids] == label]
+        order = torch.randperm(len(members), generator=generator(seed, "split limit", part, label))
+        kept.append(members[order[:limit]])
+    return torch.cat(kept).sort().values
 
 
 def retain_forget(labels: Tensor, forget: Sequence[int]) -> tuple[Tensor, Tensor]:

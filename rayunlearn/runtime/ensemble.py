@@ -54,7 +54,10 @@ class Ensemble(Protocol):
     """One run, wherever its parts are."""
 
     def map(self, jobs: Sequence[Job]) -> list[Any]:
-        """Results of functions of weights and synthetic images, side by side where there is room."""
+        """Results of functions of weights and synthetic images, side by side where there is room.
+
+        Each is told its `device` besides.
+        """
 
     def begin(self, inputs: RunInputs) -> int:
         """Build the run; returns the most steps that it takes."""
@@ -109,7 +112,7 @@ class InlineEnsemble:
 
     def map(self, jobs: Sequence[Job]) -> list[Any]:
         """One after another."""
-        return [function(*arguments) for function, arguments in jobs]
+        return [function(*arguments, device=self.device) for function, arguments in jobs]
 
     def begin(self, inputs: RunInputs) -> int:
         """Build the run."""
@@ -155,7 +158,7 @@ class _ActorEnsemble:
     def map(self, jobs: Sequence[Job]) -> list[Any]:
         """Side by side, dealt out over the actors in turn."""
         answers = [
-            self.actors[i % len(self.actors)].run.remote(function, *pack(arguments))
+            self.actors[i % len(self.actors)].run.remote(function, *pack(arguments), on_device=True)
             for i, (function, arguments) in enumerate(jobs)
         ]
         return [unpack(answer) for answer in ray.get(answers)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from time import perf_counter
 from typing import Any
@@ -52,7 +52,8 @@ class Outcome:
         request: the request.
         run_id: of the attempt that ended it.
         version: published by it; None where it failed.
-        reason: why it failed; None where it did not.
+        reason: why it was refused; None where it was not. With a version where the recipe publishes what
+            is refused.
         choice: what the stopping rule said.
     """
 
@@ -241,6 +242,7 @@ class _Run:
             self._request_event("planned")
         weights = load_version(self.context.store, self.parent)
         ensemble = self.scheduler.open_ensemble()
+        refusals: list[str] = []
         try:
             with self._phase("synthesise"):
                 sets = self._synthesise(ensemble, weights)
@@ -248,15 +250,22 @@ class _Run:
                 steps = self._prepare(ensemble, weights, sets)
             with self._phase("unlearn", total=steps):
                 choice = self._unlearn(ensemble, steps)
-            if choice.step is None:
-                return self._fail(f"stopping rule: {choice.reason}", choice)
-            candidate = self.files.student(choice.step)
+            step = choice.step
+            if step is None:
+                refusals.append(f"stopping rule: {choice.reason}")
+                if not self.recipe.publish_refused:
+                    return self._fail(refusals, choice)
+                step = max(row["step"] for row in self._rows("checkpoints"))
+                choice = replace(choice, step=step)
+            candidate = self.files.student(step)
             with self._phase("gate"):
                 verdict = self._gate(ensemble, weights, candidate, choice, sets["check"])
         finally:
             ensemble.close()
         if not verdict.passed:
-            return self._fail(f"gate: {'; '.join(verdict.reasons)}", choice)
+            refusals.append(f"gate: {'; '.join(verdict.reasons)}")
+            if not self.recipe.publish_refused:
+                return self._fail(refusals, choice)
         with self._phase("publish"):
             version = self.scheduler.publish(
                 lineage=self.request.lineage,
@@ -267,16 +276,19 @@ class _Run:
                 classes_forgotten=self.roles.forget,
                 run=self.run,
             )
-        return self.record_served(version, choice)
+        return self.record_served(version, choice, refusals)
 
-    def record_served(self, version: Version, choice: Choice | None = None) -> Outcome:
+    def record_served(
+        self, version: Version, choice: Choice | None = None, refusals: Sequence[str] = ()
+    ) -> Outcome:
         """Record what follows from a publication, as far as it is not recorded yet."""
+        reason = "; ".join(refusals) or None
         if not self._rows("runs", event="published"):
-            self._event("published", version=version.version)
+            self._event("published", version=version.version, reason=reason)
         if not self._rows("requests", event="served"):
-            self._request_event("served")
+            self._request_event("served", reason=reason)
         return Outcome(
-            request=self.request, run_id=self.run, version=version.version, reason=None, choice=choice
+            request=self.request, run_id=self.run, version=version.version, reason=reason, choice=choice
         )
 
     def _synthesise(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> dict[str, SyntheticSet]:
@@ -398,7 +410,8 @@ class _Run:
             **figures,
         }
 
-    def _fail(self, reason: str, choice: Choice) -> Outcome:
+    def _fail(self, refusals: Sequence[str], choice: Choice) -> Outcome:
+        reason = "; ".join(refusals)
         self._event("failed", reason=reason)
         self._request_event("failed", reason=reason)
         return Outcome(

@@ -26,16 +26,23 @@ def invert(
     labels: Tensor,
     settings: InversionSettings,
     seed: int,
+    *,
+    device: str = "cpu",
 ) -> SyntheticSet:
     """`deep_inversion` of a version given by its weights; runs in a sealed process."""
-    return deep_inversion(version_model(spec, weights), labels, settings, seed=seed)
+    return deep_inversion(version_model(spec, weights).to(device), labels, settings, seed=seed)
 
 
 def measure(
-    spec: ClassifierSpec, weights: dict[str, Tensor], check_set: SyntheticSet, roles: Roles
+    spec: ClassifierSpec,
+    weights: dict[str, Tensor],
+    check_set: SyntheticSet,
+    roles: Roles,
+    *,
+    device: str = "cpu",
 ) -> Assessment:
     """`assess` a model given by its weights; runs in a sealed process."""
-    return assess(version_model(spec, weights), check_set, roles)
+    return assess(version_model(spec, weights).to(device), check_set, roles)
 
 
 def relapse(
@@ -44,9 +51,11 @@ def relapse(
     check_set: SyntheticSet,
     roles: Roles,
     settings: RelapseSettings,
+    *,
+    device: str = "cpu",
 ) -> tuple[float, ...]:
     """`relapse_curve` of a model given by its weights; runs in a sealed process."""
-    return relapse_curve(version_model(spec, weights), check_set, roles, settings)
+    return relapse_curve(version_model(spec, weights).to(device), check_set, roles, settings)
 
 
 class SealedProcess:
@@ -74,9 +83,10 @@ class SealedProcess:
         """A function's answer about a held object."""
         return pack(function(self.objects[name], *unpack(arguments)))
 
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """A function's answer about its arguments alone."""
-        return pack(function(*unpack(arguments)))
+    def run(self, function: Callable[..., Any], *arguments: Any, on_device: bool = False) -> Any:
+        """A function's answer about its arguments alone, and its device where it takes one."""
+        device = {"device": self.device} if on_device else {}
+        return pack(function(*unpack(arguments), **device))
 
     def gpu_ids(self) -> list[str]:
         """The GPUs that Ray assigned to this process."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rayunlearn.data.datasets import LabelledImages, load_dataset
-from rayunlearn.data.splits import retain_forget, split
+from rayunlearn.data.splits import limited, retain_forget, split
 from rayunlearn.errors import BadInput
 
 
@@ -68,6 +68,7 @@ def test_manifest_is_json_with_all_that_identifies_the_split():
     manifest = json.loads(json.dumps(parts.manifest()))
     assert manifest == {
         "dataset": "made", "dataset_hash": "h", "seed": 5, "test_fraction": 0.5,
+        "train_per_class": None, "test_per_class": None,
         "train_ids": parts.train_ids.tolist(), "test_ids": parts.test_ids.tolist(),
     }  # fmt: skip
 
@@ -83,6 +84,58 @@ def test_too_small_a_class_is_named():
     """A class of one sample cannot be in both parts."""
     with pytest.raises(BadInput, match="class 1"):
         split(dataset([0, 0, 1, 2, 2]), 0.5, 0)
+
+
+def test_limits_are_per_class_and_part():
+    """Each class has so many training samples or, where it has fewer, all; the test part is as it was."""
+    data = dataset([0] * 10 + [1] * 3 + [2] * 6, official=torch.tensor([0, 10, 13]))
+    parts = split(data, None, seed=0)
+    small = limited(parts, data.labels, train_per_class=4)
+    assert data.labels[small.train_ids].bincount().tolist() == [4, 2, 4]
+    assert torch.isin(small.train_ids, parts.train_ids).all()
+    assert torch.equal(small.train_ids, small.train_ids.sort().values)
+    assert torch.equal(small.test_ids, parts.test_ids)
+    assert (small.manifest()["train_per_class"], small.manifest()["test_per_class"]) == (4, None)
+
+
+def test_a_smaller_limits_samples_are_among_a_larger_ones():
+    """Nested, drawn and not the first ones; the same seed draws the same, another seed others."""
+    data = load_dataset("digits")
+    parts = split(data, 0.5, seed=0)
+    few, more = (limited(parts, data.labels, train_per_class=n, test_per_class=n) for n in (5, 20))
+    for name in ("train_ids", "test_ids"):
+        assert torch.isin(getattr(few, name), getattr(more, name)).all()
+        assert data.labels[getattr(more, name)].bincount().tolist() == [20] * 10
+    assert not torch.equal(few.train_ids, limited(parts, data.labels, train_per_class=5).test_ids)
+    assert torch.equal(few.train_ids, limited(parts, data.labels, train_per_class=5).train_ids)
+    other = limited(dataclasses.replace(parts, seed=1), data.labels, train_per_class=5)
+    assert not torch.equal(few.train_ids, other.train_ids)
+    first = torch.cat([parts.train_ids[data.labels[parts.train_ids] == c][:5] for c in range(10)])
+    assert not torch.equal(few.train_ids, first.sort().values)
+
+
+def test_without_limits_a_split_is_as_it_was():
+    """None keeps all samples of both parts."""
+    data = dataset([0, 0, 1, 1, 2, 2])
+    parts = split(data, 0.5, seed=0)
+    assert limited(parts, data.labels).manifest() == parts.manifest()
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.0, True, "5", float("nan")])
+@pytest.mark.parametrize("name", ["train_per_class", "test_per_class"])
+def test_bad_limits_are_refused(name, limit):
+    """A limit that is no whole number above 0 is refused by name."""
+    data = dataset([0, 0, 1, 1, 2, 2])
+    with pytest.raises(BadInput, match=name):
+        limited(split(data, 0.5, 0), data.labels, **{name: limit})
+
+
+def test_a_limited_split_is_not_limited_again():
+    """Its manifest would no longer say how it was drawn."""
+    data = dataset([0, 0, 1, 1, 2, 2])
+    small = limited(split(data, 0.5, 0), data.labels, test_per_class=1)
+    with pytest.raises(BadInput, match="limits of the split"):
+        limited(small, data.labels, train_per_class=1)
 
 
 def test_retain_and_forget_partition_the_samples():
