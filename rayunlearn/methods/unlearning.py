@@ -319,8 +319,14 @@ class Edit(Unlearning):
 
 
 def batches_per_epoch(n: int, batch_size: int) -> int:
-    """Batches in an epoch over `n` samples, the last one incomplete."""
-    return -(-n // batch_size)
+    """Batches in an epoch over `n` samples, the last one incomplete.
+
+    A single left-over sample joins the batch before: BatchNorm has no statistics for one.
+
+    >>> [batches_per_epoch(n, 4) for n in (1, 4, 5, 6, 8)]
+    [1, 1, 1, 2, 2]
+    """
+    return max(1, n // batch_size + (n % batch_size > 1))
 
 
 def batch_ids(n: int, batch_size: int, step: int, seed: int) -> Tensor:
@@ -329,6 +335,7 @@ def batch_ids(n: int, batch_size: int, step: int, seed: int) -> Tensor:
     An epoch's permutation depends on the seed and the epoch's number alone; its last batch is what is
     left over.
     """
-    epoch, index = divmod(step, batches_per_epoch(n, batch_size))
+    per_epoch = batches_per_epoch(n, batch_size)
+    epoch, index = divmod(step, per_epoch)
     order = torch.randperm(n, generator=generator(seed, "epoch", epoch))
-    return order[index * batch_size : (index + 1) * batch_size]
+    return order[index * batch_size :] if index == per_epoch - 1 else order[index * batch_size :][:batch_size]
