@@ -26,7 +26,6 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
-from benchmarks.machine import machine_facts
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import split
 from rayunlearn.evaluation.accuracy import class_counts
@@ -42,6 +41,7 @@ from rayunlearn.runtime.audit import AuditInputs, audit
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
+from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler, load_version, run_seed
 from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, fit_gold, training_job
@@ -52,8 +52,8 @@ from rayunlearn.settings import config_hash
 SEEDS = (0, 1, 2, 3, 4)
 ORDERS = ((0, 2, 3), (4, 9, 7))
 """Seed i forgets in order i mod 2."""
-RECIPES = ("digits", "digits_paper")
-REQUESTS = {"digits": 3, "digits_paper": 1}
+RECIPES = ("digits", "digits_gkt")
+REQUESTS = {"digits": 3, "digits_gkt": 1}
 """How many requests each recipe serves: the paper's takes five times as long, so its first alone."""
 TRAJECTORY = 4
 """First-request trajectories go on to this many times the stop ..."""
@@ -367,7 +367,7 @@ def verdicts(found: dict[str, Any]) -> dict[str, bool | None]:
         "retain within 4 points of gold after the third": third["retain_gap_points"]["mean"] <= 4,
         "beats every trivial baseline on AIN and probe": all(beats(e) for e in steps),
         "regret at most 1 point, default": small_regret(first),
-        "regret at most 1 point, paper": small_regret(found["digits_paper/1"]),
+        "regret at most 1 point, paper": small_regret(found["digits_gkt/1"]),
     }
 
 

@@ -24,7 +24,6 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.digits import Silent, trained, trained_gold
-from benchmarks.machine import machine_facts
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import retain_forget, split
 from rayunlearn.evaluation.distance import calibration_error, class_membership, divergences
@@ -43,6 +42,7 @@ from rayunlearn.runtime.audit import AuditInputs, audit_task, shadow_candidates
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
+from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler
 from rayunlearn.runtime.shadows import ShadowModels, shadow_jobs, shadow_models
@@ -93,8 +93,8 @@ def unlearned(
             classes_forgotten=(), run=None,
         )  # fmt: skip
         outcome = scheduler.serve(Request(request_id="forget", target=(TARGET,)))
-        chosen = outcome.choice.step if outcome.choice else None
-        return RunFiles(store, outcome.run_id).student(chosen or recipe.method_settings.cycles), outcome.reason
+        step = (outcome.choice.step if outcome.choice else None) or recipe.method_settings.cycles
+        return RunFiles(store, outcome.run_id).student(step), outcome.reason
 
 
 @ray.remote(num_cpus=1)

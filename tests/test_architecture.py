@@ -43,7 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     "results": {"errors", "scheduling"},
     "settings": BOTTOM | ALGORITHMS | {"data", "scheduling"},
     "recipes": BOTTOM | ALGORITHMS | {"data", "scheduling", "settings"},
-    "runtime": BOTTOM | ALGORITHMS | BETWEEN | {"access", "data", "scheduling", "results"},
+    "reproduction": BOTTOM | BETWEEN,
+    "runtime": BOTTOM | ALGORITHMS | BETWEEN | {"access", "data", "scheduling", "results", "reproduction"},
 }
 
 CLOCK_AND_IO = {"glob", "io", "os", "pathlib", "random", "shutil", "socket", "subprocess", "tempfile", "time"}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayunlearn.errors import BadInput
-from rayunlearn.recipes import RECIPES, digits, digits_paper
+from rayunlearn.recipes import RECIPES, digits, digits_gkt
 from rayunlearn.settings import config_hash, override, parse_value, paths, to_json
 
 
@@ -119,7 +119,7 @@ def test_settings_that_need_each_other_come_in_any_order() -> None:
         assert override(Top(), assignments).outer.inner == Inner(enabled=False, count=0)
     with pytest.raises(BadInput, match="outer.inner.count is 0"):
         override(Top(), pair[1:])
-    paper = override(digits_paper(), ["gkt.mixing=cutmix", "gkt.replayed_batches=4"])
+    paper = override(digits_gkt(), ["gkt.mixing=cutmix", "gkt.replayed_batches=4"])
     assert paper.gkt.mixing == "cutmix" and paper.gkt.learns_from_bank
 
 
@@ -199,7 +199,7 @@ def test_settings_are_rebuilt_from_their_paths(wanted: Top, base: Top) -> None:
 
 def test_the_hash_changes_with_every_leaf() -> None:
     """One leaf at a time, over both recipes: all hashes differ."""
-    for recipe in (digits(), digits_paper()):
+    for recipe in (digits(), digits_gkt()):
         hashes = {config_hash(recipe)}
         changes = 0
         for path, (_, value) in paths(recipe).items():

@@ -5,14 +5,38 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.methods import (
+    amnesiac_relabel,
+    amnesiac_rollback,
+    bad_teacher,
+    delete,
+    fisher,
+    ispf,
+    min_max,
+    retrain,
+    trivial,
+    unsir,
+)
 from rayunlearn.methods.gkt import run as gkt
 from rayunlearn.methods.unlearning import Method
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        gkt.METHOD,
         gkt.GATED_INVERSION,
+        gkt.METHOD,
+        min_max.METHOD,
+        ispf.METHOD,
+        delete.METHOD,
+        unsir.METHOD,
+        amnesiac_relabel.METHOD,
+        amnesiac_rollback.METHOD,
+        bad_teacher.METHOD,
+        fisher.METHOD,
+        retrain.METHOD,
+        trivial.MASK_LOGIT,
+        trivial.DELETE_HEAD_ROW,
+        trivial.GAUSSIAN_HEAD,
     )
 }
 

@@ -1,7 +1,8 @@
 """Three baselines that reach forget accuracy 0 without forgetting: they hide the class in the head.
 
 None of them needs data and none touches the body, so the features hold the class as before: a probe,
-or relearning, finds it. A method has to beat them on such measures, not on accuracy.
+or relearning, finds it. A method has to beat them on such measures, not on accuracy. Each is a function
+of a model, and a method whose only step hides every class to be gone.
 
 The relearn time of the first two is set by `offset` more than by what the model knows: SGD has to climb
 it back. Digits, one seed, AllCNN width 0.25, class 0, relearning at batch 64, lr 0.1, no momentum: masked
@@ -15,13 +16,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rayunlearn.errors import BadInput
+from rayunlearn.methods.unlearning import Edit, Handed, Method
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import generator
 
@@ -182,3 +184,70 @@ def _hidden_classes(model: Classifier, classes: Sequence[int]) -> list[int]:
 def _check_offset(offset: float) -> None:
     if not (math.isfinite(offset) and offset > 0):
         raise BadInput("offset", offset, "a finite number > 0", where="trivial baseline")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrivialSettings:
+    """Settings of the baselines where they run as methods.
+
+    Attributes:
+        offset: by how much `mask_logit` and `delete_head_row` lower a forget logit.
+        gaussian: training of `gaussian_head`.
+    """
+
+    offset: float = 20.0
+    gaussian: GaussianHeadSettings = field(default_factory=GaussianHeadSettings)
+
+    def __post_init__(self) -> None:
+        """Check the offset; the rest checks itself."""
+        if not (math.isfinite(self.offset) and self.offset > 0):
+            raise BadInput("trivial.offset", self.offset, "a finite number > 0")
+
+
+def begin_mask_logit(handed: Handed, settings: TrivialSettings, device: str = "cpu") -> Edit:
+    """`mask_logit` as a run."""
+    hidden = handed.roles.forget
+    return Edit(handed.model(device), lambda model: mask_logit(model, hidden, offset=settings.offset))
+
+
+def begin_delete_head_row(handed: Handed, settings: TrivialSettings, device: str = "cpu") -> Edit:
+    """`delete_head_row` as a run."""
+    hidden = handed.roles.forget
+    return Edit(handed.model(device), lambda model: delete_head_row(model, hidden, offset=settings.offset))
+
+
+def begin_gaussian_head(handed: Handed, settings: TrivialSettings, device: str = "cpu") -> Edit:
+    """`gaussian_head` as a run."""
+    retain, seed = handed.roles.retain, handed.seed
+    return Edit(
+        handed.model(device),
+        lambda model: gaussian_head(model, retain=retain, seed=seed, settings=settings.gaussian),
+    )
+
+
+MASK_LOGIT = Method(
+    name="mask_logit",
+    summary="lowers the forget logits by a constant",
+    source="baseline that hides the class and forgets nothing",
+    data_access=frozenset({"weights"}),
+    granularity=frozenset({"classes"}),
+    section="trivial",
+    begin=begin_mask_logit,
+    fixed_length=True,
+)
+
+DELETE_HEAD_ROW = replace(
+    MASK_LOGIT,
+    name="delete_head_row",
+    summary="empties the head's rows of the forget classes",
+    source="baseline that hides the class: the features are as before",
+    begin=begin_delete_head_row,
+)
+
+GAUSSIAN_HEAD = replace(
+    MASK_LOGIT,
+    name="gaussian_head",
+    summary="retrains the head on Gaussian embeddings that the old head labels",
+    source="baseline that hides the class: synthetic embeddings (2026), the features are as before",
+    begin=begin_gaussian_head,
+)

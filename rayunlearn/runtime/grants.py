@@ -13,11 +13,11 @@ import ray
 import torch
 from torch import Tensor
 
-from rayunlearn.data.datasets import LabelledImages, load_dataset
-from rayunlearn.data.splits import split
+from rayunlearn.data.datasets import LabelledImages
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.recipes import DataSettings
 from rayunlearn.roles import Roles
+from rayunlearn.runtime.labelled import open_data
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,8 +40,8 @@ def grant(data: DataSettings, split_seed: int, roles: Roles, access: Collection[
     """
     if not {"forget", "retain"} & set(access):
         return Granted()
-    dataset = load_dataset(data.dataset)
-    ids = split(dataset, data.test_fraction, split_seed).train_ids
+    dataset, parts = open_data(data, split_seed)
+    ids = parts.train_ids
     return Granted(
         forget=_samples(dataset, ids, roles.target) if "forget" in access else None,
         retain=_samples(dataset, ids, roles.retain) if "retain" in access else None,

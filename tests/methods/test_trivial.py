@@ -13,12 +13,25 @@ from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.anamnesis import RelearnSettings, relearn
 from rayunlearn.evaluation.probe import ProbeSettings, linear_probe
-from rayunlearn.methods.trivial import GaussianHeadSettings, delete_head_row, gaussian_head, mask_logit
+from rayunlearn.methods.trivial import (
+    DELETE_HEAD_ROW,
+    GAUSSIAN_HEAD,
+    MASK_LOGIT,
+    GaussianHeadSettings,
+    TrivialSettings,
+    delete_head_row,
+    gaussian_head,
+    mask_logit,
+)
+from rayunlearn.methods.unlearning import Handed, Method
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
+from rayunlearn.roles import Roles
 
 K = 10
 FORGET = [0, 3]
 RETAIN = [1, 2, 4, 5, 6, 7, 8, 9]
+
+ROLES = Roles(retain=tuple(RETAIN), target=(3,), forgotten=(0,))
 
 Baseline = Callable[[Classifier], Classifier]
 BASELINES: dict[str, Baseline] = {
@@ -195,3 +208,46 @@ def test_wrong_settings_are_refused(original: Classifier) -> None:
             delete_head_row(original, [0], offset=offset)
     with pytest.raises(BadInput, match="GaussianHeadSettings.samples"):
         GaussianHeadSettings(samples=0)
+
+
+SMALL = GaussianHeadSettings(samples=512, epochs=2)
+RUNS: dict[str, tuple[Method, Baseline]] = {
+    "mask_logit": (MASK_LOGIT, lambda model: mask_logit(model, FORGET, offset=30.0)),
+    "delete_head_row": (DELETE_HEAD_ROW, lambda model: delete_head_row(model, FORGET, offset=30.0)),
+    "gaussian_head": (
+        GAUSSIAN_HEAD,
+        lambda model: gaussian_head(model, retain=RETAIN, seed=5, settings=SMALL),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_a_run_is_the_function_in_one_step(name: str, original: Classifier) -> None:
+    """By the settings, for every class to be gone, one forgotten earlier included; weights are enough.
+
+    A run begun anew and loaded gives the same model; what was handed stays.
+    """
+    method, edit = RUNS[name]
+    handed = Handed(spec=original.spec, weights=original.state_dict(), roles=ROLES, seed=5)
+    before = copy.deepcopy(handed.weights)
+    settings = TrivialSettings(offset=30.0, gaussian=SMALL)
+    run, loaded = (method.begin(handed, settings, "cpu") for _ in range(2))
+    assert (run.steps, method.name, method.section, method.fixed_length) == (1, name, "trivial", True)
+    assert (method.data_access, method.granularity) == ({"weights"}, {"classes"})
+    assert "hides" in method.source
+    start = run.checkpoint().state_dict()
+    run.advance(1, 1)
+    loaded.load(run.state())
+    expected = edit(original).state_dict()
+    for done in (run, loaded):
+        found = done.checkpoint().state_dict()
+        assert all(torch.equal(expected[key], value) for key, value in found.items())
+    for unchanged in (start, handed.weights):
+        assert all(torch.equal(before[key], value) for key, value in unchanged.items())
+
+
+@pytest.mark.parametrize("offset", [0.0, -1.0, float("inf"), float("nan")])
+def test_wrong_settings_of_a_run_are_refused(offset: float) -> None:
+    """By the path that a recipe knows them by."""
+    with pytest.raises(BadInput, match=r"trivial\.offset is"):
+        TrivialSettings(offset=offset)

@@ -39,7 +39,7 @@ def published(store: Store, outcome: Outcome) -> Any:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("recipe", ["digits", "digits_paper"])
+@pytest.mark.parametrize("recipe", ["digits", "digits_gkt"])
 @pytest.mark.parametrize("how", ["colocated", "split"])
 def test_placements_agree(recipe: str, how: str) -> None:
     """Roles in one actor, or in three, publish the very bits that roles in one process do.
@@ -59,7 +59,7 @@ def test_placements_agree(recipe: str, how: str) -> None:
 
 def test_the_recipes_differ_in_what_travels() -> None:
     """Parity is shown for both kinds: with a bank and no attention maps, and the paper's, the other way."""
-    own, paper = tiny_recipe("digits").gated_inversion, tiny_recipe("digits_paper").gkt
+    own, paper = tiny_recipe("digits").gated_inversion, tiny_recipe("digits_gkt").gkt
     assert own.learns_from_bank and own.beta == 0
     assert not paper.learns_from_bank and paper.beta > 0
 

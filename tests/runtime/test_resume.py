@@ -63,7 +63,7 @@ def events(store: Store, table: str) -> Counter[str]:
     return Counter(row["event"] for row in rows(store, table) if row["event"] not in ("phase", "resumed"))
 
 
-@pytest.mark.parametrize("recipe", ["digits", "digits_paper"])
+@pytest.mark.parametrize("recipe", ["digits", "digits_gkt"])
 def test_killed_before_any_write(recipe: str) -> None:
     """A driver killed before any one of its writes, started again, ends as if it had not been killed.
 
@@ -87,7 +87,7 @@ def test_killed_before_any_write(recipe: str) -> None:
         }, name
 
 
-@pytest.mark.parametrize("recipe", ["digits", "digits_paper"])
+@pytest.mark.parametrize("recipe", ["digits", "digits_gkt"])
 @pytest.mark.parametrize("stops", [[1], [2], [3], [1, 1, 1]])
 def test_stopped_at_any_checkpoint(recipe: str, stops: list[int]) -> None:
     """A run interrupted after its n-th checkpoint, or after each, goes on to the undisturbed run's bits."""

@@ -52,7 +52,7 @@ BANK = (*SMALL, "gated_inversion.inverted_per_class=8")
 
 
 def tiny_recipe(name: str = "digits", *more: str) -> Recipe:
-    """`digits` (a bank, one-cycle, cut images) or `digits_paper` (none of these), made small."""
+    """`digits` (a bank, one-cycle, cut images) or `digits_gkt` (none of these), made small."""
     return override(load_recipe(name), [*(BANK if name == "digits" else SMALL), *more])
 
 

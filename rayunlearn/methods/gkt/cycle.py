@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from rayunlearn.methods.distillation import js_divergence, kl_divergence
+from rayunlearn.methods.distillation import attention_loss, attention_map, js_divergence, kl_divergence
 from rayunlearn.methods.gkt.settings import GKTSettings
 
 
@@ -18,7 +19,7 @@ class Judged:
     Attributes:
         images: those that passed, `[M, C, H, W]`.
         logits: the teacher's targets for them, `[M, K]`.
-        maps: attention maps, one `[M, P_l]` a layer; empty where no student step needs them.
+        maps: attention maps, one `[M, P_l]` a layer; empty where no step needs them.
         sizes: how many of the M belong to each student batch, in order.
     """
 
@@ -35,11 +36,14 @@ class Challenge:
     Attributes:
         images: gradient for the images that passed, through the student, `[M, C, H, W]`.
         logits: gradient for the teacher's targets, `[M, K]`.
-        divergence: D(T || S) on them, 0.0 where none passed.
+        maps: gradients for the teacher's attention maps, in the order of `Judged.maps`.
+        divergence: what the generator is to maximise, on them: D(T || S), and beta L_at where the
+            settings say so; 0.0 where none passed.
     """
 
     images: Tensor
     logits: Tensor
+    maps: tuple[Tensor, ...]
     divergence: float
 
 
@@ -91,6 +95,12 @@ def run_cycle(
         judged = teacher.judge(generator.propose(cycle))
         generator.update(teacher.pull(student.challenge(judged)))
     return student.learn(teacher.label(generator.supply(cycle)))
+
+
+def attention_difference(settings: GKTSettings, maps: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
+    """The run's beta L_at (eq. 8 and 9) of the teacher's maps and the student's feature maps."""
+    own = [attention_map(f) for f in features]
+    return settings.beta * attention_loss(maps, own, squared=settings.attention == "squared")
 
 
 def divergence(settings: GKTSettings, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:

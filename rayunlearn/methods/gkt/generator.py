@@ -35,7 +35,8 @@ class Generator:
         device: str = "cpu",
     ) -> None:
         if settings.inverted_per_class > 0 and inverted is None:
-            raise BadInput("inverted", None, f"images, since {settings.section}.inverted_per_class is above 0")
+            allowed = f"images, since {settings.section}.inverted_per_class is above 0"
+            raise BadInput("inverted", None, allowed)
         self.device = torch.device(device)
         self.model = model.to(self.device).train()
         self.settings = settings

@@ -46,6 +46,8 @@ class GKTSettings:
         adversarial_weight: weight of the generator's -D(T || S).
         generator_bn_weight: weight of the distance to the teacher's BatchNorm statistics in the
             generator's loss; 0 in the paper.
+        generator_attention: the generator maximises beta L_at besides the divergence, an ablation (section
+            V.E.2); False in the paper's default.
         generator_gate_weight: weight of -log(1 - sum of forget probabilities) in the generator's loss,
             which pulls it out of the region that the filter refuses; 0 in the paper.
         inverted_per_class: DeepInversion images a retain class that the student learns from besides the
@@ -87,6 +89,7 @@ class GKTSettings:
     clip_norm: float = 5.0
     adversarial_weight: float = 1.0
     generator_bn_weight: float = 0.0
+    generator_attention: bool = False
     generator_gate_weight: float = 0.0
     inverted_per_class: int = 0
     replayed_batches: int = 0
@@ -106,6 +109,8 @@ class GKTSettings:
                 raise BadInput(f"{self.section}.{field}", value, nearest(str(value), names))
             if declared is int and type(value) is not int:
                 raise BadInput(f"{self.section}.{field}", value, "a whole number")
+            if declared is bool and type(value) is not bool:
+                raise BadInput(f"{self.section}.{field}", value, "True or False")
         counts = ("cycles", "generator_steps", "student_steps", "z_dim", "schedule_cycles", "stall_cycles")
         for field in (*counts, "snapshot_every", "plateau_checkpoints"):
             if getattr(self, field) < 1:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from rayunlearn.methods.distillation import attention_loss, attention_map
-from rayunlearn.methods.gkt.cycle import Challenge, Judged, divergence
+from rayunlearn.methods.gkt.cycle import Challenge, Judged, attention_difference, divergence
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.models.classifiers import Classifier
 
@@ -50,15 +49,21 @@ class Student:
     def challenge(self, judged: Judged) -> Challenge:
         """Gradients of -D(T || S) for the images and targets that passed; the student is not changed."""
         images, logits = judged.images.to(self.device), judged.logits.to(self.device)
+        given = [m.to(self.device) for m in judged.maps]
         if len(images) == 0:
-            return Challenge(torch.zeros_like(images), torch.zeros_like(logits), 0.0)
+            nothing = tuple(torch.zeros_like(m) for m in given)
+            return Challenge(torch.zeros_like(images), torch.zeros_like(logits), nothing, 0.0)
         x = images.detach().requires_grad_(True)
         targets = logits.detach().requires_grad_(True)
+        maps = [m.detach().requires_grad_(True) for m in given]
         self.model.eval()
-        value = divergence(self.settings, targets, self.model(x))
+        answered, features = self.model.forward_with_maps(x)
+        value = divergence(self.settings, targets, answered)
+        if maps:
+            value = value + attention_difference(self.settings, maps, features)
         adversarial = -self.settings.adversarial_weight * value
-        grad_x, grad_targets = torch.autograd.grad(adversarial, (x, targets))
-        return Challenge(grad_x, grad_targets, float(value.detach()))
+        grad_x, grad_targets, *grad_maps = torch.autograd.grad(adversarial, (x, targets, *maps))
+        return Challenge(grad_x, grad_targets, tuple(grad_maps), float(value.detach()))
 
     def learn(self, judged: Judged) -> int:
         """The cycle's steps on D(T || S) + beta L_at (eq. 9); returns the steps taken so far.
@@ -80,11 +85,7 @@ class Student:
             answered, features = self.model.forward_with_maps(images[chunk])
             loss = divergence(self.settings, logits[chunk], answered)
             if maps:
-                squared = self.settings.attention == "squared"
-                own = [attention_map(f) for f in features]
-                loss = loss + self.settings.beta * attention_loss(
-                    [m[chunk] for m in maps], own, squared=squared
-                )
+                loss = loss + attention_difference(self.settings, [m[chunk] for m in maps], features)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)

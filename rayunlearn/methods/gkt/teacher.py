@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -32,27 +33,28 @@ class Teacher:
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.forget = tuple(forget)
         self.settings = settings
-        self._pending: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._pending: tuple[Tensor, Tensor, list[Tensor], Tensor] | None = None
 
     def judge(self, images: Tensor) -> Judged:
         """Filter a generator batch `[B, C, H, W]`, keeping its graph for `pull`."""
         x = images.to(self.device).detach().requires_grad_(True)
-        logits, distance = self._forward(x)
+        logits, maps, distance = self._forward(x)
         own = self._own_loss(logits, distance)
         passed = band_pass_filter(logits.detach(), self.forget, self.settings.epsilon)
-        targets = self._targets(logits)[passed]
-        self._pending = (x, passed, targets, own)
-        return Judged(x.detach()[passed], targets.detach(), (), (int(passed.sum()),))
+        given = [self._targets(logits)[passed], *(m[passed] for m in maps)]
+        self._pending = (x, passed, given, own)
+        targets, *passing = (g.detach() for g in given)
+        return Judged(x.detach()[passed], targets, tuple(passing), (int(passed.sum()),))
 
     def pull(self, challenge: Challenge) -> Pull:
         """The gradient for the judged batch: through the student, the teacher and the teacher's losses."""
         assert self._pending is not None, "pull() answers a judge()"
-        x, passed, targets, own = self._pending
+        x, passed, given, own = self._pending
         self._pending = None
         outputs, seeds = [own], [torch.ones_like(own)]
-        if len(targets):
-            outputs.append(targets)
-            seeds.append(challenge.logits.to(self.device))
+        if bool(passed.any()):
+            outputs += given
+            seeds += [g.to(self.device) for g in (challenge.logits, *challenge.maps)]
         (gradient,) = torch.autograd.grad(outputs, x, seeds)
         gradient[passed] += challenge.images.to(self.device)
         loss = float(own.detach()) - self.settings.adversarial_weight * challenge.divergence
@@ -76,13 +78,14 @@ class Teacher:
             return lower_to_minimum(logits, self.forget)
         return logits
 
-    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits, and the distance to the BatchNorm statistics where a loss needs it."""
-        if self.settings.generator_bn_weight == 0:
-            return self.model(x), None
-        with BatchNormStatistics(self.model) as statistics:
-            logits = self.model(x)
-            return logits, statistics.take() if statistics.layers else None
+    def _forward(self, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Logits; attention maps and the distance to the BatchNorm statistics where a loss needs them."""
+        with_maps = self.settings.generator_attention and self.settings.beta > 0
+        statistics = BatchNormStatistics(self.model)
+        with statistics if self.settings.generator_bn_weight > 0 else nullcontext():
+            logits, features = self.model.forward_with_maps(x) if with_maps else (self.model(x), [])
+        observed = self.settings.generator_bn_weight > 0 and statistics.layers
+        return logits, [attention_map(f) for f in features], statistics.take() if observed else None
 
     def _own_loss(self, logits: Tensor, distance: Tensor | None) -> Tensor:
         """The generator's losses that need the teacher alone; a zero with a graph where there are none."""

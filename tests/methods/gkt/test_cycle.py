@@ -94,6 +94,10 @@ GRADIENT_CASES = {
     ),
     "masked": replace(ADVERSARIAL, targets="masked", generator_bn_weight=0.3, generator_gate_weight=0.7),
     "gate alone": replace(ADVERSARIAL, adversarial_weight=0.0, generator_gate_weight=1.0),
+    "attention": replace(ADVERSARIAL, beta=40.0, generator_attention=True, attention="norm"),
+    "attention, squared": replace(
+        ADVERSARIAL, beta=250.0, generator_attention=True, targets="masked", generator_bn_weight=0.3
+    ),
 }  # fmt: skip
 
 
@@ -120,7 +124,8 @@ def joint_loss(
     }[settings.targets]()[passed]
     if flaw == "constant teacher":
         targets = targets.detach()
-    t, s = targets / settings.temperature, student(images[passed]) / settings.temperature
+    answered, features = student.forward_with_maps(images[passed])
+    t, s = targets / settings.temperature, answered / settings.temperature
     if settings.divergence == "kl":
         divergence = torch_kl(t.log_softmax(1), s.log_softmax(1))
     else:
@@ -128,6 +133,14 @@ def joint_loss(
         divergence = (torch_kl(t.log_softmax(1), mixture) + torch_kl(s.log_softmax(1), mixture)) / 2
     if settings.divergence_mean == "elements":
         divergence = divergence / logits.shape[1]
+    if settings.generator_attention and flaw != "no attention":
+        for theirs, own in zip(teacher.forward_with_maps(images[passed])[1], features, strict=True):
+            maps = [m.square().mean(1).flatten(1) for m in (theirs, own)]
+            left, right = (m / m.norm(dim=1, keepdim=True) for m in maps)
+            difference = left - right
+            squared = settings.attention == "squared"
+            distance_l = difference.square().mean() if squared else difference.norm(dim=1).mean()
+            divergence = divergence + settings.beta * distance_l
     gate = -(1 - logits.softmax(1)[:, list(FORGET)].sum(1)).log().mean()
     sign = 1 if flaw == "sign" else -1
     loss = sign * settings.adversarial_weight * divergence
@@ -166,7 +179,8 @@ def test_messages_carry_the_joint_graphs_gradient(case: str, version: Classifier
     assert got.norm() > 1e-6
     assert relative_error(expected()) < 1e-9
     if settings.adversarial_weight:
-        for flaw in ("constant teacher", "no filter", "sign"):
+        flaws = ["constant teacher", "no filter", "sign"]
+        for flaw in [*flaws, "no attention"] if settings.generator_attention else flaws:
             assert relative_error(expected(flaw)) > 1e-3, flaw
 
 

@@ -1,22 +1,26 @@
-"""Recipes: every setting of a request's service, by name.
-
-A recipe is plain data. `digits` is the default: the project's own recipe for gated knowledge transfer.
-`digits_paper` is the paper's recipe for GKT on the same data and model, at a size for two CPU cores.
-"""
+"""A recipe: every setting of a service, each under the dotted path that `--set` takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rayunlearn.errors import BadInput, nearest
+from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.measures import MeasureSettings, check_measures
 from rayunlearn.evaluation.synthetic import RelapseSettings
 from rayunlearn.inversion.deep_inversion import InversionSettings
+from rayunlearn.methods.amnesiac_relabel import RelabelSettings
+from rayunlearn.methods.amnesiac_rollback import RollbackSettings
+from rayunlearn.methods.bad_teacher import BadTeacherSettings
+from rayunlearn.methods.delete import DeleteSettings
+from rayunlearn.methods.fisher import FisherSettings
 from rayunlearn.methods.gkt.settings import GatedInversionSettings, GKTSettings
+from rayunlearn.methods.ispf import ISPFSettings
+from rayunlearn.methods.min_max import MinMaxSettings
 from rayunlearn.methods.registry import method_named
 from rayunlearn.methods.training import TrainSettings
+from rayunlearn.methods.trivial import TrivialSettings
+from rayunlearn.methods.unsir import UNSIRSettings
 from rayunlearn.scheduling.gate import GateSettings
 from rayunlearn.scheduling.stopping import StoppingSettings
 
@@ -28,10 +32,21 @@ class DataSettings:
     Attributes:
         dataset: name of a dataset.
         test_fraction: share of each class held out for testing; None takes the official split.
+        train_per_class: at most so many training images of a class; None takes all.
+        test_per_class: the same of test images.
     """
 
     dataset: str = "digits"
     test_fraction: float | None = 0.5
+    train_per_class: int | None = None
+    test_per_class: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the limits; the rest is checked where the data is opened."""
+        for name in ("train_per_class", "test_per_class"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadInput(f"data.{name}", value, "a whole number >= 1, or None for all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +92,8 @@ class AuditSettings(MeasureSettings):
         measures: which ones a job makes; `python -m rayunlearn audit` makes any later.
         golds: models retrained without the forgotten classes, each from a seed of its own.
         gold_workers: workers of the Ray Train run that retrains them.
+        relearn_workers: workers of the Ray Train runs in which models relearn, one run for each kind of
+            data shown; 0: the audit's own process, with the same counts.
         shadows: models for the likelihood ratio attack, half of them trained with each sample; even.
         fixed_step: the "fixed cycle" rule that the synthetic stop is compared with takes the last
             checkpoint up to this one.
@@ -88,6 +105,7 @@ class AuditSettings(MeasureSettings):
     measures: tuple[str, ...] = ("accuracy", "probe", "anamnesis")
     golds: int = 1
     gold_workers: int = 1
+    relearn_workers: int = 0
     shadows: int = 16
     fixed_step: int = 40
     trivial_offset: float = 20.0
@@ -98,6 +116,8 @@ class AuditSettings(MeasureSettings):
         for name in ("golds", "gold_workers", "fixed_step"):
             if getattr(self, name) < 1:
                 raise BadInput(f"audit.{name}", getattr(self, name), "a whole number >= 1")
+        if self.relearn_workers < 0:
+            raise BadInput("audit.relearn_workers", self.relearn_workers, "a whole number >= 0")
         if self.shadows < 4 or self.shadows % 2:
             raise BadInput("audit.shadows", self.shadows, "an even number >= 4: two with, two without")
         object.__setattr__(self, "measures", check_measures(self.measures))
@@ -124,6 +144,15 @@ class Recipe:
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     gkt: GKTSettings = field(default_factory=GKTSettings)
     gated_inversion: GatedInversionSettings = field(default_factory=GatedInversionSettings)
+    min_max: MinMaxSettings = field(default_factory=MinMaxSettings)
+    ispf: ISPFSettings = field(default_factory=ISPFSettings)
+    delete: DeleteSettings = field(default_factory=DeleteSettings)
+    unsir: UNSIRSettings = field(default_factory=UNSIRSettings)
+    amnesiac_relabel: RelabelSettings = field(default_factory=RelabelSettings)
+    amnesiac_rollback: RollbackSettings = field(default_factory=RollbackSettings)
+    bad_teacher: BadTeacherSettings = field(default_factory=BadTeacherSettings)
+    fisher: FisherSettings = field(default_factory=FisherSettings)
+    trivial: TrivialSettings = field(default_factory=TrivialSettings)
     stopping: StoppingSettings = field(default_factory=StoppingSettings)
     relapse: RelapseSettings = field(default_factory=RelapseSettings)
     gate: GateSettings = field(default_factory=GateSettings)
@@ -133,55 +162,3 @@ class Recipe:
     def method_settings(self) -> Any:
         """The section of the recipe's method."""
         return getattr(self, method_named(self.method).section)
-
-
-def digits() -> Recipe:
-    """The project's own recipe, for the bundled digits on two CPU cores."""
-    return Recipe(
-        name="digits",
-        method="gated_inversion",
-        gated_inversion=GatedInversionSettings(generator_width=0.25),
-        # the last tenth of a one-cycle schedule is where it pays, so patience never ends it early
-        stopping=StoppingSettings(patience=None, min_delta=0.006),
-        gate=GateSettings(max_retain_drop=0.25),
-    )
-
-
-def digits_paper() -> Recipe:
-    """The paper's recipe for GKT (section V.A) on the digits: its losses, targets and filter.
-
-    Reduced to two CPU cores: width 0.25 of AllCNN and of the generator, batch 128, 960 cycles of the
-    paper's 4000. Both learning rates start at the published code's 1e-3. The generator's is halved every
-    150 cycles, which is what that code does. It lowers the student's by the loss on real test data; here
-    a schedule that looks at nothing does, because the loss on synthetic images is too noisy a guide at
-    this size (docs/log.md, 21).
-    """
-    return Recipe(
-        name="digits_paper",
-        gkt=GKTSettings(
-            cycles=960,
-            schedule_cycles=960,
-            batch_size=128,
-            generator_width=0.25,
-            generator_halving=150,
-            student_schedule="one_cycle",
-        ),
-        validation=ValidationSettings(checkpoint_every=10),
-        stopping=StoppingSettings(patience=None, min_delta=0.006),
-        gate=GateSettings(max_retain_drop=0.25),
-        audit=AuditSettings(fixed_step=640),
-    )
-
-
-RECIPES: dict[str, Callable[[], Recipe]] = {"digits": digits, "digits_paper": digits_paper}
-
-
-def load_recipe(name: str) -> Recipe:
-    """The recipe of a name.
-
-    Raises:
-        BadInput: no recipe of that name; the nearest are named.
-    """
-    if name not in RECIPES:
-        raise BadInput("--recipe", name, nearest(name, RECIPES))
-    return RECIPES[name]()

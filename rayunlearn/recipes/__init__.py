@@ -1,0 +1,44 @@
+"""Recipes by name: settings are plain data, and a run's are recorded whole.
+
+`digits` is the project's own method on the bundled digits, `digits_gkt` the paper's there. The recipes of
+the zero-shot paper's experiments are named by dataset and model, as `mnist_lenet`; each holds the paper's
+settings of every method, and `--set method=` chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rayunlearn.errors import BadInput, nearest
+from rayunlearn.recipes import zero_shot
+from rayunlearn.recipes.digits import digits, digits_gkt
+from rayunlearn.recipes.recipe import AuditSettings, DataSettings, ModelSettings, Recipe, ValidationSettings
+
+__all__ = [
+    "RECIPES",
+    "AuditSettings",
+    "DataSettings",
+    "ModelSettings",
+    "Recipe",
+    "ValidationSettings",
+    "digits",
+    "digits_gkt",
+    "load_recipe",
+]
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "digits": digits,
+    "digits_gkt": digits_gkt,
+    **zero_shot.recipes(),
+}
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        BadInput: no recipe of that name; the nearest are named.
+    """
+    if name not in RECIPES:
+        raise BadInput("--recipe", name, nearest(name, RECIPES))
+    return RECIPES[name]()

@@ -1,0 +1,53 @@
+"""Settings of *Zero-Shot Machine Unlearning*, section V.A, for each of its datasets and models.
+
+What the paper leaves open: how the originals were trained besides batch size and epochs (Adam with a
+one-cycle rate here), and the settings of the methods that it compares with (their own papers' defaults).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from rayunlearn.evaluation.anamnesis import RelearnSettings
+from rayunlearn.methods.gkt.settings import GKTSettings
+from rayunlearn.methods.min_max import MinMaxSettings
+from rayunlearn.methods.training import TrainSettings
+from rayunlearn.recipes.recipe import AuditSettings, DataSettings, ModelSettings, Recipe, ValidationSettings
+
+DATASETS = ("cifar10", "svhn", "mnist")
+MODELS = ("allcnn", "lenet", "resnet9")
+
+EPOCHS = {"cifar10": 40, "svhn": 10, "mnist": 10}
+"""Of originals and retrained models."""
+
+GKT_RATE = {"cifar10": 1e-3, "svhn": 1e-3, "mnist": 1e-2}
+"""Of student and generator."""
+
+TEMPERATURE = {"cifar10": 0.5, "svhn": 1.0, "mnist": 1.0}
+
+IMPAIR = {"cifar10": (2, 0.01), "svhn": (3, 0.001), "mnist": (1, 0.01)}
+"""Impair steps of Error min-max noise, and their rate."""
+
+
+def paper_recipe(dataset: str, model: str) -> Recipe:
+    """The paper's settings for a dataset and a model, of every method; `method` is GKT."""
+    epochs, rate = IMPAIR[dataset]
+    return Recipe(
+        name=f"{dataset}_{model}",
+        method="gkt",
+        data=DataSettings(dataset=dataset, test_fraction=None),
+        model=ModelSettings(name=model, width=1.0),
+        train=TrainSettings(epochs=EPOCHS[dataset], batch_size=256, weight_decay=1e-4),
+        gkt=GKTSettings(
+            student_lr=GKT_RATE[dataset], generator_lr=GKT_RATE[dataset], temperature=TEMPERATURE[dataset]
+        ),
+        min_max=MinMaxSettings(impair_epochs=epochs, impair_lr=rate),
+        validation=ValidationSettings(checkpoint_every=10),
+        audit=AuditSettings(relearn=RelearnSettings(batch_size=256)),
+    )
+
+
+def recipes() -> dict[str, Callable[[], Recipe]]:
+    """The recipe of every dataset and model, by name."""
+    return {f"{d}_{m}": partial(paper_recipe, d, m) for d in DATASETS for m in MODELS}
