@@ -191,7 +191,7 @@ def trajectory(
 
     state, sets = files.state(), files.synthetic()
     assert state is not None and sets is not None
-    cycle, end = state.pop("step"), TRAJECTORY * stop
+    cycle, end = state["step"], TRAJECTORY * stop
     if any(came_back(weights) for weights in checkpoints.values()):
         return checkpoints
     ensemble = InlineEnsemble()
@@ -209,7 +209,7 @@ def trajectory(
             stop_set=sets["stop"],
         )
     )
-    ensemble.load(state)
+    ensemble.load(state["run"])
     while cycle < end:
         last = min(cycle + recipe.validation.checkpoint_every, end)
         ensemble.advance(cycle + 1, last)

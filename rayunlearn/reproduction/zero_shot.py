@@ -28,6 +28,9 @@ SCALES = ("cpu", "paper")
 NOT_SETTINGS = ("name", "publish_refused")
 """Fields of a recipe in which two scales may differ without a reduction."""
 
+CHECKPOINT_EVERY = {"gkt": 10, "gated_inversion": 2, "min_max": 2, "ispf": 4, "delete": 20}
+"""Steps between checkpoints of methods that may be stopped anywhere, in their own steps."""
+
 OPPONENTS = ("min_max", "gkt", "unsir", "amnesiac_relabel", "bad_teacher", "fisher", "gated_inversion")
 """Methods of the comparison on one setup, in the order of the page."""
 
@@ -119,7 +122,9 @@ def row(
     *settings: str, variant: str = "", measures: str = "accuracy,probe,anamnesis", **fields: object,
 ) -> Row:  # fmt: skip
     """A row of a method on a setup, with further settings."""
-    chosen = (f"method={method}", "publish_refused=true", f"audit.measures={measures}", *settings)
+    chosen = [f"method={method}", "publish_refused=true", f"audit.measures={measures}", *settings]
+    if method in CHECKPOINT_EVERY:
+        chosen.append(f"validation.checkpoint_every={CHECKPOINT_EVERY[method]}")
     targets = "+".join("".join(map(str, target)) for target in requests)
     name = f"{recipe.data.dataset}-{recipe.model.name}-{targets}-{method}{variant}"
     return Row(
@@ -269,12 +274,9 @@ def _progress(scale: str, title: str, variants: Mapping[str, tuple[str, ...]]) -
 def _stand_in(scale: str) -> tuple[tuple[Recipe, Recipe], str]:
     """AllCNN on CIFAR-10 as in the paper, or on the digits where there are CPUs only."""
     paper = load_recipe("cifar10_allcnn")
-    return ((paper, paper), "CIFAR-10, AllCNN") if scale == "paper" else ((digits(), paper), "digits, AllCNN")
-
-
-def digits() -> Recipe:
-    """Both recipes on the digits as one: the paper's method and the project's, each by its own section."""
-    return override(load_recipe("digits_gkt"), ["name=digits"])
+    if scale == "paper":
+        return (paper, paper), "CIFAR-10, AllCNN"
+    return (load_recipe("digits"), paper), "digits, AllCNN"
 
 
 def _stand_in_note(scale: str) -> str:

@@ -98,7 +98,8 @@ def take_checkpoint(
 
 def merge(assessment: Assessment, *reports: dict[str, Any]) -> dict[str, Any]:
     """The columns of a checkpoint record from what each part of a run reports."""
-    figures: dict[str, Any] = {"stalled": False, "recoveries": 0, **vars(assessment)}
+    no_generator = {"pass_rate": None, "generator_loss": None, "stalled": False, "recoveries": 0}
+    figures: dict[str, Any] = {**no_generator, **vars(assessment)}
     for report in reports:
         figures |= report
     return {**figures, "forgotten_share": list(assessment.forgotten_share)}

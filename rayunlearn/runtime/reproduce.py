@@ -138,7 +138,7 @@ def _audit(context: Context, row: Row, run: str, original: Weights, gold: Weight
             data=row.recipe.data,
             split_seed=derive_seed(context.seed, "split"),
             settings=row.recipe.audit,
-            seed=derive_seed(context.seed, "audit", run),
+            seed=derive_seed(context.seed, "audit", *gone),  # the same draws for every method
         )
     )
     stamp = {"run_id": run, "lineage": "default", "at": context.clock()}

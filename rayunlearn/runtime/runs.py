@@ -37,7 +37,7 @@ class RunFiles:
         self._save(f"{self.root}/synthetic.pt", {key: vars(value) for key, value in sets.items()})
 
     def state(self) -> dict[str, Any] | None:
-        """The state at the last checkpoint, with its `step`, or None before the first."""
+        """The run's state and its `step` at the last checkpoint, or None before the first."""
         name = f"{self.root}/state.pt"
         return self._load(name) if self.store.exists(name) else None
 

@@ -329,8 +329,8 @@ class _Run:
         done = 0
         state = self.files.state()
         if state is not None:
-            done = state.pop("step")
-            ensemble.load(state)
+            done = state["step"]
+            ensemble.load(state["run"])
             self.context.progress.advance(done)
         recorded = {row["step"]: row for row in self._rows("checkpoints")}
         records = [_record(row) for step, row in sorted(recorded.items()) if step <= done]
@@ -351,7 +351,7 @@ class _Run:
             self.files.put_student(last, student)
             if last not in recorded:
                 self.context.ledger.append("checkpoints", [row])
-            self.files.put_state({"step": last, **ensemble.state()})
+            self.files.put_state({"step": last, "run": ensemble.state()})
             records.append(_record(row))
             self.context.progress.advance(
                 last - done, retain=records[-1].retain_accuracy, forget=records[-1].forget_accuracy
