@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rayunlearn.errors import BadInput, nearest
+from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import check_images, class_counts, device_of, evaluating
 from rayunlearn.seeds import derive_seed, generator
 
@@ -163,28 +163,6 @@ class RelearnCurve:
     def peak_accuracy(self) -> float:
         """Accuracy after `peak_step` mini-batches, the highest of the curve."""
         return self.correct[self.peak_step] / self.count
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able fields; `from_dict` gives the same curve back."""
-        return asdict(self) | {"correct": list(self.correct)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> RelearnCurve:
-        """A curve from its fields, refusing unknown and missing ones, those of its settings too."""
-        _check_fields(cls, data, "relearn curve")
-        _check_fields(RelearnSettings, data["settings"], "relearn curve's settings")
-        settings = RelearnSettings(**data["settings"])
-        return cls(**{**data, "correct": tuple(data["correct"]), "settings": settings})
-
-
-def _check_fields(cls: type[RelearnCurve | RelearnSettings], data: Mapping[str, Any], where: str) -> None:
-    names = [f.name for f in fields(cls)]
-    for key in data:
-        if key not in names:
-            raise BadInput("field", key, nearest(str(key), names), where=where)
-    missing = [name for name in names if name not in data]
-    if missing:
-        raise BadInput("missing fields", missing, f"all of {names}", where=where)
 
 
 def relearn_ids(labels: Tensor, forget: Iterable[int], settings: RelearnSettings, seed: int) -> Tensor:
@@ -409,13 +387,15 @@ class AnamnesisIndex:
     value: float | None
     """r_t(unlearned) / r_t(gold); None where the two curves do not give a ratio."""
     censored: bool
-    """A model did not relearn within the cap. With a value, that value is a lower bound."""
+    """A model's cap came first, so that the ratio is not known. With a value, that value is a lower bound."""
     informative: bool
-    """False where gold relearned in 0 or 1 mini-batches (or not at all): the ratio says nothing."""
+    """False where gold relearned in 0 or 1 mini-batches, or not at all and no value is known."""
     note: str
     """What is wrong with the value, in words; empty where nothing is."""
     unlearned_steps: int | None
     gold_steps: int | None
+    upper_bound: float | None = None
+    """The ratio is below this; None where there is a value, or where neither model relearned."""
 
 
 def anamnesis_index(unlearned: RelearnCurve, gold: RelearnCurve) -> AnamnesisIndex:
@@ -425,8 +405,10 @@ def anamnesis_index(unlearned: RelearnCurve, gold: RelearnCurve) -> AnamnesisInd
     lower: it still knew them. Much higher: it was damaged, which is visible (Streisand effect).
 
     - Unlearned censored, gold not: the value is cap / gold, a lower bound, never below 1.
-    - Gold censored: no value; the note gives the upper bound where there is one. So it is where no forget
-      image was shown: what gold never knew does not come back, and the curves' peaks are to be compared.
+    - Gold censored, unlearned not: unlearned / cap, an upper bound and no value, unless unlearned took 0
+      mini-batches, whose ratio to any time is 0.
+    - Both censored: neither. So it mostly is where no forget image was shown: what gold never knew does not
+      come back, and the curves' peaks are to be compared.
     - Gold time 0 or 1: not informative (the paper's 211 and 143 come from such gold times).
 
     Raises:
@@ -440,12 +422,16 @@ def anamnesis_index(unlearned: RelearnCurve, gold: RelearnCurve) -> AnamnesisInd
     cap = unlearned.settings.max_steps
     notes: list[str] = []
     value: float | None = None
+    upper_bound: float | None = None
     if gold.reached is None:
         notes.append(f"gold did not relearn within {cap} steps")
-        if unlearned.reached is not None:
-            notes.append(f"the index is below {unlearned.reached / cap:.3g}")
-        else:
+        if unlearned.reached is None:
             notes.append("nor did the unlearned model")
+        elif unlearned.reached == 0:
+            value = 0.0
+        else:
+            upper_bound = unlearned.reached / cap
+            notes.append(f"the index is below {upper_bound:.3g}")
         if gold.settings.forget_per_class == 0:
             notes.append("no forget image was shown: compare the curves' peaks")
     else:
@@ -457,11 +443,12 @@ def anamnesis_index(unlearned: RelearnCurve, gold: RelearnCurve) -> AnamnesisInd
             notes.append(f"not informative: gold relearned in {gold.reached} step(s)")
     return AnamnesisIndex(
         value=value,
-        censored=unlearned.censored or gold.censored,
-        informative=gold.reached is not None and gold.reached > 1,
+        censored=unlearned.censored or gold.censored and value is None,
+        informative=value is not None if gold.reached is None else gold.reached > 1,
         note="; ".join(notes),
         unlearned_steps=unlearned.reached,
         gold_steps=gold.reached,
+        upper_bound=upper_bound,
     )
 
 

@@ -22,6 +22,7 @@ mean, the unbiased variance, and the variance about each example's own mean.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Literal
 
@@ -217,6 +218,23 @@ class AttackCurve:
             (fp / self.non_members, tp / self.members)
             for fp, tp in zip(self.false_positives, self.true_positives, strict=True)
         ]
+
+    def points(self, most: int = 200) -> list[tuple[int, int]]:
+        """(false positives, true positives at no more than these): the ROC in at most so many points.
+
+        From no false positive to the least number of them at which all members are found; of more counts
+        than `most` those evenly spaced by their logarithm.
+
+        >>> attack_curve(torch.tensor([3.0, 1.0]), torch.tensor([2.0, 0.0])).points()
+        [(0, 1), (1, 2)]
+        """
+        if most < 3:
+            raise BadInput("most", most, "an integer >= 3", where="AttackCurve")
+        last = self.false_positives[self.true_positives.index(self.members)]
+        counts = list(range(last + 1))
+        if len(counts) > most:
+            counts = sorted({0, *(round(last ** (i / (most - 2))) for i in range(most - 1))})
+        return [(fp, self.true_positives[bisect_right(self.false_positives, fp) - 1]) for fp in counts]
 
     @property
     def auc(self) -> float:

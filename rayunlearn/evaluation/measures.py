@@ -18,7 +18,12 @@ from torch import Tensor
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings, anamnesis_index, relearn
 from rayunlearn.evaluation.distance import calibration_error, class_membership, divergences
-from rayunlearn.evaluation.inversion_attack import InversionAttackSettings, class_means, inversion_attack
+from rayunlearn.evaluation.inversion_attack import (
+    InversionAttack,
+    InversionAttackSettings,
+    class_means,
+    inversion_attack,
+)
 from rayunlearn.evaluation.lira import (
     LikelihoodRatioSettings,
     attack_curve,
@@ -113,6 +118,10 @@ class Shadows:
     included: Tensor
 
 
+Relearn = Callable[[Mapping[str, Classifier], float, RelearnSettings, int], dict[str, RelearnCurve]]
+"""Models by name, the original's accuracy on D_f, settings, seed -> the curves that `relearn` would give."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bench:
     """The models to measure and the real images to measure them on.
@@ -127,6 +136,7 @@ class Bench:
         settings: of the measures.
         seed: of every draw; all subjects meet the same draws.
         shadows: for the likelihood ratio attack; None where it is not asked for.
+        relearn: how models relearn what the bench shows them; None: in this process, one after another.
     """
 
     train: tuple[Tensor, Tensor]
@@ -138,6 +148,7 @@ class Bench:
     settings: MeasureSettings
     seed: int
     shadows: Shadows | None = None
+    relearn: Relearn | None = None
 
     def __post_init__(self) -> None:
         """Refuse a bench on which nothing could be compared."""
@@ -270,7 +281,8 @@ def anamnesis(bench: Bench) -> Iterator[Measurement]:
             yield Measurement(
                 subject=subject, measure="anamnesis_index", classes=bench.forget, value=index.value,
                 censored=index.censored,
-                parameters=asdict(curve.settings) | {"note": index.note, "informative": index.informative},
+                parameters=asdict(curve.settings)
+                | {"note": index.note, "informative": index.informative, "upper_bound": index.upper_bound},
             )  # fmt: skip
 
 
@@ -281,7 +293,7 @@ def relearning(bench: Bench) -> Iterator[Measurement]:
         yield Measurement(
             subject=subject, measure="relearn_retain_peak", classes=bench.forget,
             sum=float(max(curve.correct)), count=curve.count,
-            parameters=asdict(curve.settings) | {"step": curve.peak_step, "curve": list(curve.correct)},
+            parameters=_curve(curve) | {"step": curve.peak_step},
         )  # fmt: skip
     few = replace(full, forget_per_class=bench.settings.few_per_class)
     for subject, curve in _relearned(bench, few).items():
@@ -289,25 +301,31 @@ def relearning(bench: Bench) -> Iterator[Measurement]:
 
 
 def _relearned(bench: Bench, settings: RelearnSettings) -> dict[str, RelearnCurve]:
+    models = {subject: model for subject, model in bench.subjects.items() if subject != "original"}
+    target = bench.predictions["test"]["original"].counts().accuracy(bench.forget)
+    seed = derive_seed(bench.seed, "relearn")
+    if bench.relearn is not None:
+        return bench.relearn(models, target, settings, seed)
     images, labels = bench.test
     real = torch.isin(labels, torch.tensor(bench.forget))
-    target = bench.predictions["test"]["original"].counts().accuracy(bench.forget)
     return {
-        subject: relearn(
-            model, *bench.train, images[real], labels[real], target, settings,
-            derive_seed(bench.seed, "relearn"),
-        )
-        for subject, model in bench.subjects.items()
-        if subject != "original"
-    }  # fmt: skip
+        subject: relearn(model, *bench.train, images[real], labels[real], target, settings, seed)
+        for subject, model in models.items()
+    }
 
 
 def _steps(bench: Bench, measure: str, subject: str, curve: RelearnCurve) -> Measurement:
     return Measurement(
         subject=subject, measure=measure, classes=bench.forget, censored=curve.censored,
         value=None if curve.reached is None else float(curve.reached),
-        parameters=asdict(curve.settings) | {"count": curve.count, "curve": list(curve.correct)},
+        parameters=_curve(curve),
     )  # fmt: skip
+
+
+def _curve(curve: RelearnCurve) -> dict[str, Any]:
+    """Forget images recognised after each mini-batch, of how many, and how many make it relearned."""
+    needed = curve.settings.needed(curve.target_accuracy, curve.count)
+    return asdict(curve.settings) | {"curve": list(curve.correct), "count": curve.count, "needed": needed}
 
 
 def entropy(bench: Bench) -> Iterator[Measurement]:
@@ -350,7 +368,8 @@ def likelihood_ratio(bench: Bench) -> Iterator[Measurement]:
         told = asdict(bench.settings.likelihood_ratio) | {"shadows": len(names), "note": curve.note}
         yield Measurement(
             subject=subject, measure="lira_auc", classes=bench.forget, split="train", value=curve.auc,
-            parameters=told | {"members": curve.members, "non_members": curve.non_members},
+            parameters=told
+            | {"members": curve.members, "non_members": curve.non_members, "roc": curve.points()},
         )  # fmt: skip
         yield Measurement(
             subject=subject, measure="lira_tpr_at_1_percent_fpr", classes=bench.forget, split="train",
@@ -369,14 +388,9 @@ def _images_of(part: tuple[Tensor, Tensor], classes: Sequence[int]) -> Tensor:
 
 def inversion(bench: Bench) -> Iterator[Measurement]:
     """The model inversion attack on each forget class (section V.D): confidence and what it drew."""
-    num_classes = next(iter(bench.subjects.values())).spec.num_classes
-    means = class_means(*bench.train, num_classes)
-    settings = bench.settings.inversion
-    for subject, model in bench.subjects.items():
-        attacks = [
-            inversion_attack(model, c, means, settings, derive_seed(bench.seed, "inversion", c))
-            for c in bench.forget
-        ]
+    means = mean_images(bench)
+    for subject in bench.subjects:
+        attacks = inversion_attacks(bench, subject, means)
         count = sum(attack.count for attack in attacks)
         for measure, total in (
             ("inversion_confidence", sum(float(a.confidence.sum()) for a in attacks)),
@@ -385,8 +399,22 @@ def inversion(bench: Bench) -> Iterator[Measurement]:
         ):
             yield Measurement(
                 subject=subject, measure=measure, classes=bench.forget, sum=total, count=count,
-                parameters=asdict(settings),
+                parameters=asdict(bench.settings.inversion),
             )  # fmt: skip
+
+
+def mean_images(bench: Bench) -> Tensor:
+    """The mean training image of each class, [K, C, H, W], that the attacks are scored by."""
+    return class_means(*bench.train, bench.subjects["original"].spec.num_classes)
+
+
+def inversion_attacks(bench: Bench, subject: str, means: Tensor) -> list[InversionAttack]:
+    """The attacks on each forget class of a subject; the same that `inversion` measures."""
+    model, settings = bench.subjects[subject], bench.settings.inversion
+    return [
+        inversion_attack(model, c, means, settings, derive_seed(bench.seed, "inversion", c))
+        for c in bench.forget
+    ]
 
 
 Measure = Callable[[Bench], Iterator[Measurement]]

@@ -12,20 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.accuracy import check_images
-from rayunlearn.evaluation.feature_layer import features_of, head_of
-from rayunlearn.evaluation.probe import (
-    ProbeReport,
-    ProbeResult,
-    check_samples,
-    few_per_class,
-)
+from rayunlearn.evaluation.probe import ProbeReport, probe_task
 
 WEIGHTS = ("uniform", "distance")
 METRICS = ("euclidean", "cosine")
@@ -92,40 +83,21 @@ def knn_probe(
             that are not finite.
     """
     where = "knn_probe"
-    num_classes = head_of(model, train_images[:2])[1].out_features
-    check_images(train_images, train_labels, num_classes, where)
-    check_images(test_images, test_labels, num_classes, where)
-    train_labels, test_labels = train_labels.cpu(), test_labels.cpu()
-    ids = sorted({int(class_id) for class_id in forget})
-    trained = torch.bincount(train_labels, minlength=num_classes).tolist()
-    tested = torch.bincount(test_labels, minlength=num_classes).tolist()
-    check_samples(ids, trained, tested, settings.train_per_class, where)
-
-    chosen = few_per_class(train_labels, settings.train_per_class, seed)
-    if len(chosen) < settings.k:
+    task = probe_task(
+        model, train_images, train_labels, test_images, test_labels, forget,
+        settings.train_per_class, seed, where=where,
+    )  # fmt: skip
+    if len(task.train_y) < settings.k:
         allowed = f"at least k = {settings.k}, the number of neighbours"
-        raise BadInput("number of training images", len(chosen), allowed, where=where)
-    scaler = StandardScaler()
-    train_x = scaler.fit_transform(features_of(model, train_images[chosen]).double().numpy())
-    test_x = scaler.transform(features_of(model, test_images).double().numpy())
+        raise BadInput("number of training images", len(task.train_y), allowed, where=where)
     neighbours = KNeighborsClassifier(
         n_neighbors=settings.k,
         weights="distance" if settings.weights == "distance" else _votes,
         metric=settings.metric,
         algorithm="brute",
     )
-    neighbours.fit(train_x, train_labels[chosen].numpy())
-    predicted = torch.from_numpy(neighbours.predict(test_x))
-
-    is_forget = torch.isin(test_labels, torch.tensor(ids))
-    right = predicted == test_labels
-
-    def result(part: Tensor) -> ProbeResult:
-        return ProbeResult(correct=int(right[part].sum()), count=int(part.sum()))
-
-    return ProbeReport(
-        forget=result(is_forget), retain=result(~is_forget), train_count=len(chosen), converged=True
-    )
+    neighbours.fit(task.train_x, task.train_y)
+    return task.report(neighbours.predict(task.test_x), converged=True)
 
 
 def _votes(distances: np.ndarray) -> np.ndarray:

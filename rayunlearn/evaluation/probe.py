@@ -101,7 +101,76 @@ def linear_probe(
     Raises:
         BadInput: a class has too few images, one class only, or features that are not finite.
     """
-    where = "linear_probe"
+    task = probe_task(
+        model, train_images, train_labels, test_images, test_labels, forget,
+        settings.train_per_class, seed, where="linear_probe",
+    )  # fmt: skip
+    probe = LogisticRegression(C=settings.C, max_iter=settings.max_iter)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        probe.fit(task.train_x, task.train_y)
+    converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+    return task.report(probe.predict(task.test_x), converged=converged)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProbeTask:
+    """What any probe of frozen features learns from, and what it is asked.
+
+    Attributes:
+        train_x: features of the training images, standardised by their mean and deviation, float64 [n, D].
+        train_y: their classes, int64 [n].
+        test_x: features of the test images, standardised alike, float64 [M, D].
+        test_y: their classes, int64 [M].
+        forget: class ids that the model was made to forget.
+    """
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    forget: tuple[int, ...]
+
+    def report(self, predicted: np.ndarray, *, converged: bool) -> ProbeReport:
+        """The test images of the forget and of the other classes that a probe's [M] answers get right."""
+        is_forget, right = np.isin(self.test_y, self.forget), predicted == self.test_y
+
+        def result(part: np.ndarray) -> ProbeResult:
+            return ProbeResult(correct=int(right[part].sum()), count=int(part.sum()))
+
+        return ProbeReport(
+            forget=result(is_forget),
+            retain=result(~is_forget),
+            train_count=len(self.train_y),
+            converged=converged,
+        )
+
+
+def probe_task(
+    model: nn.Module,
+    train_images: Tensor,
+    train_labels: Tensor,
+    test_images: Tensor,
+    test_labels: Tensor,
+    forget: Sequence[int],
+    train_per_class: int | None,
+    seed: int,
+    *,
+    where: str,
+) -> ProbeTask:
+    """Check the sets, draw the training images and take the features; see `linear_probe`.
+
+    Args:
+        model: of the features.
+        train_images: [N, C, H, W].
+        train_labels: int64 [N].
+        test_images: [M, C, H, W].
+        test_labels: int64 [M].
+        forget: class ids.
+        train_per_class: training images of a class that are drawn; None: all.
+        seed: of the draw.
+        where: named in errors.
+    """
     num_classes = head_of(model, train_images[:2])[1].out_features
     check_images(train_images, train_labels, num_classes, where)
     check_images(test_images, test_labels, num_classes, where)
@@ -109,33 +178,19 @@ def linear_probe(
     ids = sorted({int(class_id) for class_id in forget})
     trained = torch.bincount(train_labels, minlength=num_classes).tolist()
     tested = torch.bincount(test_labels, minlength=num_classes).tolist()
-    check_samples(ids, trained, tested, settings.train_per_class, where)
-
-    chosen = few_per_class(train_labels, settings.train_per_class, seed)
+    _check_samples(ids, trained, tested, train_per_class, where)
+    chosen = few_per_class(train_labels, train_per_class, seed)
     scaler = StandardScaler()
-    train_x = scaler.fit_transform(_float64(features_of(model, train_images[chosen])))
-    test_x = scaler.transform(_float64(features_of(model, test_images)))
-    probe = LogisticRegression(C=settings.C, max_iter=settings.max_iter)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        probe.fit(train_x, train_labels[chosen].numpy())
-    predicted = torch.from_numpy(probe.predict(test_x))
-
-    is_forget = torch.isin(test_labels, torch.tensor(ids))
-    right = predicted == test_labels
-
-    def result(part: Tensor) -> ProbeResult:
-        return ProbeResult(correct=int(right[part].sum()), count=int(part.sum()))
-
-    return ProbeReport(
-        forget=result(is_forget),
-        retain=result(~is_forget),
-        train_count=len(chosen),
-        converged=not any(issubclass(warning.category, ConvergenceWarning) for warning in caught),
+    return ProbeTask(
+        train_x=scaler.fit_transform(features_of(model, train_images[chosen]).double().numpy()),
+        train_y=train_labels[chosen].numpy(),
+        test_x=scaler.transform(features_of(model, test_images).double().numpy()),
+        test_y=test_labels.numpy(),
+        forget=tuple(ids),
     )
 
 
-def check_samples(
+def _check_samples(
     forget: list[int], trained: list[int], tested: list[int], train_per_class: int | None, where: str
 ) -> None:
     """Refuse sets in which a class is missing or too small, naming the class and what is needed.
@@ -176,7 +231,3 @@ def few_per_class(labels: Tensor, per_class: int | None, seed: int) -> Tensor:
         order = torch.randperm(len(members), generator=generator(seed, "probe", class_id))
         parts.append(members[order[:per_class]])
     return torch.cat(parts).sort().values
-
-
-def _float64(features: Tensor) -> np.ndarray:
-    return features.double().numpy()

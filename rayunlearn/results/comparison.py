@@ -2,13 +2,15 @@
 
 Gold models differ by their seeds. Where several were measured, their figures give the interval in which a
 further gold model's would lie (Student's t); only a subject outside it can be told from gold by that
-measure.
+measure. A measurement that was cut off leaves a bound, and only what the bound excludes can be told.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
@@ -16,7 +18,7 @@ from rich import box
 from rich.table import Table
 from scipy import stats
 
-from rayunlearn.results.wording import ABSENT, SUBJECT_NAMES, classes
+from rayunlearn.results.wording import ABSENT, SUBJECT_NAMES, above, below, classes
 
 LEVEL = 0.95
 """Of the intervals."""
@@ -24,15 +26,28 @@ LEVEL = 0.95
 HIDING = ("mask_logit", "delete_head_row")
 """Subjects that hide a class behind the head, and keep all that the features know of it."""
 
+OUTSIDE = "*"
+"""Marks a figure outside gold's interval, also where bold cannot be seen."""
+
 _SHARES = ("accuracy", "agreement", "recall", "peak", "entropy_attack", "tpr", "confidence")
+
+_GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Answers", ("retain_accuracy", "forget_accuracy", "class_accuracy", "calibration")),
+    ("Distance to gold", ("kl", "js", "tv", "agreement", "class_membership")),
+    ("Features", ("probe", "knn")),
+    ("Relearning", ("relearn", "anamnesis")),
+    ("Attacks", ("entropy", "lira", "inversion")),
+    ("Others", ("",)),
+)
+"""Headings of the table, and how the names of the measures below each begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Where a further model of the same kind would lie."""
+    """Where a further model of the same kind would lie, or what is known of a figure."""
 
-    low: float
-    high: float
+    low: float = -math.inf
+    high: float = math.inf
 
     @classmethod
     def of(cls, values: Sequence[float], level: float = LEVEL) -> Interval | None:
@@ -50,8 +65,16 @@ class Interval:
 
     def __contains__(self, value: float) -> bool:
         """Whether a figure lies in it, rounding aside."""
-        slack = 1e-9 * max(1.0, abs(value))
-        return self.low - slack <= value <= self.high + slack
+        return not self.apart(Interval(low=value, high=value))
+
+    def apart(self, other: Interval) -> bool:
+        """Whether the two have no value in common, rounding aside.
+
+        >>> Interval(low=1.0, high=2.0).apart(Interval(low=2.5)), Interval(high=2.0).apart(Interval(low=1.0))
+        (True, False)
+        """
+        below, above = (self, other) if self.high < other.low else (other, self)
+        return below.high + 1e-9 * max(1.0, abs(above.low)) < above.low
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,31 +85,39 @@ class Comparison:
         measure, split: of the figures.
         classes: that they were measured on.
         values: subject -> figure, None where the measurement gave none.
-        censored: subjects whose measurement was cut off.
-        gold: figures of the gold models that have one, in order.
+        bounds: subject -> what is known of a figure whose measurement was cut off.
+        gold: figures of the gold models whose measurement was not cut off, in order.
+        gold_bounds: what is known of the others'.
     """
 
     measure: str
     split: str
     classes: tuple[int, ...]
     values: Mapping[str, float | None]
-    censored: frozenset[str]
     gold: tuple[float, ...]
+    bounds: Mapping[str, Interval] = field(default_factory=dict)
+    gold_bounds: tuple[Interval, ...] = ()
 
     @property
     def interval(self) -> Interval | None:
-        """Where a further gold model would lie."""
-        return Interval.of(self.gold)
+        """Where a further gold model would lie; open on the side of those of which a bound alone is known."""
+        inner = Interval.of(self.gold)
+        if inner is None:
+            return None
+        return Interval(
+            low=-math.inf if any(b.low == -math.inf for b in self.gold_bounds) else inner.low,
+            high=math.inf if any(b.high == math.inf for b in self.gold_bounds) else inner.high,
+        )
 
     def told_from_gold(self, subject: str) -> bool | None:
-        """Whether the figure lies outside gold's interval; None where that cannot be said.
+        """Whether the figure, or all that its bound leaves, lies outside gold's interval.
 
-        A subject without a figure where gold models have one (it never relearned) is told from them.
+        None where that cannot be said.
         """
-        if self.interval is None or subject not in self.values:
-            return None
-        value = self.values[subject]
-        return value is None or value not in self.interval
+        value, known = self.values.get(subject), self.bounds.get(subject)
+        if known is None and value is not None:
+            known = Interval(low=value, high=value)
+        return None if self.interval is None or known is None else self.interval.apart(known)
 
     @property
     def separates(self) -> bool | None:
@@ -113,18 +144,35 @@ def compare(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
             groups.setdefault(key, {})[row["subject"]] = row
     found = []
     for (measure, split, of), by_subject in groups.items():
-        golds = [row["value"] for subject, row in by_subject.items() if _is_gold(subject)]
+        known = {subject: bound for subject, row in by_subject.items() if (bound := _bound(row))}
         found.append(
             Comparison(
                 measure=measure,
                 split=split,
                 classes=of,
                 values={s: row["value"] for s, row in by_subject.items() if not _is_gold(s)},
-                censored=frozenset(s for s, row in by_subject.items() if row["censored"]),
-                gold=tuple(value for value in golds if value is not None),
+                bounds={s: bound for s, bound in known.items() if not _is_gold(s)},
+                gold=tuple(
+                    row["value"]
+                    for s, row in by_subject.items()
+                    if _is_gold(s) and s not in known and row["value"] is not None
+                ),
+                gold_bounds=tuple(bound for s, bound in known.items() if _is_gold(s)),
             )
         )
     return found
+
+
+def _bound(row: Mapping[str, Any]) -> Interval | None:
+    """What is known of a measurement that was cut off; None for any other, or where nothing is."""
+    if not row["censored"]:
+        return None
+    if row["value"] is not None:
+        return Interval(low=row["value"])
+    told = json.loads(row["parameters"])
+    if told.get("upper_bound") is not None:
+        return Interval(high=told["upper_bound"])
+    return Interval(low=told["max_steps"]) if row["measure"].endswith("steps") else None
 
 
 def _is_gold(subject: str) -> bool:
@@ -154,48 +202,113 @@ def returned_classes(rows: Iterable[Mapping[str, Any]]) -> dict[int, float]:
 
 
 def comparison_table(comparisons: Sequence[Comparison], *, forget: Sequence[int]) -> Table:
-    """Measure by measure each subject's figure; bold where it lies outside gold's interval."""
+    """Measure by measure each subject's figure, marked where it lies outside gold's interval.
+
+    At most 110 columns wide with the subjects of an audit; gold models, of whatever number, are one column.
+    """
     known = [s for s in SUBJECT_NAMES if s != "gold"]
     subjects = dict.fromkeys(s for c in comparisons for s in c.values)
     order = [s for s in known if s in subjects] + [s for s in subjects if s not in known]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column("Measure", no_wrap=True)
+    table = Table(
+        box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, header_style="bold",
+        caption=_legend(max((len(c.gold) + len(c.gold_bounds) for c in comparisons), default=0)),
+        caption_justify="left",
+    )  # fmt: skip
+    table.add_column("Measure")
     table.add_column("on", no_wrap=True)
     table.add_column("gold", justify="right", no_wrap=True)
     for subject in order:
-        table.add_column(SUBJECT_NAMES.get(subject, subject).replace(" ", "\n"), justify="right")
-    for c in comparisons:
-        part = "D_f" if set(c.classes) == set(forget) else "D_r" if len(c.classes) > 1 else classes(c.classes)
-        cells = [_figure(c, subject) for subject in order]
-        where = part if c.split == "test" else f"{part} {c.split}"
-        table.add_row(c.measure.replace("_", " "), where, _spread(c), *cells)
+        name = SUBJECT_NAMES.get(subject, subject.replace("_", " "))
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for heading, beginnings in _GROUPS:
+        group = [c for c in comparisons if _group(c.measure) == beginnings]
+        if group:
+            table.add_section()
+            table.add_row(f"[bold]{heading}[/]")
+        for c in group:
+            unit = ", %" if _is_share(c.measure) else ""
+            name = f"  {c.measure.replace('_', ' ')}{unit}"
+            table.add_row(name, _part(c, forget), _spread(c), *[_figure(c, subject) for subject in order])
     return table
 
 
+def _legend(golds: int) -> str:
+    """What is to be known of the table, for somebody who sees it for the first time."""
+    if golds > 1:
+        gold = f"mean ± standard deviation of {golds} models retrained without D_f"
+        mark = f"{OUTSIDE}: outside the interval in which a further gold model would lie with {LEVEL:.0%}"
+    else:
+        gold, mark = "a model retrained without D_f", "nothing is marked: one gold model has no spread"
+    lines = [
+        "D_r, D_f: images of the classes to keep and of those forgotten, to test unless it says train",
+        f"gold: {gold}",
+        mark.replace("%", " %"),
+        "<, >: the measurement was cut off there",
+    ]
+    return "\n".join(lines)
+
+
+def _group(measure: str) -> tuple[str, ...]:
+    return next(beginnings for _, beginnings in _GROUPS if measure.startswith(beginnings))
+
+
+def _part(comparison: Comparison, forget: Sequence[int]) -> str:
+    """The images that it was measured on."""
+    ids = comparison.classes
+    part = "D_f" if set(ids) == set(forget) else "D_r" if len(ids) > 1 else classes(ids)
+    return part if comparison.split == "test" else f"{part} {comparison.split}"
+
+
 def _figure(comparison: Comparison, subject: str) -> str:
-    if subject not in comparison.values:
-        return ABSENT
-    value = comparison.values[subject]
-    text = "never" if value is None else _number(comparison.measure, value)
-    if value is not None and subject in comparison.censored:
-        text = "> " + text
-    return f"[bold]{text}[/]" if comparison.told_from_gold(subject) else text
+    value, bound = comparison.values.get(subject), comparison.bounds.get(subject)
+    if bound is not None:
+        text = _bounded(comparison, bound)
+    else:
+        text = ABSENT if value is None else _number(comparison, value)
+    return f"[bold]{text}{OUTSIDE}[/]" if comparison.told_from_gold(subject) else f"{text} "
 
 
 def _spread(comparison: Comparison) -> str:
-    gold = comparison.gold
-    if not gold:
-        return "never" if comparison.censored else ABSENT
-    middle = _number(comparison.measure, mean(gold))
-    return middle if len(gold) < 2 else f"{middle} ± {_number(comparison.measure, stdev(gold))}"
+    """Mean and standard deviation of the gold models, and what is known of those that were cut off."""
+    gold, cut_off = comparison.gold, comparison.gold_bounds
+    said = [_number(comparison, mean(gold))] if gold else []
+    if len(gold) > 1:
+        said[0] += f" ± {_number(comparison, stdev(gold))}"
+    if cut_off:
+        hull = Interval(low=min(b.low for b in cut_off), high=max(b.high for b in cut_off))
+        several = f"{len(cut_off)} " if gold and len(cut_off) > 1 else ""
+        said.append(several + _bounded(comparison, hull))
+    return ", ".join(said) or ABSENT
 
 
-def _number(measure: str, value: float) -> str:
-    """A share in per cent; a count of steps whole; anything else to three digits.
+def _bounded(comparison: Comparison, bound: Interval) -> str:
+    scale, decimals = _format(comparison)
+    if bound.high == math.inf:
+        return above(scale * bound.low, decimals)
+    return below(scale * bound.high, decimals)
 
-    >>> _number("retain_accuracy", 0.987), _number("relearn_steps", 41.0), _number("js_to_gold", 0.01234)
-    ('98.7 %', '41', '0.0123')
+
+def _number(comparison: Comparison, value: float) -> str:
+    scale, decimals = _format(comparison)
+    return f"{scale * value:.{decimals}f}"
+
+
+def _is_share(measure: str) -> bool:
+    return any(word in measure for word in _SHARES)
+
+
+def _format(comparison: Comparison) -> tuple[float, int]:
+    """Factor and decimals of a row's figures: shares in per cent, steps whole, others by gold's spread.
+
+    Of a spread two digits are shown, of one gold model's figure three; two to four decimals.
     """
-    if any(word in measure for word in _SHARES):
-        return f"{100 * value:.1f} %"
-    return f"{value:.0f}" if measure.endswith("steps") else f"{value:.3g}"
+    if _is_share(comparison.measure):
+        return 100.0, 1
+    if comparison.measure.endswith("steps"):
+        return 1.0, 0
+    gold, digits = comparison.gold, 2
+    size = stdev(gold) if len(gold) > 1 else 0.0
+    if size == 0.0 and gold:
+        size, digits = abs(mean(gold)), 3
+    wanted = digits - 1 - math.floor(math.log10(size)) if size > 0 else 3
+    return 1.0, min(max(wanted, 2), 4)

@@ -21,12 +21,9 @@ from matplotlib.image import imsave
 
 from rayunlearn.errors import BadInput
 from rayunlearn.results import wording
+from rayunlearn.results.plot_style import FORGET_COLOUR, INK, MUTED, RC, RETAIN_COLOUR, bare, saved
 from rayunlearn.results.summary import BASELINES, Figure, RequestSummary
 from rayunlearn.results.wording import SUBJECT_MEANINGS, SUBJECT_NAMES
-
-RETAIN_COLOUR = "#0b62a4"
-FORGET_COLOUR = "#c2410c"
-INK, MUTED, RULE = "#1c2127", "#5d6672", "#d9dde3"
 
 IMAGES_PER_CLASS = 8
 """Synthetic images shown of each class."""
@@ -35,16 +32,6 @@ IMAGE_SIDE = 88
 
 _GAP = 6
 """Pixels between two images."""
-
-_RC: dict[Any, Any] = {
-    "svg.hashsalt": "rayunlearn",
-    "font.size": 9.5,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-}
 
 
 def write_report(
@@ -183,7 +170,7 @@ def _cells(summary: RequestSummary) -> list[dict[str, str]]:
     def named(measure: str) -> tuple[str, str]:
         subject = summary.best_baseline(measure) or ""
         all_of_them = [summary.figure(baseline, measure) for baseline in BASELINES]
-        alike = len({figure.value for figure in all_of_them if figure}) == 1
+        alike = len({(figure.value, figure.upper_bound) for figure in all_of_them if figure}) == 1
         return subject, "all three" if alike and all(all_of_them) else SUBJECT_NAMES.get(subject, "")
 
     probe, probe_name = named("probe_forget_recall")
@@ -258,7 +245,7 @@ def _notes(summary: RequestSummary) -> list[str]:
     return notes
 
 
-_SAID = {"note", "informative"}
+_SAID = {"note", "informative", "upper_bound"}
 """Parameters of an index that are no settings."""
 
 
@@ -283,7 +270,7 @@ def _identity(summary: RequestSummary) -> list[tuple[str, str, str]]:
 
 def _curves(summary: RequestSummary) -> str:
     """Accuracy over cycles as an SVG data URI: synthetic solid, real dashed; the stops as vertical lines."""
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         canvas = Canvas(figsize=(6.6, 3.9), layout="constrained")
         axes = canvas.subplots()
         for part, colour in (("retain", RETAIN_COLOUR), ("forget", FORGET_COLOUR)):
@@ -305,14 +292,9 @@ def _curves(summary: RequestSummary) -> str:
         _mark_stops(axes, summary)
         axes.set(ylim=(0, 100), xlabel="cycle", ylabel="accuracy, %")
         axes.margins(x=0.02)
-        axes.grid(axis="y", color=RULE, linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(length=0)
+        bare(axes)
         canvas.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=9, handlelength=1.9)
-        file = io.BytesIO()
-        canvas.savefig(file, format="svg", metadata={"Date": None})
-    return _data_uri(file.getvalue(), "image/svg+xml")
+        return _data_uri(saved(canvas, "svg"), "image/svg+xml")
 
 
 def _mark_stops(axes: Axes, summary: RequestSummary) -> None:

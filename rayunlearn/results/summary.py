@@ -45,6 +45,12 @@ class Figure:
         """
         return "" if self.sum is None or self.count is None else f"{self.sum:.0f}/{self.count}"
 
+    @property
+    def upper_bound(self) -> float | None:
+        """What the figure is below, where that is all that is known of it."""
+        bound: float | None = self.parameters.get("upper_bound")
+        return bound
+
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticPoint:
@@ -151,19 +157,22 @@ class RequestSummary:
     def best_baseline(self, measure: str) -> str | None:
         """The baseline that does best: for `anamnesis_index` nearest to 1, else nearest to gold's figure.
 
-        Indices are compared by their logarithm, a half and a double being equally far from 1. None where
-        nothing can be compared.
+        Indices are compared by their logarithm, a half and a double being equally far from 1; one of which
+        a bound alone is known counts as that. None where nothing can be compared.
         """
         gold = self.figure("gold", measure)
         distances: dict[str, float] = {}
         for subject in BASELINES:
             figure = self.figure(subject, measure)
-            if figure is None or figure.value is None:
+            if figure is None:
+                continue
+            value = figure.upper_bound if figure.value is None else figure.value
+            if value is None:
                 continue
             if measure == "anamnesis_index":
-                distances[subject] = abs(math.log(figure.value)) if figure.value > 0 else math.inf
+                distances[subject] = abs(math.log(value)) if value > 0 else math.inf
             elif gold is not None and gold.value is not None:
-                distances[subject] = abs(figure.value - gold.value)
+                distances[subject] = abs(value - gold.value)
         return min(distances, key=distances.__getitem__, default=None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from rayunlearn.results.summary import Figure
@@ -72,15 +73,39 @@ def percent(figure: Figure | float | None) -> str:
 
 
 def index(figure: Figure | None) -> str:
-    """An anamnesis index; a lower bound is marked with ≥, one that says nothing with a question mark.
+    """An anamnesis index, or the bound that is known of it; one that says nothing has a question mark.
 
-    >>> index(Figure(value=0.914)), index(Figure(value=3.2, censored=True))
-    ('0.91', '≥ 3.20')
+    >>> index(Figure(value=0.914)), index(Figure(value=3.206, censored=True))
+    ('0.91', '> 3.20')
+    >>> index(Figure(value=None, censored=True, parameters={"upper_bound": 0.0375}))
+    '< 0.04'
     """
-    if figure is None or figure.value is None:
+    if figure is None:
         return ABSENT
+    if figure.value is None:
+        return ABSENT if figure.upper_bound is None else below(figure.upper_bound)
     mark = "" if figure.parameters.get("informative", True) else "?"
-    return ("≥ " if figure.censored else "") + f"{figure.value:.2f}" + mark
+    return (above(figure.value) if figure.censored else f"{figure.value:.2f}") + mark
+
+
+def below(bound: float, decimals: int = 2) -> str:
+    """A figure that is known to be below a bound, which is rounded up so that this stays true.
+
+    >>> below(0.0375), below(0.07)
+    ('< 0.04', '< 0.07')
+    """
+    unit = 10.0**decimals
+    return f"< {math.ceil(bound * unit - 1e-9) / unit:.{decimals}f}"
+
+
+def above(bound: float, decimals: int = 2) -> str:
+    """A figure that is known to be above a bound, which is rounded down.
+
+    >>> above(9.758), above(400.0, 0)
+    ('> 9.75', '> 400')
+    """
+    unit = 10.0**decimals
+    return f"> {math.floor(bound * unit + 1e-9) / unit:.{decimals}f}"
 
 
 def relearn_steps(figure: Figure | None) -> str:

@@ -8,27 +8,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from torch import Tensor
 
-from rayunlearn.data.datasets import LabelledImages, load_dataset
-from rayunlearn.data.splits import Split, split
+from rayunlearn.data.datasets import LabelledImages
+from rayunlearn.data.splits import Split
+from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
+from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings
 from rayunlearn.evaluation.lira import shadow_plan
-from rayunlearn.evaluation.measures import Bench, Measurement, Shadows, measured
+from rayunlearn.evaluation.measures import (
+    Bench,
+    Measurement,
+    Relearn,
+    Shadows,
+    inversion_attacks,
+    mean_images,
+    measured,
+)
 from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logit
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
 from rayunlearn.models.weights import version_id
 from rayunlearn.recipes import AuditSettings, DataSettings
+from rayunlearn.results.audit_figures import InvertedImages
 from rayunlearn.roles import Roles
+from rayunlearn.runtime.cluster import role_share
+from rayunlearn.runtime.labelled import open_data
+from rayunlearn.runtime.relearning import RelearnJob, relearn_by_train
 from rayunlearn.seeds import derive_seed
 
 Row = dict[str, Any]
 Weights = dict[str, Tensor]
+
+INVERTED = ("original", "gold", "unlearned")
+"""Subjects whose inverted images are shown, as in the zero-shot paper's Fig. 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +67,7 @@ class AuditInputs:
         seed: of the measures.
         shadows: weights of the shadow models that `shadow_candidates` and `shadow_plan` ask for.
         others: further models to measure, by name.
+        scratch: folder that all nodes reach, for relearning by Ray Train.
     """
 
     spec: ClassifierSpec
@@ -64,6 +83,13 @@ class AuditInputs:
     chosen: int = 0
     shadows: Sequence[Weights] = ()
     others: Mapping[str, Weights] = field(default_factory=dict)
+    scratch: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a Ray Train run without a place for its files."""
+        if self.settings.relearn_workers and self.scratch is None:
+            allowed = "0, or a scratch folder with it"
+            raise BadInput("audit.relearn_workers", self.settings.relearn_workers, allowed)
 
 
 def gold_names(count: int) -> tuple[str, ...]:
@@ -82,13 +108,47 @@ def audit(inputs: AuditInputs) -> list[Row]:
     Where checkpoints are given: the choice that real data would have made among them, and the regret of
     the synthetic one.
     """
-    dataset = load_dataset(inputs.data.dataset)
-    parts = split(dataset, inputs.data.test_fraction, inputs.split_seed)
+    dataset, parts = open_data(inputs.data, inputs.split_seed)
     rows = [
         _row(inputs, dataset, figure)
         for figure in measured(_bench(inputs, dataset, parts), inputs.settings.measures)
     ]
     return rows + _trajectory(inputs, dataset, parts)
+
+
+def inverted_images(inputs: AuditInputs) -> list[InvertedImages]:
+    """What the model inversion attack draws of each forget class: the images that `audit` has scores of.
+
+    They show a class that was to be forgotten, and so do the means of its training images beside them: no
+    row holds any, and they are made only for who asks.
+    """
+    dataset, parts = open_data(inputs.data, inputs.split_seed)
+    bench = _bench(replace(inputs, shadows=()), dataset, parts)
+    means = mean_images(bench)
+    shown = [subject for subject in INVERTED if subject in bench.subjects]
+    attacks = {subject: inversion_attacks(bench, subject, means) for subject in shown}
+    return [
+        InvertedImages(
+            class_id=c,
+            mean=_pixels(inputs.spec, means[c]),
+            attacks={subject: _pixels(inputs.spec, attacks[subject][i].images) for subject in shown},
+        )
+        for i, c in enumerate(bench.forget)
+    ]
+
+
+def _pixels(spec: ClassifierSpec, images: Tensor) -> np.ndarray:
+    """Normalised images [..., C, H, W] as pixels in [0, 1]."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (spec.mean, spec.std))
+    pixels: np.ndarray = (images * std + mean).clamp(0, 1).numpy()
+    return pixels
+
+
+@ray.remote
+def inverted_images_task(inputs: AuditInputs, threads: int) -> list[InvertedImages]:
+    """`inverted_images` in a process that may open data."""
+    torch.set_num_threads(threads)
+    return inverted_images(inputs)
 
 
 @ray.remote
@@ -103,8 +163,7 @@ def shadow_candidates(data: DataSettings, split_seed: int, forget: Sequence[int]
 
     The training samples of the forget classes, then their test samples.
     """
-    dataset = load_dataset(data.dataset)
-    parts = split(dataset, data.test_fraction, split_seed)
+    dataset, parts = open_data(data, split_seed)
     wanted = torch.tensor(forget)
     return torch.cat(
         [ids[torch.isin(dataset.labels[ids], wanted)] for ids in (parts.train_ids, parts.test_ids)]
@@ -140,7 +199,41 @@ def _bench(inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> Bench:
         settings=settings,
         seed=inputs.seed,
         shadows=shadows,
+        relearn=_relearn_by_train(inputs) if inputs.settings.relearn_workers else None,
     )
+
+
+def _relearn_by_train(inputs: AuditInputs) -> Relearn:
+    """Relearning of a bench's models by Ray Train, started from the audit's process."""
+    workers, scratch = inputs.settings.relearn_workers, inputs.scratch
+    assert scratch is not None, "checked by the inputs"
+
+    def by_train(
+        models: Mapping[str, Classifier], target: float, settings: RelearnSettings, seed: int
+    ) -> dict[str, RelearnCurve]:
+        jobs = [
+            RelearnJob(
+                spec=model.spec,
+                weights=dict(model.state_dict()),
+                forget=inputs.roles.forget,
+                target_accuracy=target,
+                data=inputs.data,
+                split_seed=inputs.split_seed,
+                settings=settings,
+                seed=seed,
+            )
+            for model in models.values()
+        ]
+        curves = relearn_by_train(
+            jobs,
+            scratch,
+            workers=workers,
+            cpus_per_worker=role_share(ray.cluster_resources().get("CPU", 0), workers),
+            threads=torch.get_num_threads(),
+        )
+        return dict(zip(models, curves, strict=True))
+
+    return by_train
 
 
 def _row(inputs: AuditInputs, dataset: LabelledImages, figure: Measurement, **columns: Any) -> Row:

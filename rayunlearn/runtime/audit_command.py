@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.console import Console
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
 from rayunlearn.evaluation.measures import MEASURES, check_measures
 from rayunlearn.recipes import Recipe, load_recipe
+from rayunlearn.results.audit_figures import audit_figures
 from rayunlearn.results.comparison import compare, comparison_table, returned_classes
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.store import Store
@@ -26,6 +27,9 @@ from rayunlearn.runtime.job import plain
 from rayunlearn.runtime.scheduler import require_same_seed
 from rayunlearn.runtime.service import interruptible
 from rayunlearn.settings import override
+
+DRAWN = ("anamnesis", "relearning", "likelihood_ratio", "inversion")
+"""Measures that have a figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,11 @@ class AuditOptions:
     address: str | None = None
     """Ray cluster to run on; else RAY_ADDRESS, else one is started on this machine."""
 
+    figures: Path | None = None
+    """Folder for PNG files: relearning curves, the membership attack's ROC, and the images of a forgotten
+    class that an attacker draws from the weights, beside that class's mean image. The latter two are
+    sensitive: they show what was to be forgotten, are made only where this is given, and go nowhere else."""
+
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE")] = ()
     """Settings to change, as audit.few_per_class=20; a wrong name lists the nearest."""
 
@@ -67,6 +76,8 @@ def run_audit(options: AuditOptions) -> int:
         measures = check_measures([name.strip() for name in options.measures.split(",") if name.strip()])
         recipe = _recipe(options, measures)
         store = Store.open(options.storage, create=False)
+        if options.figures is not None:
+            _check_figures(options.figures, measures)
         with JobProgress(console) as progress:
             progress.phase("Ray", "connect")
             connect(options.address)
@@ -81,8 +92,16 @@ def run_audit(options: AuditOptions) -> int:
                     clock=lambda: datetime.now(UTC),
                     progress=progress,
                 )
-                rows = Auditor(context, threads=1).audit_version(options.version, measures)
+                invert = options.figures is not None and "inversion" in measures
+                rows, inverted = Auditor(context, threads=1).audit_version(
+                    options.version, measures, invert=invert
+                )
         _show(console, rows)
+        if options.figures is not None:
+            for name, png in audit_figures(rows, inverted).items():
+                path = options.figures / f"{rows[0]['version'][:12]}-{name}"
+                path.write_bytes(png)
+                console.print(f"Figure: {path}", soft_wrap=True, highlight=False)
         return ExitCode.OK
     except RayUnlearnError as error:
         console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
@@ -97,17 +116,24 @@ def _recipe(options: AuditOptions, measures: Sequence[str]) -> Recipe:
     return recipe
 
 
-def _show(console: Console, rows: Sequence[dict[str, object]]) -> None:
+def _check_figures(folder: Path, measures: Sequence[str]) -> None:
+    """Make the folder before any work is done for what goes there."""
+    if not set(DRAWN) & set(measures):
+        raise BadInput("--figures", str(folder), f"with one of the measures {', '.join(DRAWN)}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput("--figures", str(folder), f"a folder, or where one can be made ({error})") from error
+
+
+def _show(console: Console, rows: Sequence[dict[str, Any]]) -> None:
     """Each measure's figure for every subject, and what came back."""
     forget: set[int] = set()
     for row in rows:
         if row["measure"] == "forget_accuracy":
-            forget |= set(row["classes"])  # type: ignore[call-overload]
+            forget |= set(row["classes"])
     shown = [c for c in compare(rows) if c.measure != "class_accuracy"]
     console.print(comparison_table(shown, forget=sorted(forget)))
-    console.print(
-        f"Bold: outside the interval in which a further gold model would lie with 95 %. Recorded: "
-        f"{len(rows)} rows of the ledger's audits.", highlight=False,
-    )  # fmt: skip
+    console.print(f"Recorded: {len(rows)} rows of the ledger's audits.", highlight=False)
     if said := came_back(returned_classes(rows)):
         console.print(f"[bold red]{said}[/]", highlight=False)

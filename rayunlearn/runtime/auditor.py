@@ -16,11 +16,12 @@ from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.lira import shadow_plan
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id
+from rayunlearn.results.audit_figures import InvertedImages
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.audit import AuditInputs, audit_task, shadow_candidates
+from rayunlearn.runtime.audit import AuditInputs, audit_task, inverted_images_task, shadow_candidates
 from rayunlearn.runtime.cluster import role_share
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.runs import RunFiles
@@ -81,10 +82,21 @@ class Auditor:
                     chosen=chosen["step"],
                 )
             )
-        self._measure(targets)
+        self._record(self._prepared(targets))
 
-    def audit_version(self, name: str, measures: Sequence[str]) -> list[Row]:
+    def audit_version(
+        self, name: str, measures: Sequence[str], *, invert: bool = False
+    ) -> tuple[list[Row], list[InvertedImages]]:
         """Measure one version by its id or the beginning of it, and record the figures.
+
+        Args:
+            name: the id, or its beginning.
+            measures: names of measures.
+            invert: whether to draw the forgotten classes from the models, too.
+
+        Returns:
+            The rows that were recorded, and for each forgotten class the inverted images if wanted; these
+            are kept nowhere.
 
         Raises:
             BadInput: no version, or several, of that name; one that was purged; one that has forgotten
@@ -107,18 +119,20 @@ class Auditor:
         assert version.parent is not None, "only originals have no parent"
         target = _Target(version=version, before=chain[version.parent].classes_forgotten)
         self.settings = replace(self.settings, measures=tuple(measures))
-        rows = self._measure([target])
-        if not rows:
+        prepared = self._prepared([target])
+        if not prepared:
             allowed = "a lineage whose original is stored, or can be trained again to the same bits"
             raise BadInput("--version", name, allowed)
-        return rows
+        ((_, inputs),) = prepared
+        drawing = inverted_images_task.remote(inputs, self.threads) if invert else None
+        rows = self._record(prepared)
+        return rows, [] if drawing is None else ray.get(drawing)
 
     def _is_there(self, version: Version) -> bool:
         return self.context.store.exists(version.path)
 
-    def _measure(self, targets: list[_Target]) -> list[Row]:
-        """Audit versions side by side and record their rows, except where an original is gone."""
-        progress = self.context.progress
+    def _prepared(self, targets: list[_Target]) -> list[tuple[_Target, AuditInputs]]:
+        """What the audits of these versions are handed, but for those whose original is gone."""
         originals = {
             lineage: self._original(versions(self.reader, lineage)[0])
             for lineage in dict.fromkeys(target.version.lineage for target in targets)
@@ -128,15 +142,22 @@ class Auditor:
             return []
         golds = self._golds([target.version for target in targets], originals)
         shadows = [self._shadows(target.version) for target in targets]
-        progress.phase("audit", f"measure {len(targets)} versions on real data")
-        pending = []
+        prepared = []
         for target, models, shadow in zip(targets, golds, shadows, strict=True):
             original = originals[target.version.lineage]
             assert original is not None
-            inputs = self._inputs(target, original, models, shadow)
-            pending.append(audit_task.remote(inputs, self.threads))
+            prepared.append((target, self._inputs(target, original, models, shadow)))
+        return prepared
+
+    def _record(self, prepared: list[tuple[_Target, AuditInputs]]) -> list[Row]:
+        """Audit versions side by side and record their rows."""
+        if not prepared:
+            return []
+        progress = self.context.progress
+        progress.phase("audit", f"measure {len(prepared)} versions on real data")
+        pending = [audit_task.remote(inputs, self.threads) for _, inputs in prepared]
         written: list[Row] = []
-        for target, answer in zip(targets, ray.get(pending), strict=True):
+        for (target, _), answer in zip(prepared, ray.get(pending), strict=True):
             version = target.version
             stamp = {"run_id": version.run_id, "lineage": version.lineage, "at": self.context.clock()}
             rows = [{"version": version.version, **measured, **stamp} for measured in answer]
@@ -216,6 +237,7 @@ class Auditor:
             settings=self.settings,
             seed=derive_seed(self.context.seed, "audit", str(version.run_id)),
             shadows=shadows,
+            scratch=str(self.context.store.local_path("train")) if self.settings.relearn_workers else None,
         )
 
 

@@ -37,6 +37,7 @@ from rayunlearn.runtime.ensemble import Ensemble, Job, RunInputs
 from rayunlearn.runtime.grants import Granted, grant_by_task
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.sealed import invert, measure, relapse
+from rayunlearn.runtime.training_logs import drop_steps, load_log
 from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
 from rayunlearn.scheduling.requests import Request, run_id
 from rayunlearn.scheduling.stopping import CheckpointRecord, Choice, choose, should_stop
@@ -283,6 +284,10 @@ class _Run:
     ) -> Outcome:
         """Record what follows from a publication, as far as it is not recorded yet."""
         reason = "; ".join(refusals) or None
+        if "training_log" in self.method.data_access:
+            forget = self._granted(("forget",)).forget
+            assert forget is not None, "it was asked for"
+            drop_steps(self.context.store, self.request.lineage, forget.ids)
         if not self._rows("runs", event="published"):
             self._event("published", version=version.version, reason=reason)
         if not self._rows("requests", event="served"):
@@ -304,8 +309,8 @@ class _Run:
         self, ensemble: Ensemble, weights: dict[str, Tensor], sets: dict[str, SyntheticSet]
     ) -> int:
         """Hand the method what it declares; returns the most steps that it takes."""
-        split_seed = derive_seed(self.context.seed, "split")
-        granted = self.scheduler.grant(self.recipe.data, split_seed, self.roles, self.method.data_access)
+        granted = self._granted(self.method.data_access)
+        logged = "training_log" in self.method.data_access
         return ensemble.begin(
             RunInputs(
                 method=self.method.name,
@@ -317,11 +322,16 @@ class _Run:
                     seed=self.seed,
                     forget=granted.forget,
                     retain=granted.retain,
+                    training_log=load_log(self.context.store, self.request.lineage) if logged else None,
                     inverted=sets.get("bank"),
                 ),
                 stop_set=sets["stop"],
             )
         )
+
+    def _granted(self, access: Collection[str]) -> Granted:
+        split_seed = derive_seed(self.context.seed, "split")
+        return self.scheduler.grant(self.recipe.data, split_seed, self.roles, access)
 
     def _unlearn(self, ensemble: Ensemble, steps: int) -> Choice:
         """Steps until the stopping rule says stop or the method's end is reached; then its choice."""

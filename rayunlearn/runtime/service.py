@@ -28,7 +28,8 @@ from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import Intake, take_in
 from rayunlearn.runtime.retention import purge
 from rayunlearn.runtime.scheduler import Outcome, Scheduler, require_same_seed
-from rayunlearn.runtime.training import describe, train_original, training_job
+from rayunlearn.runtime.training import describe, train_logged_original, train_original, training_job
+from rayunlearn.runtime.training_logs import keep_log
 from rayunlearn.scheduling.requests import Rejected, Request
 
 
@@ -60,8 +61,12 @@ class Service:
 
     def __init__(self, context: Context, place: Place, *, checkpoint: str | Path | None = None) -> None:
         recipe = context.recipe
+        self.method = method_named(recipe.method)
+        if checkpoint is not None and "training_log" in self.method.data_access:
+            allowed = f"none: {recipe.method!r} needs the log of the original's training, so it trains it"
+            raise BadInput("--checkpoint", str(checkpoint), allowed)
         # a run of one part has nothing to split
-        placement = place.placement if method_named(recipe.method).roles else Placement.COLOCATED
+        placement = place.placement if self.method.roles else Placement.COLOCATED
         bundles(
             placement,
             ray.cluster_resources(),
@@ -138,7 +143,11 @@ class Service:
         if weights is None:
             self.context.progress.phase(f"lineage {lineage}", "train the original")
             original = training_job(self.context.recipe, self.spec, self.context.seed)
-            weights = train_original(original, threads=self.place.threads)
+            if "training_log" in self.method.data_access:
+                weights, log = train_logged_original(original, threads=self.place.threads)
+                keep_log(self.context.store, lineage, log)
+            else:
+                weights = train_original(original, threads=self.place.threads)
             self.context.progress.done()
         self.scheduler.publish(
             lineage=lineage,

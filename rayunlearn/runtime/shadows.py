@@ -8,70 +8,22 @@ processes are handed data and are never those of an unlearning run.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
-from rayunlearn.data.datasets import load_dataset
-from rayunlearn.data.splits import retain_forget, split
 from rayunlearn.errors import BadInput, IntegrityError, RayUnlearnError
-from rayunlearn.methods.training import TrainSettings, steps_per_epoch, train_classifier
-from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
+from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
-from rayunlearn.recipes import DataSettings
 from rayunlearn.results.store import AlreadyExists, NotStored, Store
-from rayunlearn.runtime.training import TrainingJob
+from rayunlearn.runtime.training import TrainingJob, fit
 from rayunlearn.seeds import derive_seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShadowJob:
-    """One shadow model to train from scratch.
-
-    Attributes:
-        forget: classes whose samples are left out, but for the included ones.
-        included: samples of these classes to train on, as indices into the dataset, ascending; of its
-            training part (members of the original) or of its test part.
-        data: which dataset, and how it is split.
-        split_seed: of the split.
-        spec: architecture.
-        train: the original's own recipe.
-        seed: of initial weights and batches.
-    """
-
-    forget: tuple[int, ...]
-    included: tuple[int, ...]
-    data: DataSettings
-    split_seed: int
-    spec: ClassifierSpec
-    train: TrainSettings
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Refuse lists that would give one model two names, or no model to compare with."""
-        for name, least in (("forget", 1), ("included", 0)):
-            ids = getattr(self, name)
-            if len(ids) < least or list(ids) != sorted(set(ids)):
-                allowed = f"at least {least} different ids, ascending"
-                raise BadInput(f"ShadowJob.{name}", ids, allowed)
-
-    @property
-    def key(self) -> str:
-        """A name from all that the result depends on."""
-        return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:24]
-
-    @property
-    def path(self) -> str:
-        """Where the weights are stored."""
-        return f"shadows/{self.key}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,7 +49,7 @@ class ShadowModels:
 
 def shadow_jobs(
     original: TrainingJob, forget: Iterable[int], sample_ids: Tensor, plan: Tensor
-) -> list[ShadowJob]:
+) -> list[TrainingJob]:
     """The jobs of a plan, by the recipe, data and split of the original.
 
     Args:
@@ -114,55 +66,29 @@ def shadow_jobs(
         raise BadInput("plan", found, f"torch.bool [S, {len(sample_ids)}]", where="shadow_jobs")
     classes = tuple(sorted(forget))
     return [
-        ShadowJob(
-            forget=classes,
+        replace(
+            original,
+            excluded=classes,
             included=tuple(sorted(sample_ids[row].tolist())),
-            data=original.data,
-            split_seed=original.split_seed,
-            spec=original.spec,
-            train=original.train,
             seed=derive_seed(original.seed, "shadow", number),
         )
         for number, row in enumerate(plan)
     ]
 
 
-def fit_shadow(job: ShadowJob) -> Classifier:
-    """Train the job's classifier on the CPU, every parameter drawn anew.
-
-    It gets as many epochs as make the original's number of steps, rounded up, like a gold model: one that
-    was trained for less would remember its samples less than the original did.
-
-    Raises:
-        BadInput: an included sample is none of the dataset's or of another class.
-    """
-    dataset = load_dataset(job.data.dataset)
-    parts = split(dataset, job.data.test_fraction, job.split_seed)
-    included = torch.tensor(job.included, dtype=torch.int64)
-    foreign = [i for i in job.included if not 0 <= i < len(dataset.labels)]
-    foreign = foreign or included[~torch.isin(dataset.labels[included], torch.tensor(job.forget))].tolist()
-    if foreign:
-        allowed = f"samples of {job.data.dataset} of the classes {list(job.forget)}"
-        raise BadInput("included samples", foreign[:5], allowed, where="fit_shadow")
-    labels = dataset.labels[parts.train_ids]
-    steps = job.train.epochs * steps_per_epoch(len(labels), job.train)
-    retain_ids = parts.train_ids[retain_forget(labels, job.forget)[0]]
-    ids = torch.cat([retain_ids, included]).sort().values
-    recipe = replace(job.train, epochs=math.ceil(steps / steps_per_epoch(len(ids), job.train)))
-    model = build_classifier(job.spec, derive_seed(job.seed, "shadow weights"))
-    seed = derive_seed(job.seed, "shadow batches")
-    train_classifier(model, dataset.images[ids], dataset.labels[ids], recipe, seed)
-    return model.eval()
+def shadow_path(job: TrainingJob) -> str:
+    """Where a shadow model's weights are stored."""
+    return f"shadows/{job.key}.safetensors"
 
 
 @ray.remote
-def _fit_shadow(job: ShadowJob, threads: int) -> bytes:
+def _fit_shadow(job: TrainingJob, threads: int) -> bytes:
     torch.set_num_threads(threads)
-    return _to_bytes(job, fit_shadow(job))
+    return _to_bytes(job, fit(job))
 
 
 def shadow_models(
-    jobs: Sequence[ShadowJob], store: Store, *, cpus: float = 1.0, threads: int = 1
+    jobs: Sequence[TrainingJob], store: Store, *, cpus: float = 1.0, threads: int = 1
 ) -> ShadowModels:
     """The models of these jobs: from the storage location where they are there, else trained now.
 
@@ -180,16 +106,16 @@ def shadow_models(
         RayUnlearnError: jobs failed; the message says how many, why the first did, and what is stored.
     """
     found: dict[str, dict[str, Tensor]] = {}
-    missing: dict[str, ShadowJob] = {}
+    missing: dict[str, TrainingJob] = {}
     notes = []
     for key, job in {job.key: job for job in jobs}.items():
         try:
-            found[key] = _from_bytes(job, store.get(job.path))
+            found[key] = _from_bytes(job, store.get(shadow_path(job)))
         except NotStored:
             missing[key] = job
         except (BadInput, IntegrityError) as error:
-            notes.append(f"{job.path} was damaged and is trained again: {error}")
-            store.delete(job.path)
+            notes.append(f"{shadow_path(job)} was damaged and is trained again: {error}")
+            store.delete(shadow_path(job))
             missing[key] = job
     cached = len(found)
     began = time.monotonic()
@@ -205,7 +131,7 @@ def shadow_models(
                 failures.append(error)
                 continue
             try:
-                store.create(job.path, data)
+                store.create(shadow_path(job), data)
             except AlreadyExists:
                 pass  # another sweep trained the same model meanwhile
             found[job.key] = _from_bytes(job, data)
@@ -228,21 +154,21 @@ def shadow_models(
     )
 
 
-def _to_bytes(job: ShadowJob, model: Classifier) -> bytes:
+def _to_bytes(job: TrainingJob, model: Classifier) -> bytes:
     """Safetensors whose header names the job and the weights, so that any change of the file shows."""
     state = model.state_dict()
     return weights_to_bytes(state, _header(job, state))
 
 
-def _from_bytes(job: ShadowJob, data: bytes) -> dict[str, Tensor]:
+def _from_bytes(job: TrainingJob, data: bytes) -> dict[str, Tensor]:
     """The weights in a stored file, which must be those that its header names, of this job."""
-    weights = weights_from_bytes(data, job.path)
+    weights = weights_from_bytes(data, shadow_path(job))
     size = int.from_bytes(data[:8], "little")
     if json.loads(data[8 : 8 + size]).get("__metadata__") != _header(job, weights):
-        raise IntegrityError(f"{job.path} does not hold the weights that its header names")
+        raise IntegrityError(f"{shadow_path(job)} does not hold the weights that its header names")
     return weights
 
 
-def _header(job: ShadowJob, state: Mapping[str, Tensor]) -> dict[str, str]:
+def _header(job: TrainingJob, state: Mapping[str, Tensor]) -> dict[str, str]:
     """One entry: safetensors writes several in any order, and equal models are to be equal files."""
     return {"shadow": f"{job.key} {version_id(state)}"}

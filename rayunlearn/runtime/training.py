@@ -1,4 +1,4 @@
-"""Training on real data: the original as one task, gold models by Ray Train.
+"""Training on real data: the original as one task, gold models by Ray Train, shadow models in shadows.py.
 
 These processes are handed data and are never those of an unlearning run.
 """
@@ -7,29 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import ray
-import ray.train
 import torch
-from ray.train import Checkpoint, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor
 
-from rayunlearn.data.datasets import load_dataset
-from rayunlearn.data.splits import retain_forget, split
-from rayunlearn.errors import IntegrityError, RayUnlearnError
+from rayunlearn.data.datasets import LabelledImages, load_dataset
+from rayunlearn.data.splits import retain_forget
+from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.methods.training import TrainSettings, steps_per_epoch, train_classifier
+from rayunlearn.methods.training_log import TrainingRecorder, log_from_tensors, log_to_tensors
+from rayunlearn.methods.unlearning import Samples, TrainingLog
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
 from rayunlearn.models.weights import load_into, weights_from_bytes, weights_to_bytes
 from rayunlearn.recipes import DataSettings, Recipe
-from rayunlearn.runtime.wire import pack, unpack
+from rayunlearn.runtime.labelled import open_data
+from rayunlearn.runtime.train_run import Shard, train_run
 from rayunlearn.seeds import derive_seed
 
 GOLD_SHORTFALL = 0.005
@@ -48,6 +45,8 @@ class TrainingJob:
         spec: architecture.
         train: the recipe; a gold's is the original's own.
         seed: of initial weights and batches.
+        included: samples of these classes that are trained on all the same, of the training or of the test
+            part, as indices into the dataset: a shadow model's.
     """
 
     excluded: tuple[int, ...]
@@ -56,6 +55,14 @@ class TrainingJob:
     spec: ClassifierSpec
     train: TrainSettings
     seed: int
+    included: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse lists that would give one model two names."""
+        for name in ("excluded", "included"):
+            ids = getattr(self, name)
+            if list(ids) != sorted(set(ids)):
+                raise BadInput(f"TrainingJob.{name}", ids, "different ids, ascending")
 
     @property
     def key(self) -> str:
@@ -92,46 +99,66 @@ def training_job(
     )
 
 
-def fit(job: TrainingJob, *, shard: tuple[int, int] | None = None) -> Classifier:
+def fit(job: TrainingJob, *, shard: Shard | None = None) -> Classifier:
     """Train the job's classifier, or this worker's shard of it; every parameter is drawn anew.
 
-    A gold model has fewer samples to an epoch. It gets as many epochs as make the original's number of
-    steps, rounded up: a gold model that was trained for less would flatter what is measured against it.
+    Where classes are left out an epoch has fewer samples. The model gets as many epochs as make the
+    original's number of steps, rounded up: a gold model that was trained for less would flatter what is
+    measured against it, and a shadow model would remember its samples less than the original did.
+
+    Raises:
+        BadInput: an included sample is none of the dataset's, or of a class that is not left out.
     """
-    dataset = load_dataset(job.data.dataset)
-    parts = split(dataset, job.data.test_fraction, job.split_seed)
-    images, labels = dataset.images[parts.train_ids], dataset.labels[parts.train_ids]
-    recipe = job.train
-    if job.excluded:
-        steps = recipe.epochs * steps_per_epoch(len(labels), recipe)
-        retain_ids, _ = retain_forget(labels, job.excluded)
-        images, labels = images[retain_ids], labels[retain_ids]
-        recipe = replace(recipe, epochs=math.ceil(steps / steps_per_epoch(len(labels), recipe)))
-    device = "cuda" if torch.cuda.is_available() and _gpu_assigned() else "cpu"
-    model = build_classifier(job.spec, derive_seed(job.seed, "original weights")).to(device)
-    train_classifier(
-        model,
-        images.to(device),
-        labels.to(device),
-        recipe,
-        derive_seed(job.seed, "original batches"),
-        shard=shard,
-    )
+    model, samples, recipe = _begun(job)
+    seed = derive_seed(job.seed, "original batches")
+    train_classifier(model, samples.images, samples.labels, recipe, seed, shard=shard)
     return model.cpu().eval()
 
 
-def fit_gold(
-    job: TrainingJob, original: Mapping[str, Tensor], *, shard: tuple[int, int] | None = None
-) -> Classifier:
+def fit_logged(job: TrainingJob) -> tuple[Classifier, TrainingLog]:
+    """`fit`, and the log of every step, for methods that roll steps back."""
+    model, samples, recipe = _begun(job)
+    recorder = TrainingRecorder(model, samples.ids)
+    seed = derive_seed(job.seed, "original batches")
+    train_classifier(model, samples.images, samples.labels, recipe, seed, on_step=recorder)
+    return model.cpu().eval(), recorder.log()
+
+
+def _begun(job: TrainingJob) -> tuple[Classifier, Samples, TrainSettings]:
+    """The job's classifier before its first step, what it is trained on, and by what settings."""
+    dataset, parts = open_data(job.data, job.split_seed)
+    ids, recipe = parts.train_ids, job.train
+    included = _included(job, dataset)
+    if job.excluded:
+        steps = recipe.epochs * steps_per_epoch(len(ids), recipe)
+        retain_ids, _ = retain_forget(dataset.labels[ids], job.excluded)
+        ids = torch.cat([ids[retain_ids], included]).sort().values
+        recipe = replace(recipe, epochs=math.ceil(steps / steps_per_epoch(len(ids), recipe)))
+    device = "cuda" if torch.cuda.is_available() and _gpu_assigned() else "cpu"
+    model = build_classifier(job.spec, derive_seed(job.seed, "original weights")).to(device)
+    samples = Samples(images=dataset.images[ids], labels=dataset.labels[ids], ids=ids)
+    return model, samples.to(device), recipe
+
+
+def _included(job: TrainingJob, dataset: LabelledImages) -> Tensor:
+    """The job's included samples, int64 [n], each of a class that is left out."""
+    labels = dataset.labels.tolist()
+    foreign = [i for i in job.included if not 0 <= i < len(labels) or labels[i] not in job.excluded]
+    if foreign:
+        allowed = f"samples of {job.data.dataset} of the classes {list(job.excluded)}"
+        raise BadInput("included samples", foreign[:5], allowed, where="training job")
+    return torch.tensor(job.included, dtype=torch.int64)
+
+
+def fit_gold(job: TrainingJob, original: Mapping[str, Tensor], *, shard: Shard | None = None) -> Classifier:
     """A gold model that keeps what the original knows of the retain classes, less half a point of accuracy.
 
     One that falls short on the retain classes' test images is trained anew from the next seed, up to
     `GOLD_ATTEMPTS` times; then the best counts. A yardstick may be chosen by the data that it measures
     with: a weak gold model would flatter every unlearned one, a strong one makes it harder.
     """
-    dataset = load_dataset(job.data.dataset)
-    ids = split(dataset, job.data.test_fraction, job.split_seed).test_ids
-    images, labels = dataset.images[ids], dataset.labels[ids]
+    dataset, parts = open_data(job.data, job.split_seed)
+    images, labels = dataset.images[parts.test_ids], dataset.labels[parts.test_ids]
     retain = [c for c in range(job.spec.num_classes) if c not in job.excluded]
 
     def right(model: Classifier) -> tuple[int, int]:
@@ -171,6 +198,13 @@ def _fit_alone(job: TrainingJob, threads: int) -> bytes:
     return weights_to_bytes(fit(job).state_dict())
 
 
+@ray.remote
+def _fit_logged(job: TrainingJob, threads: int) -> tuple[bytes, bytes]:
+    torch.set_num_threads(threads)
+    model, log = fit_logged(job)
+    return weights_to_bytes(model.state_dict()), weights_to_bytes(log_to_tensors(log))
+
+
 def describe(data: DataSettings, name: str, width: float) -> ClassifierSpec:
     """`classifier_spec`, asked of another process: the driver itself never loads data."""
     spec: ClassifierSpec = ray.get(_describe.remote(data, name, width, 1))
@@ -183,18 +217,12 @@ def train_original(job: TrainingJob, *, cpus: float = 1.0, threads: int = 1) -> 
     return weights_from_bytes(ray.get(answer), "original")
 
 
-def _train_loop(config: dict[str, Any]) -> None:
-    """A Ray Train worker: its shard of every job, one after another."""
-    torch.set_num_threads(config["threads"])
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    with tempfile.TemporaryDirectory() as folder:
-        for job, original in zip(config["jobs"], unpack(config["originals"]), strict=True):
-            model = fit_gold(job, original, shard=(rank, world) if world > 1 else None)
-            if rank == 0:
-                (Path(folder) / f"{job.key}.safetensors").write_bytes(weights_to_bytes(model.state_dict()))
-        checkpoint = Checkpoint.from_directory(folder) if rank == 0 else None
-        ray.train.report({"trained": len(config["jobs"])}, checkpoint=checkpoint)
+def train_logged_original(
+    job: TrainingJob, *, cpus: float = 1.0, threads: int = 1
+) -> tuple[dict[str, Tensor], TrainingLog]:
+    """`train_original`, to the same bits, and the log of its steps."""
+    weights, log = ray.get(_fit_logged.options(num_cpus=cpus).remote(job, threads))
+    return weights_from_bytes(weights, "original"), log_from_tensors(weights_from_bytes(log, "training log"))
 
 
 def train_gold(
@@ -215,37 +243,29 @@ def train_gold(
     Args:
         jobs: what to train, in order.
         originals: for each job, the weights whose retain accuracy it has to reach: see `fit_gold`.
-        scratch: folder that all workers reach, for Train's own files; emptied before and after.
+        scratch: folder that all workers reach, for Train's own files; nothing stays there.
         workers: of the run.
         cpus_per_worker: reserved for each.
         gpus_per_worker: reserved for each; 0 trains on CPU over gloo.
         threads: torch threads in each.
+
+    Raises:
+        BadInput, RayUnlearnError: see `train_run`.
     """
-    name = "gold-" + hashlib.sha256("".join(job.key for job in jobs).encode()).hexdigest()[:12]
-    place = Path(scratch).absolute()
-    # a run of the same name would go on from its own snapshot, which may be of a killed driver's run
-    shutil.rmtree(place / name, ignore_errors=True)
-    resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
-    trainer = TorchTrainer(
-        _train_loop,
-        train_loop_config={
-            "jobs": list(jobs),
-            "originals": [pack(dict(weights)) for weights in originals],
-            "threads": threads,
-        },
-        torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpus_per_worker > 0, resources_per_worker=resources
-        ),
-        run_config=RunConfig(name=name, storage_path=str(place)),
+    trained: list[dict[str, Tensor]] = train_run(
+        "training gold models",
+        _fit_golds,
+        list(zip(jobs, map(dict, originals), strict=True)),
+        scratch,
+        workers=workers,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        threads=threads,
     )
-    result = trainer.fit()
-    if result.error is not None:
-        raise RayUnlearnError(f"training gold models failed: {result.error}") from result.error
-    if result.checkpoint is None:
-        raise IntegrityError("Ray Train reported no checkpoint of the gold models")
-    with result.checkpoint.as_directory() as folder:
-        files = [Path(folder) / f"{job.key}.safetensors" for job in jobs]
-        trained = [weights_from_bytes(f.read_bytes(), f.name) for f in files]
-    shutil.rmtree(place / name, ignore_errors=True)
     return trained
+
+
+def _fit_golds(given: list[tuple[TrainingJob, dict[str, Tensor]]], shard: Shard) -> list[dict[str, Tensor]]:
+    """A worker's shard of every job, one after another."""
+    part = shard if shard[1] > 1 else None
+    return [dict(fit_gold(job, original, shard=part).state_dict()) for job, original in given]

@@ -244,6 +244,7 @@ def test_the_index_of_two_models_whose_times_are_known() -> None:
     [
         (None, 40, 2.5, True, True, "lower bound"),
         (40, None, None, True, False, "below 0.4"),
+        (0, None, 0.0, False, True, "gold did not relearn within 100 steps"),
         (None, None, None, True, False, "gold did not relearn within 100 steps"),
         (0, 40, 0.0, False, True, ""),
         (30, 1, 30.0, False, False, "not informative: gold relearned in 1 step"),
@@ -259,6 +260,7 @@ def test_what_the_value_is_worth(
     index = anamnesis_index(curve_of(unlearned), curve_of(gold))
     assert (index.value, index.censored, index.informative) == (value, censored, informative)
     assert note in index.note and bool(note) == bool(index.note)
+    assert index.upper_bound == (0.4 if (unlearned, gold) == (40, None) else None)
 
 
 @pytest.mark.parametrize(

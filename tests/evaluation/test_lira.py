@@ -380,6 +380,29 @@ def test_the_null_error_is_that_of_all_assignments() -> None:
     assert np.mean(found) == pytest.approx(0.5) and np.std(found) == pytest.approx(curve.null_error)
 
 
+@given(st.lists(st.integers(0, 60), min_size=1), st.lists(st.integers(0, 60), min_size=1), st.integers(3, 40))
+def test_points_are_of_the_curve_and_few(members: list[int], others: list[int], most: int) -> None:
+    """At most so many, each what `caught` says of its rate, from none to the first at which all are found."""
+    curve = attack_curve(torch.tensor(members).double(), torch.tensor(others).double())
+    points = curve.points(most)
+    assert 1 <= len(points) <= most and len(set(points)) == len(points)
+    assert points == [(fp, curve.caught(fp / curve.non_members)) for fp, _ in points]
+    last = curve.false_positives[curve.true_positives.index(len(members))]
+    assert points[0][0] == 0 and points[-1] == (last, len(members))
+    if last < most:
+        assert [fp for fp, _ in points] == list(range(last + 1))
+
+
+def test_points_of_a_long_curve_are_dense_where_it_matters() -> None:
+    """Of 100,000 non-members 200 points or fewer are kept, as many below 0.1 % as evenly in the logarithm."""
+    curve = attack_curve(torch.arange(0, 100_000, 500).double(), torch.arange(100_000).double())
+    points = curve.points()
+    assert 150 < len(points) <= 200
+    assert 0.4 < sum(fp <= 300 for fp, _ in points) / len(points) < 0.6
+    with pytest.raises(BadInput, match="most is 2; allowed: an integer >= 3"):
+        curve.points(2)
+
+
 def test_ties_of_a_model_that_says_one_thing() -> None:
     """One score for all: AUC one half, and no member is caught without every non-member."""
     curve = attack_curve(torch.zeros(30), torch.zeros(200))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
-from rayunlearn.evaluation.anamnesis import RelearnSettings
+from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings
 from rayunlearn.evaluation.lira import shadow_plan
 from rayunlearn.evaluation.measures import (
     MEASURES,
@@ -128,10 +130,60 @@ def test_relearning_in_three_forms(bench: Bench) -> None:
         "relearn_steps", "relearn_retain_peak", "relearn_few_steps"
     )}  # fmt: skip
     assert shown == {"relearn_steps": None, "relearn_retain_peak": 0, "relearn_few_steps": 5}
+    images = int((bench.test[1] == 3).sum())
+    known = class_counts(bench.subjects["original"], *bench.test, 10).accuracy(FORGET)
+    for row in rows:
+        if row.measure != "anamnesis_index":
+            told = row.parameters
+            assert (told["count"], told["needed"]) == (images, math.ceil((known - 0.05) * images))
     assert by_subject(rows, "relearn_retain_peak")["gold"].sum == 0
     index, steps = by_subject(rows, "anamnesis_index"), by_subject(rows, "relearn_steps")
     if not steps["gold"].censored:
         assert index["gold"].value == 1.0
+
+
+def test_a_bench_relearns_as_it_is_told(bench: Bench) -> None:
+    """Models, target, settings and seed go to `Bench.relearn` in place of this process, for each kind of data;
+    the curves that it gives are the rows'."""
+    asked = []
+
+    def by_hand(
+        models: Mapping[str, Classifier], target: float, settings: RelearnSettings, seed: int
+    ) -> dict[str, RelearnCurve]:
+        asked.append((set(models), target, settings.forget_per_class, seed))
+        return {
+            subject: RelearnCurve(
+                correct=(0, 1), count=20, reached=None, target_accuracy=target, settings=settings, seed=seed
+            )
+            for subject in models
+        }
+
+    rows = measured(replace(bench, relearn=by_hand), ["anamnesis", "relearning"])
+    known = class_counts(bench.subjects["original"], *bench.test, 10).accuracy(FORGET)
+    others, seed = {"gold", "gold_2", "mask_logit"}, derive_seed(1, "relearn")
+    assert asked == [(others, known, few, seed) for few in (None, 0, 5)]
+    assert {tuple(r.parameters["curve"]) for r in rows if "curve" in r.parameters} == {(0, 1)}
+    assert by_subject(rows, "relearn_steps")["mask_logit"].censored
+
+
+def test_an_index_that_gold_leaves_open_has_its_bound(bench: Bench) -> None:
+    """A mask relearns within a cap that gold does not: no value, marked as cut off, and the bound is told."""
+
+    def times(
+        models: Mapping[str, Classifier], target: float, settings: RelearnSettings, seed: int
+    ) -> dict[str, RelearnCurve]:
+        return {
+            subject: RelearnCurve(
+                correct=(0, 1), count=20, reached=3 if subject == "mask_logit" else None,
+                target_accuracy=target, settings=settings, seed=seed,
+            )
+            for subject in models
+        }  # fmt: skip
+
+    index = by_subject(measured(replace(bench, relearn=times), ["anamnesis"]), "anamnesis_index")
+    found = {s: (r.value, r.censored, r.parameters["upper_bound"]) for s, r in index.items()}
+    nothing = (None, True, None)
+    assert found == {"mask_logit": (None, True, 3 / 12), "gold": nothing, "gold_2": nothing}
 
 
 def test_attacks(bench: Bench) -> None:
@@ -155,6 +207,9 @@ def test_attacks(bench: Bench) -> None:
     auc = by_subject(rows, "lira_auc")["original"]
     assert auc.value is not None and 0 <= auc.value <= 1
     assert (auc.parameters["members"], auc.parameters["non_members"]) == tuple(both)
+    roc, tpr = auc.parameters["roc"], by_subject(rows, "lira_tpr_at_1_percent_fpr")["original"]
+    assert roc[0] == (0, tpr.sum), "of under 100 non-members 1 % is none"
+    assert roc[-1][1] == both[0] and len(roc) <= 200
     assert by_subject(rows, "lira_tpr_at_1_percent_fpr")["gold"].count == both[0]
 
 

@@ -14,7 +14,7 @@ from rayunlearn.errors import BadInput
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.report import IMAGES_PER_CLASS, write_report
 from rayunlearn.results.schemas import ALL_TABLES
-from rayunlearn.results.summary import RequestSummary, summarise
+from rayunlearn.results.summary import Figure, RequestSummary, summarise
 from rayunlearn.results.wording import percent, points
 from tests.results import demo_ledger as demo
 
@@ -81,6 +81,24 @@ def test_the_figures_are_the_ledgers(summaries: list[RequestSummary], page: Page
         assert summary.parent and summary.parent[:12] in page.words
         assert summary.version and summary.version[:12] in page.words
     assert "33 entries" in page.text and "Unlearning report" in page.text
+
+
+
+def test_a_bound_stands_where_gold_did_not_relearn(summaries: list[RequestSummary]) -> None:
+    """Each index is "below" its bound, and the best baseline is named by the largest; gold has none."""
+    bounds = {"unlearned": 0.9, "mask_logit": 0.0312, "delete_head_row": 0.1, "gaussian_head": 0.02}
+    figures = {
+        subject: {
+            **measures,
+            "anamnesis_index": Figure(
+                value=None, censored=True, parameters={"upper_bound": bounds.get(subject), "note": "so"}
+            ),
+        }
+        for subject, measures in summaries[0].figures.items()
+    }
+    page = Page(rendered(dataclasses.replace(summaries[0], figures=figures)))
+    for said, times in (("< 0.90", 2), ("< 0.04", 1), ("< 0.10", 2), ("< 0.02", 1), ("< 0.10 deleted", 1)):
+        assert page.text.count(said) == times, said
 
 
 def test_an_edited_figure_changes_the_page(summaries: list[RequestSummary], html: str) -> None:

@@ -220,7 +220,7 @@ def test_a_class_that_came_back(summaries: dict[str, RequestSummary]) -> None:
 
 
 def test_the_best_baseline(summaries: dict[str, RequestSummary]) -> None:
-    """AIN is compared by its ratio to 1, other measures by their distance to gold's."""
+    """AIN is compared by its ratio to 1, a bound as what it is, other measures by distance to gold's."""
     assert summaries["r1"].best_baseline("anamnesis_index") == "gaussian_head"
     assert summaries["r1"].best_baseline("retain_accuracy") == "mask_logit"
     assert summaries["r5"].best_baseline("anamnesis_index") is None
@@ -232,3 +232,8 @@ def test_the_best_baseline(summaries: dict[str, RequestSummary]) -> None:
     }
     summary = RequestSummary(request_id="r", lineage=None, target=(), status="served", figures=figures)
     assert summary.best_baseline("anamnesis_index") == "delete_head_row"
+    bounds = {
+        subject: {"anamnesis_index": Figure(value=None, censored=True, parameters={"upper_bound": bound})}
+        for subject, bound in (("mask_logit", 0.05), ("delete_head_row", 0.2), ("gaussian_head", None))
+    }
+    assert replace(summary, figures=bounds).best_baseline("anamnesis_index") == "delete_head_row"

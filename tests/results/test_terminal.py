@@ -151,8 +151,9 @@ def test_a_log_is_wide_enough_for_the_table() -> None:
 
 
 def test_marks_of_figures_that_are_no_plain_number() -> None:
-    """Lower bounds, meaningless ratios and steps beyond the cap are marked as such."""
+    """Bounds of either side, meaningless ratios and steps beyond the cap are marked as such."""
     assert index(Figure(value=2.0, parameters={"informative": False})) == "2.00?"
-    assert index(Figure(value=2.0, censored=True)) == "≥ 2.00"
+    assert index(Figure(value=2.0, censored=True)) == "> 2.00"
+    assert index(Figure(value=None, censored=True, parameters={"upper_bound": 0.0312})) == "< 0.04"
     assert index(Figure(value=None)) == index(None) == "–"
     assert relearn_steps(Figure(value=None, censored=True, parameters={"max_steps": 400})) == "> 400"

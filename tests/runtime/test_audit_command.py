@@ -87,9 +87,36 @@ def test_a_version_is_measured_recorded_and_shown(
     assert [r["value"] for r in twice] == 2 * [r["value"] for r in recorded]
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_figures_go_to_a_folder_and_nowhere_else(
+    served: Store, connected: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`--figures` writes a PNG for curves, ROC and images, named for the version; the store gets none of them.
+
+    Relearning goes through Ray Train here.
+    """
+    folder = tmp_path / "new" / "figures"
+    named = options(
+        served, measures="anamnesis,likelihood_ratio,inversion", golds=1, figures=folder,
+        set=(*BANK, "audit.shadows=4", "audit.relearn_workers=1", "audit.inversion.epochs=2"),
+    )  # fmt: skip
+    assert run_audit(named) == 0
+    out = capsys.readouterr().out
+    version = versions(LedgerReader(served), "default")[-1].version[:12]
+    files = sorted(path.name for path in folder.iterdir())
+    assert files == [f"{version}-{name}.png" for name in ("inversion-0", "likelihood-ratio", "relearning")]
+    assert all(f"Figure: {folder / name}" in out for name in files)
+    assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in files)
+    assert not [name for name in served.list() if name.endswith("png")]
+    assert not list(served.local_path("train").iterdir())
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
+        ({"measures": "accuracy", "figures": Path("figures")}, ["--figures", "figures", "anamnesis"]),
+        ({"figures": Path(__file__)}, ["--figures", "a folder"]),
         ({"measures": "accuracy,prob"}, ["measure", "prob", "probe"]),
         ({"measures": " , "}, ["measures", "at least one of accuracy"]),
         ({"recipe": "digit"}, ["--recipe", "digit", "digits"]),

@@ -66,7 +66,8 @@ def transferred(settings: GKTSettings, cycles: int, inverted: Tensor) -> Weights
         spec=spec, weights=weights, roles=ROLES, seed=SEED,
         inverted=SyntheticSet(images=inverted, labels=torch.zeros(len(inverted)), requested=len(inverted)),
     )  # fmt: skip
-    ensemble.begin(RunInputs(method="gated_inversion", settings=settings, handed=handed, stop_set=sets()["stop"]))
+    inputs = RunInputs(method="gated_inversion", settings=settings, handed=handed, stop_set=sets()["stop"])
+    ensemble.begin(inputs)
     ensemble.advance(1, cycles)
     return ensemble.checkpoint()[1]
 

@@ -17,8 +17,9 @@ from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.evaluation.lira import shadow_plan
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
 from rayunlearn.results.store import Store
-from rayunlearn.runtime import shadows
-from rayunlearn.runtime.shadows import ShadowJob, ShadowModels, fit_shadow, shadow_jobs, shadow_models
+from rayunlearn.runtime import shadows, training
+from rayunlearn.runtime.shadows import ShadowModels, shadow_jobs, shadow_models, shadow_path
+from rayunlearn.runtime.training import TrainingJob, fit
 from tests.runtime.tiny import Recording, files_of, memory_store, original_job, same_bits
 
 FORGET = 3
@@ -29,7 +30,7 @@ def candidates() -> Tensor:
     return (load_dataset("digits").labels == FORGET).nonzero().flatten()
 
 
-def jobs_of(shadow_count: int = 4, *, epochs: int = 1, seed: int = 0) -> list[ShadowJob]:
+def jobs_of(shadow_count: int = 4, *, epochs: int = 1, seed: int = 0) -> list[TrainingJob]:
     """Jobs of the tiny original's recipe, an epoch each unless said otherwise."""
     job = original_job()
     job = replace(job, train=replace(job.train, epochs=epochs), seed=seed)
@@ -37,9 +38,9 @@ def jobs_of(shadow_count: int = 4, *, epochs: int = 1, seed: int = 0) -> list[Sh
     return shadow_jobs(job, [FORGET], ids, shadow_plan(ids, shadow_count, 0))
 
 
-def steps_of(job: ShadowJob) -> int:
+def steps_of(job: TrainingJob) -> int:
     """Optimizer steps that the job's model took, by a BatchNorm's count of batches."""
-    weights = fit_shadow(job).state_dict()
+    weights = fit(job).state_dict()
     return next(int(v) for name, v in weights.items() if name.endswith("num_batches_tracked"))
 
 
@@ -47,18 +48,18 @@ class Seen(Exception):
     """Raised in place of training."""
 
 
-def trained_on(job: ShadowJob, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
+def trained_on(job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
     """Images and labels that the job hands to training."""
     seen: list[Any] = []
 
-    def look(model: Any, images: Tensor, labels: Tensor, *_: Any) -> None:
+    def look(model: Any, images: Tensor, labels: Tensor, *_: Any, **__: Any) -> None:
         seen.extend((images, labels))
         raise Seen
 
     with monkeypatch.context() as patch:
-        patch.setattr(shadows, "train_classifier", look)
+        patch.setattr(training, "train_classifier", look)
         with pytest.raises(Seen):
-            fit_shadow(job)
+            fit(job)
     return seen[0], seen[1]
 
 
@@ -84,7 +85,7 @@ def test_jobs_follow_the_plan() -> None:
     counts = [sum(i in job.included for job in jobs) for i in ids.tolist()]
     assert counts == [3] * len(ids)
     for job in jobs:
-        assert (job.train, job.spec, job.data, job.split_seed, job.forget) == (
+        assert (job.train, job.spec, job.data, job.split_seed, job.excluded) == (
             original.train, original.spec, original.data, original.split_seed, (FORGET,)
         )  # fmt: skip
     assert len({job.seed for job in jobs}) == len({job.key for job in jobs}) == 6
@@ -111,36 +112,40 @@ def test_the_key_tells_jobs_apart() -> None:
     """Jobs that could train different weights have different keys; equal jobs share one."""
     (job, *_) = jobs_of()
     others = [
-        replace(job, forget=(2, 3)), replace(job, included=job.included[1:]), replace(job, split_seed=1),
+        replace(job, excluded=(2, 3)), replace(job, included=job.included[1:]), replace(job, split_seed=1),
         replace(job, seed=1), replace(job, train=replace(job.train, lr=0.02)),
         replace(job, spec=replace(job.spec, width=0.25)),
         replace(job, data=replace(job.data, test_fraction=0.2)),
     ]  # fmt: skip
     assert len({j.key for j in [job, *others]}) == 1 + len(others)
     assert jobs_of()[0].key == job.key
-    assert job.path == f"shadows/{job.key}.safetensors"
+    assert shadow_path(job) == f"shadows/{job.key}.safetensors"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"forget": ()}, r"ShadowJob.forget is \(\); allowed: at least 1 different ids, ascending"),
-        ({"forget": (3, 2)}, "ShadowJob.forget"),
-        ({"included": (5, 4)}, r"ShadowJob.included is \(5, 4\)"),
-        ({"included": (4, 4)}, "ShadowJob.included"),
+        ({"excluded": (3, 2)}, r"TrainingJob.excluded is \(3, 2\); allowed: different ids, ascending"),
+        ({"included": (5, 4)}, r"TrainingJob.included is \(5, 4\)"),
+        ({"included": (4, 4)}, "TrainingJob.included"),
     ],
 )
 def test_jobs_that_would_have_two_names_are_refused(changes: dict[str, Any], message: str) -> None:
-    """No class, and ids that are not ascending or not different."""
+    """Ids that are not ascending or not different."""
     with pytest.raises(BadInput, match=message):
         replace(jobs_of()[0], **changes)
 
 
 @pytest.mark.parametrize("wrong", [-1, 1797, 1])
 def test_samples_of_other_classes_are_refused(wrong: int) -> None:
-    """An index that is none of the dataset's, or a retain image (image 1 is a one), ends before training."""
+    """An index that is none of the dataset's, or a retain image (image 1 is a one), ends before training.
+
+    So does any where no class is left out, which would train an original under another name.
+    """
     with pytest.raises(BadInput, match=rf"included samples is \[{wrong}\]; allowed: samples of digits"):
-        fit_shadow(replace(jobs_of()[0], included=(wrong,)))
+        fit(replace(jobs_of()[0], included=(wrong,)))
+    with pytest.raises(BadInput, match=r"included samples is \[3\]; allowed: .* of the classes \[\]"):
+        fit(replace(original_job(), included=(FORGET,)))
 
 
 def test_plans_that_do_not_fit_are_refused() -> None:
@@ -167,7 +172,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def sweep(jobs: list[ShadowJob], store: Store) -> ShadowModels:
+def sweep(jobs: list[TrainingJob], store: Store) -> ShadowModels:
     """The models, by tasks of one CPU."""
     return shadow_models(jobs, store)
 
@@ -187,13 +192,13 @@ def test_tasks_train_bit_for_bit_what_is_trained_here() -> None:
     jobs = jobs_of()[:2]
     store = memory_store()
     models = sweep([*jobs, jobs[0]], store)
-    here = [dict(fit_shadow(job).state_dict()) for job in jobs]
+    here = [dict(fit(job).state_dict()) for job in jobs]
     assert len(models.weights) == 3 and not same_bits(here[0], here[1])
     for trained, expected in zip(models.weights, [*here, here[0]], strict=True):
         assert same_bits(trained, expected)
-    assert store.list() == sorted(job.path for job in jobs)
+    assert store.list() == sorted(shadow_path(job) for job in jobs)
     for job, expected in zip(jobs, here, strict=True):
-        assert same_bits(weights_from_bytes(store.get(job.path)), expected)
+        assert same_bits(weights_from_bytes(store.get(shadow_path(job))), expected)
     assert (models.cached, models.trained, models.notes) == (0, 2, ())
     assert models.models_per_second == 2 / models.seconds > 0
 
@@ -214,7 +219,7 @@ def test_the_second_call_trains_nothing(stored: dict[str, bytes]) -> None:
     assert (models.cached, models.trained, models.models_per_second) == (3, 0, None)
     assert store.before == []
     for job, weights in zip(jobs[:3], models.weights, strict=True):
-        assert same_bits(weights, weights_from_bytes(stored[job.path]))
+        assert same_bits(weights, weights_from_bytes(stored[shadow_path(job)]))
     with pytest.raises(AssertionError, match="a task was started"):
         sweep(jobs, store)
 
@@ -234,7 +239,7 @@ def test_damaged_files_are_trained_again_with_a_sentence(stored: dict[str, bytes
     """A file cut short, one with a flipped bit, and one of another job under this job's name are each
     replaced by the very bytes that were there first, and said; the sound ones are left alone."""
     jobs = jobs_of()[:3]
-    first, second, third = (job.path for job in jobs)
+    first, second, third = (shadow_path(job) for job in jobs)
     damages = [
         {first: stored[first][:-40], second: bit_flipped(stored[second])},
         {first: stored[second], third: b""},
@@ -266,14 +271,14 @@ def test_a_failed_job_loses_nothing_that_was_finished(stored: dict[str, bytes]) 
     stored, and the next call trains the one that was mended and no other."""
     jobs = jobs_of()
     broken = replace(jobs[0], included=(99999,))
-    store = memory_store({jobs[1].path: stored[jobs[1].path]})
+    store = memory_store({shadow_path(jobs[1]): stored[shadow_path(jobs[1])]})
     with pytest.raises(RayUnlearnError) as caught:
         sweep([broken, *jobs[1:]], store)
     assert str(caught.value) == (
-        "1 of 3 shadow models could not be trained (fit_shadow: included samples is [99999]; allowed: "
+        "1 of 3 shadow models could not be trained (training job: included samples is [99999]; allowed: "
         "samples of digits of the classes [3]); the 2 others are stored and will not be trained again"
     )
-    assert store.list() == sorted(job.path for job in jobs[1:])
+    assert store.list() == sorted(shadow_path(job) for job in jobs[1:])
     models = sweep(jobs, store)
     assert (models.cached, models.trained) == (3, 1)
 
@@ -299,7 +304,7 @@ def test_a_stopped_sweep_keeps_what_was_done() -> None:
     (kept,) = store.list()
     models = sweep(jobs, memory_store(files_of(store)))
     assert (models.cached, models.trained, models.notes) == (1, 2, ())
-    (number,) = (i for i, job in enumerate(jobs) if job.path == kept)
+    (number,) = (i for i, job in enumerate(jobs) if shadow_path(job) == kept)
     assert same_bits(models.weights[number], weights_from_bytes(store.get(kept)))
 
 
@@ -319,8 +324,8 @@ def test_another_sweep_may_be_quicker() -> None:
     (job, *_) = jobs_of()
     store = Overtaken()
     models = sweep([job], store)
-    assert store.list() == [job.path] and models.trained == 1
-    assert same_bits(models.weights[0], weights_from_bytes(store.get(job.path)))
+    assert store.list() == [shadow_path(job)] and models.trained == 1
+    assert same_bits(models.weights[0], weights_from_bytes(store.get(shadow_path(job))))
 
 
 def test_no_jobs_are_no_models() -> None:
@@ -333,6 +338,6 @@ def test_no_jobs_are_no_models() -> None:
 def test_the_header_is_that_of_the_job(stored: dict[str, bytes]) -> None:
     """Stored files name their job and the version of their weights, which any reader can check."""
     for job in jobs_of()[:3]:
-        data = stored[job.path]
+        data = stored[shadow_path(job)]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         assert header == {"shadow": f"{job.key} {version_id(weights_from_bytes(data))}"}

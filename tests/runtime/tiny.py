@@ -39,7 +39,9 @@ SMALL = (
     *(
         f"{method}.{setting}"
         for method in ("gkt", "gated_inversion")
-        for setting in ("cycles=6", "schedule_cycles=6", "batch_size=32", "student_steps=4", "generator_width=0.1")
+        for setting in (
+            "cycles=6", "schedule_cycles=6", "batch_size=32", "student_steps=4", "generator_width=0.1"
+        )
     ),
     "stopping.min_retain=0", "stopping.leak=1",
     "stopping.forget_tolerance=0.99", "gate.max_forget=1", "gate.max_retain_drop=1",

@@ -1,0 +1,102 @@
+"""A Ray Train run as a call: the same function on every worker, and what the first one's returned.
+
+These processes may be handed data and are never those of an unlearning run.
+"""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.runtime.wire import pack, unpack
+
+Shard = tuple[int, int]
+"""(rank, world) of a worker."""
+
+
+def train_run(
+    name: str,
+    work: Callable[[Any, Shard], Any],
+    given: Any,
+    scratch: str | Path,
+    *,
+    workers: int,
+    cpus_per_worker: float,
+    gpus_per_worker: float,
+    threads: int,
+) -> Any:
+    """What `work(given, shard)` returns on the first worker of a run; every worker does the same call.
+
+    Args:
+        name: of the run, in words for errors: "training gold models".
+        work: called on each worker, inside a process group of all of them.
+        given: handed to each; tensors in it travel as arrays.
+        scratch: folder that all workers reach, for Train's own files; nothing stays there.
+        workers: at least 1.
+        cpus_per_worker: reserved for each.
+        gpus_per_worker: reserved for each; 0 works on CPU over gloo.
+        threads: torch threads in each.
+
+    Raises:
+        BadInput: no worker, or what a worker refused.
+        RayUnlearnError: the run failed for another reason.
+    """
+    if workers < 1:
+        raise BadInput("workers", workers, "an integer >= 1", where=name)
+    packed = pack(given)
+
+    def on_worker() -> Any:
+        torch.set_num_threads(threads)
+        context = ray.train.get_context()
+        shard = context.get_world_rank(), context.get_world_size()
+        made = work(unpack(packed), shard)
+        return pack(made) if shard[0] == 0 else None
+
+    resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
+    place = Path(scratch).absolute()
+    place.mkdir(parents=True, exist_ok=True)
+    # a folder of its own: a run of the same name as an earlier one would go on from what that left
+    with tempfile.TemporaryDirectory(prefix="train-", dir=place) as folder, _sigint_as_before():
+        trainer = TorchTrainer(
+            on_worker,
+            torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=gpus_per_worker > 0, resources_per_worker=resources
+            ),
+            run_config=RunConfig(name="run", storage_path=folder),
+        )
+        try:
+            result: Any = trainer.fit()  # of Train v2, which has a return value; its stub is of v1
+            return unpack(result.return_value)
+        except TrainingFailedError as error:
+            for failure in error.worker_failures.values() if isinstance(error, WorkerGroupError) else ():
+                refused = getattr(failure, "_base_exc", failure)  # Train wraps what a worker raised
+                if isinstance(refused, BadInput):
+                    raise refused from error
+            raise RayUnlearnError(f"{name} failed: {error}") from error
+
+
+@contextmanager
+def _sigint_as_before() -> Iterator[None]:
+    """Undo what Train does to Ctrl-C: it sets a handler that exits with 0, and leaves it there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, before)
