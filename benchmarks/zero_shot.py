@@ -24,7 +24,8 @@ from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.reproduce import results_of, run_rows
 
-METHODS = ("gated_inversion", "ispf", "delete")
+METHODS: dict[str, tuple[str, ...]] = {"gated_inversion": (), "ispf": ("ispf.epochs=34",), "delete": ()}
+"""With the settings that give each the seconds that the default takes; ISPF publishes 200 epochs."""
 CLASSES = tuple(range(10))
 SEEDS = (0, 1, 2)
 MEAN_GAP, WORST_GAP = 1.5, 3.0
@@ -35,8 +36,8 @@ def rows() -> list[Row]:
     """Each class by each method."""
     recipe = load_recipe("digits")
     return [
-        row(f"class {c}", recipe, recipe, method, [(c,)], measures="accuracy,probe")
-        for method in METHODS
+        row(f"class {c}", recipe, recipe, method, [(c,)], *settings, measures="accuracy,probe")
+        for method, settings in METHODS.items()
         for c in CLASSES
     ]
 

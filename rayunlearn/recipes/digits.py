@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from rayunlearn.methods.amnesiac_relabel import RelabelSettings
 from rayunlearn.methods.bad_teacher import BadTeacherSettings
+from rayunlearn.methods.delete import DeleteSettings
 from rayunlearn.methods.gkt.settings import GatedInversionSettings, GKTSettings
 from rayunlearn.methods.ispf import ISPFSettings
 from rayunlearn.methods.min_max import MinMaxSettings
@@ -30,6 +31,7 @@ def digits() -> Recipe:
         gated_inversion=GatedInversionSettings(generator_width=0.25),
         gkt=_gkt(),
         min_max=MinMaxSettings(batch_size=64),
+        delete=DeleteSettings(lr=1e-2),
         ispf=ISPFSettings(batch_size=128, generator_width=0.25),
         unsir=UNSIRSettings(noise_copies=1, batch_size=64),
         amnesiac_relabel=RelabelSettings(lr=1e-3, batch_size=64),

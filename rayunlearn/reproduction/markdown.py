@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from rayunlearn.methods.registry import METHODS
 from rayunlearn.reproduction.zero_shot import Page, Row, differences
 from rayunlearn.reproduction.zero_shot_figures import Printed
 
@@ -47,7 +48,7 @@ def render(page: Page, results: Sequence[Result], facts: Mapping[str, str]) -> s
     for group in dict.fromkeys(row.group for row in page.rows):
         rows = [row for row in page.rows if row.group == group]
         parts += [f"## {group}\n", _table(rows, results)]
-        parts.append(_reductions(rows[0]))
+        parts.append(_reductions(rows))
     parts.append("Run on " + ", ".join(f"{name} {value}" for name, value in facts.items()) + ".\n")
     return "\n".join(parts)
 
@@ -122,10 +123,17 @@ def _difference(values: Sequence[float], paper: float | None) -> str:
     return "" if paper is None or not values else f"{mean(values) - paper:+.2f}"
 
 
-def _reductions(row: Row) -> str:
-    """What is smaller or otherwise than in the paper, setting by setting."""
-    found = differences(row.recipe, row.paper)
+def _reductions(rows: Sequence[Row]) -> str:
+    """What is smaller or otherwise than in the paper, setting by setting, of the methods on the page."""
+    own = {METHODS[each.recipe.method].section for each in rows} | {"train"}
+    others = {method.section for method in METHODS.values()} - own
+    found = {
+        path: (ours, paper)
+        for each in rows
+        for path, ours, paper in differences(each.recipe, each.paper)
+        if path.split(".")[0] not in others
+    }
     if not found:
         return "Settings: the paper's.\n"
-    said = ", ".join(f"`{path}` {ours} ({paper})" for path, ours, paper in found)
+    said = ", ".join(f"`{path}` {ours} ({paper})" for path, (ours, paper) in found.items())
     return f"Settings that differ from the paper's, which are in brackets: {said}.\n"

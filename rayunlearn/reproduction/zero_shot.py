@@ -125,7 +125,7 @@ def row(
     chosen = [f"method={method}", "publish_refused=true", f"audit.measures={measures}", *settings]
     if method in CHECKPOINT_EVERY:
         chosen.append(f"validation.checkpoint_every={CHECKPOINT_EVERY[method]}")
-    targets = "+".join("".join(map(str, target)) for target in requests)
+    targets = "_".join("".join(map(str, target)) for target in requests)
     name = f"{recipe.data.dataset}-{recipe.model.name}-{targets}-{method}{variant}"
     return Row(
         name=name, group=group, recipe=override(recipe, chosen), paper=override(paper, chosen),

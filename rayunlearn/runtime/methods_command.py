@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from rayunlearn.errors import ExitCode
-from rayunlearn.methods.catalogue import described
+from rayunlearn.methods.catalogue import described, table_three
 from rayunlearn.results.terminal import open_console
 
 
@@ -20,18 +20,36 @@ class MethodsOptions:
     json: bool = False
     """As JSON, for programs."""
 
+    table_three: bool = False
+    """The zero-shot paper's Table III instead, read off the registry."""
+
 
 def run_methods(options: MethodsOptions) -> int:
     """Print the methods; returns the exit code."""
-    methods = described()
+    content = table_three() if options.table_three else described()
     if options.json:
-        print(json.dumps(methods, indent=1))
-        return ExitCode.OK
+        print(json.dumps(content, indent=1))
+    else:
+        open_console().print(_table_three() if options.table_three else _table_of_methods())
+    return ExitCode.OK
+
+
+def _table_of_methods() -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in ("method", "is handed", "forgets", "what it does"):
         table.add_column(column, no_wrap=column == "method")
-    for method in methods:
+    for method in described():
         access, granularity = (", ".join(method[key]) for key in ("data_access", "granularity"))
         table.add_row(method["name"], access, granularity, method["summary"])
-    open_console().print(table)
-    return ExitCode.OK
+    return table
+
+
+def _table_three() -> Table:
+    columns = table_three()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="center")
+    for row in next(iter(columns.values())):
+        table.add_row(row, *("yes" if has[row] else "no" for has in columns.values()))
+    return table

@@ -1,0 +1,139 @@
+"""Rows of a reproduction as Ray tasks: shared models, resumed rows, failures that are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rayunlearn.errors import ExitCode, Interrupted
+from rayunlearn.recipes import Recipe
+from rayunlearn.reproduction import zero_shot
+from rayunlearn.reproduction.zero_shot import Page, Row, row
+from rayunlearn.results.store import Store
+from rayunlearn.runtime import reproduce, reproduce_command
+from rayunlearn.runtime.reproduce import (
+    request_name,
+    results_of,
+    row_store,
+    run_row,
+    run_rows,
+    seeds_of_row,
+    trained,
+)
+from rayunlearn.runtime.reproduce_command import run_reproduction
+from rayunlearn.runtime.training import classifier_spec, training_job
+from tests.runtime.tiny import Quiet, tiny_recipe
+
+pytestmark = pytest.mark.ray
+
+
+def tiny_row(method: str = "gated_inversion", *settings: str, requests=((0,), (2,)), **fields) -> Row:
+    """A row that takes seconds."""
+    recipe: Recipe = tiny_recipe("digits", "inversion.iterations=5")
+    return row("digits", recipe, recipe, method, requests, *settings, measures="accuracy", **fields)
+
+
+def inputs(folder: Path, each: Row, seed: int):
+    """What a row's task is handed, made in this process."""
+    recipe = each.recipe
+    spec = classifier_spec(recipe.data, recipe.model.name, recipe.model.width)
+    original = trained(str(folder), training_job(recipe, spec, seed), None, 1)
+    golds = [
+        trained(str(folder), training_job(recipe, spec, seed, excluded=gone, gold=0), original, 1)
+        for gone in reproduce.forgotten_by_then(each)
+    ]
+    return spec, original, golds
+
+
+def test_rows_and_their_shared_models(cluster: None, tmp_path: Path) -> None:
+    """Two rows and one original: trained once; each request has figures; a second call runs nothing."""
+    rows = [tiny_row(), tiny_row("mask_logit", requests=((0,),))]
+    assert run_rows(tmp_path, rows, [3], progress=Quiet()) == {}
+    assert len(Store.open(tmp_path).list("trained")) == 3  # the original, and gold without 0 and without 0, 2
+    first, second = results_of(tmp_path, rows[0], 3)
+    assert (first["target"], second["target"]) == ([0], [2])
+    for result, gone in ((first, (0,)), (second, (0, 2))):
+        subjects = {f["subject"] for f in result["figures"]}
+        assert {"original", "gold", "unlearned", "mask_logit"} <= subjects
+        wanted = ("gold", "forget_accuracy")
+        forget = [f for f in result["figures"] if (f["subject"], f["measure"]) == wanted]
+        assert any(tuple(f["classes"]) == gone for f in forget)
+        assert result["last_step"] == 6 and result["seconds"] > 0
+    before = {name: Store.open(tmp_path).get(name) for name in Store.open(tmp_path).list()}
+    assert run_rows(tmp_path, rows, [3], progress=Quiet()) == {}
+    assert {name: Store.open(tmp_path).get(name) for name in Store.open(tmp_path).list()} == before
+
+
+def test_a_row_under_way_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped at the second checkpoint of the second request: what was done is not done again."""
+    each = tiny_row()
+    spec, original, golds = inputs(tmp_path / "a", each, 0)
+    run_row(str(tmp_path / "a"), each, 0, spec, 1, original, *golds)
+    expected = results_of(tmp_path / "a", each, 0)
+
+    class Stopping(reproduce.InlineEnsemble):
+        advanced: list[tuple[int, int]] = []
+        stop = True
+
+        def advance(self, first: int, last: int) -> None:
+            if self.stop and len(self.advanced) == 4:
+                raise Interrupted("stopped by the test")
+            self.advanced.append((first, last))
+            super().advance(first, last)
+
+    monkeypatch.setattr(reproduce, "InlineEnsemble", Stopping)
+    with pytest.raises(Interrupted):
+        run_row(str(tmp_path / "b"), each, 0, spec, 1, original, *golds)
+    assert seeds_of_row(tmp_path / "b", each, [0]) == []
+    Stopping.stop, Stopping.advanced = False, []
+    run_row(str(tmp_path / "b"), each, 0, spec, 1, original, *golds)
+    assert Stopping.advanced == [(3, 4), (5, 6)]
+    assert seeds_of_row(tmp_path / "b", each, [0]) == [0]
+    found = results_of(tmp_path / "b", each, 0)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+def test_a_row_that_fails_is_named_and_the_others_are_done(cluster: None, tmp_path: Path) -> None:
+    """The reason comes back with the row's name; its neighbour has its results."""
+    bad = tiny_row("gated_inversion", "gated_inversion.inverted_per_class=0")
+    good = tiny_row("mask_logit", requests=((0,),))
+    failed = run_rows(tmp_path, [bad, good], [0], progress=Quiet())
+    assert list(failed) == [f"{bad.name}, seed 0"] and failed[f"{bad.name}, seed 0"]
+    assert seeds_of_row(tmp_path, good, [0]) == [0] and seeds_of_row(tmp_path, bad, [0]) == []
+
+
+def test_a_trajectory_sets_synthetic_and_real_side_by_side(tmp_path: Path) -> None:
+    """Each checkpoint has both accuracies; the run's files, which know the class, are gone."""
+    each = tiny_row(requests=((0,),), trajectory=True)
+    spec, original, golds = inputs(tmp_path, each, 0)
+    run_row(str(tmp_path), each, 0, spec, 1, original, *golds)
+    (result,) = results_of(tmp_path, each, 0)
+    assert [point["step"] for point in result["curve"]] == [2, 4, 6]
+    for point in result["curve"]:
+        assert all(0 <= point[k] <= 1 for k in ("retain", "forget", "synthetic_retain", "synthetic_forget"))
+    assert Store.open(row_store(tmp_path, each, 0)).list("runs") == []
+
+
+def test_the_command_writes_a_page(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Page and figures land in the folder; rows that were not asked for are left out; bad names are named."""
+    rows = (tiny_row("mask_logit", requests=((0,),)), tiny_row("delete_head_row", requests=((0,),)))
+    monkeypatch.setitem(zero_shot.TABLES, "VI", lambda scale: Page(title="A table", rows=rows))
+    monkeypatch.setattr(reproduce_command, "connect", lambda address: None)
+    flags = dict(
+        paper="zero-shot", table="VI", figure=None, scale="cpu", seeds=(0,), storage=tmp_path, out=None,
+        address=None, cpus_per_row=1.0, gpus_per_row=0.0, render_only=False,
+    )  # fmt: skip
+    assert run_reproduction(rows=["*mask_logit"], **flags) == ExitCode.OK
+    text = (tmp_path / "zero-shot-table-VI-cpu.md").read_text()
+    assert "# A table" in text and "| mask_logit |" not in text and "| masked logit |" in text
+    stored = json.loads((tmp_path / "zero-shot-table-VI-cpu.json").read_text())
+    assert {r["row"] for r in stored["results"]} == {rows[0].name}
+    assert run_reproduction(rows=["nothing"], **flags) == ExitCode.BAD_INPUT
+    assert rows[1].name in capsys.readouterr().out.replace("\n", "")
+    assert run_reproduction(rows=["*"], **flags | {"figure": "3"}) == ExitCode.BAD_INPUT
+    assert request_name((1, 2)) == "forget-1-2"
