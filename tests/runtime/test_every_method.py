@@ -1,4 +1,4 @@
-"""Every method as a request: through the scheduler, with checkpoints, gate and ledger; and in a sealed actor."""
+"""Every method as a request: by the scheduler, with checkpoints, gate and ledger; and in a sealed actor."""
 
 from __future__ import annotations
 
