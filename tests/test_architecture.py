@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "results": {"errors", "scheduling"},
     "settings": BOTTOM | ALGORITHMS | {"data", "scheduling"},
     "recipes": BOTTOM | ALGORITHMS | {"data", "scheduling", "settings"},
-    "reproduction": BOTTOM | BETWEEN | {"methods"},
+    "reproduction": BOTTOM | BETWEEN | {"methods", "results"},
     "runtime": BOTTOM | ALGORITHMS | BETWEEN | {"access", "data", "scheduling", "results", "reproduction"},
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.recipes import Recipe, load_recipe
@@ -16,7 +17,6 @@ from rayunlearn.reproduction.zero_shot_figures import (
     SEQUENCE,
     TABLE_FOUR,
     TABLE_ONE,
-    TABLE_SEVEN,
     TABLE_SIX,
     TABLE_TWO,
     THRESHOLDS,
@@ -70,11 +70,13 @@ class Page:
     Attributes:
         title: as the page's heading.
         rows: in order.
+        form: what is shown of each row.
         note: what has to be said besides the reductions.
     """
 
     title: str
     rows: tuple[Row, ...]
+    form: Literal["comparison", "attack", "inversion", "progress", "sequence"] = "comparison"
     note: str = ""
 
 
@@ -188,7 +190,9 @@ def table_seven(scale: str) -> Page:
         row(f"{where}, class 0", *recipes, method, [(0,)], variant="-entropy", measures="accuracy,entropy")
         for method in ("gkt", "gated_inversion")
     ]
-    return Page(title="Table VII: membership inference", rows=tuple(rows), note=_stand_in_note(scale))
+    return Page(
+        title="Table VII: membership inference", rows=tuple(rows), form="attack", note=_stand_in_note(scale)
+    )
 
 
 def figure_three(scale: str) -> Page:
@@ -199,7 +203,9 @@ def figure_three(scale: str) -> Page:
             measures="accuracy,inversion")
         for method in ("gkt", "gated_inversion")
     ]  # fmt: skip
-    return Page(title="Fig. 3: model inversion attack", rows=tuple(rows), note=_stand_in_note(scale))
+    return Page(
+        title="Fig. 3: model inversion attack", rows=tuple(rows), form="inversion", note=_stand_in_note(scale)
+    )
 
 
 def figure_four(scale: str) -> Page:
@@ -230,7 +236,10 @@ def figure_nine(scale: str) -> Page:
         row(where, *recipes, method, [(c,) for c in SEQUENCE], measures="accuracy,probe")
         for method in ("gkt", "gated_inversion")
     ]
-    return Page(title="Fig. 9: seven requests in sequence", rows=tuple(rows), note=_stand_in_note(scale))
+    return Page(
+        title="Fig. 9: seven requests in sequence", rows=tuple(rows), form="sequence",
+        note=_stand_in_note(scale),
+    )  # fmt: skip
 
 
 TABLES = {"I": table_one, "II": table_two, "IV": table_four, "VI": table_six, "VII": table_seven}
@@ -238,8 +247,6 @@ FIGURES = {
     "3": figure_three, "4": figure_four, "5": figure_five, "6": figure_six, "7": figure_four,
     "8": figure_six, "9": figure_nine,
 }  # fmt: skip
-PRINTED_ATTACK = TABLE_SEVEN
-
 TITLES = {
     "cifar10": "CIFAR-10", "svhn": "SVHN", "mnist": "MNIST", "digits": "digits",
     "allcnn": "AllCNN", "lenet": "LeNet", "resnet9": "ResNet9",
@@ -268,7 +275,7 @@ def _progress(scale: str, title: str, variants: Mapping[str, tuple[str, ...]]) -
             variant=f"-curve{name}", measures="accuracy", trajectory=True)
         for name, settings in variants.items()
     ]  # fmt: skip
-    return Page(title=title, rows=tuple(rows), note=_stand_in_note(scale))
+    return Page(title=title, rows=tuple(rows), form="progress", note=_stand_in_note(scale))
 
 
 def _stand_in(scale: str) -> tuple[tuple[Recipe, Recipe], str]:

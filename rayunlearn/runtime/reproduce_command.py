@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
 from rayunlearn.reproduction.markdown import render
+from rayunlearn.reproduction.plots import draw
 from rayunlearn.reproduction.zero_shot import Page, Row, page
 from rayunlearn.results.terminal import JobProgress, open_console
 from rayunlearn.runtime.cluster import connect
@@ -85,6 +87,12 @@ def _write(out: Path, name: str, wanted: Page, root: Path, seeds: Sequence[int])
     out.mkdir(parents=True, exist_ok=True)
     stored = {"page": wanted.title, "machine": facts, "results": results}
     (out / f"{name}.json").write_text(json.dumps(stored, indent=1) + "\n")
+    done_page = replace(wanted, rows=tuple(rows))
+    text = render(done_page, results, facts) if rows else f"# {wanted.title}\n\nNo row has been run yet.\n"
+    picture = draw(done_page, results)
+    if picture is not None:
+        (out / f"{name}.png").write_bytes(picture)
+        text += f"\n![{wanted.title}]({name}.png)\n"
     path = out / f"{name}.md"
-    path.write_text(render(Page(title=wanted.title, rows=tuple(rows), note=wanted.note), results, facts))
+    path.write_text(text)
     return path

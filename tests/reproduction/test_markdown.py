@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from rayunlearn.recipes import load_recipe
 from rayunlearn.reproduction.markdown import render
+from rayunlearn.reproduction.plots import draw
 from rayunlearn.reproduction.zero_shot import Page, row
 from rayunlearn.reproduction.zero_shot_figures import Printed
 from rayunlearn.settings import override
@@ -71,3 +72,57 @@ def test_reductions_are_listed_with_the_papers_value() -> None:
 def test_a_row_without_results_is_an_empty_line() -> None:
     """The paper's figures stand there all the same, and ours are left blank."""
     assert cells(render(PAGE, [], {}), "GKT")[1:4] == ["95.00", "", ""]
+
+
+def with_form(form: str, results: list[dict], **fields) -> str:
+    """The page in another form."""
+    return render(replace(PAGE, form=form, rows=(replace(ROW, **fields),)), results, {})
+
+
+def test_the_attack_beside_table_seven() -> None:
+    """The paper's 1.0 for GKT and ours; the test set's share is of test images, the others of training ones."""
+    one = result(0, 0.9)
+    for name, value in (("train", 0.9), ("test", 0.8), ("retain", 0.7), ("forget", 0.6)):
+        split = "test" if name == "test" else "train"
+        measure = f"entropy_attack_{name}"
+        figure = {"subject": "unlearned", "measure": measure, "classes": (0,), "split": split, "value": value}
+        one["figures"].append(figure)
+    found = cells(with_form("attack", [one]), "GKT")
+    assert found == ["GKT", "1.000", "0.900", "1.000", "0.800", "1.000", "0.700", "1.000", "0.600", "1"]
+
+
+def test_progress_gives_the_correlation_of_synthetic_and_real() -> None:
+    """Curves that rise together correlate by 1; a constant one has no correlation and is left blank."""
+    curve = [
+        {"step": s, "retain": 0.1 * s, "synthetic_retain": 0.2 * s, "forget": 0.0, "synthetic_forget": 0.0,
+         "pass_rate": 0.5}
+        for s in (1, 2, 3)
+    ]  # fmt: skip
+    found = cells(with_form("progress", [{**result(0, 0.9), "curve": curve}]), ROW.name)
+    assert found == [ROW.name, "30.00", "30.00", "0.00", "0.500", "1.000", "", "1"]
+
+
+def test_a_sequence_has_a_line_for_each_request() -> None:
+    """Each request's own results, in order, beside the model retrained for it."""
+    results = [{**result(0, 0.9), "target": [0]}, {**result(0, 0.8), "target": [2]}]
+    text = with_form("sequence", results, requests=((0,), (2,)))
+    lines = [line for line in text.splitlines() if line.startswith("| GKT |")]
+    assert [[c.strip() for c in line.split("|")][2:6] for line in lines] == [
+        ["1", "0", "97.00", "90.00"], ["2", "2", "97.00", "80.00"],
+    ]  # fmt: skip
+
+
+def test_plots_are_drawn_of_progress_and_sequence_alone() -> None:
+    """A PNG for these two, the same bytes each time; nothing for tables or where nothing was run."""
+    curve = [
+        {"step": s, "retain": 0.3 * s, "synthetic_retain": 0.2 * s, "forget": 0.1, "synthetic_forget": 0.0,
+         "pass_rate": 0.5}
+        for s in (1, 2, 3)
+    ]  # fmt: skip
+    one = {**result(0, 0.9), "curve": curve}
+    for form in ("progress", "sequence"):
+        page = replace(PAGE, form=form)
+        picture = draw(page, [one])
+        assert picture is not None and picture.startswith(b"\x89PNG") and picture == draw(page, [one])
+        assert draw(page, []) is None
+    assert draw(PAGE, [one]) is None
