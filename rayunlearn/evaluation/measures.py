@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.evaluation.accuracy import check_images
 from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings, anamnesis_index, relearn
 from rayunlearn.evaluation.distance import calibration_error, class_membership, divergences
 from rayunlearn.evaluation.inversion_attack import (
@@ -151,13 +152,26 @@ class Bench:
     relearn: Relearn | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a bench on which nothing could be compared."""
+        """Refuse a bench on which some model or class could not be compared with the others."""
         for name in ("original", *self.golds):
             if name not in self.subjects:
                 raise BadInput("subjects of an audit", sorted(self.subjects), f"{name!r} among them")
         for name, classes in (("retain", self.retain), ("forget", self.forget)):
             if not classes:
                 raise BadInput(f"{name} classes of an audit", [], "at least one")
+        wanted = self.subjects["original"].spec.num_classes
+        shadows = self.shadows.models if self.shadows else ()
+        models = {**self.subjects, **{f"shadow {i}": model for i, model in enumerate(shadows)}}
+        for name, model in models.items():
+            found = model.spec.num_classes
+            if found != wanted:
+                raise BadInput(f"number of classes of {name!r}", found, f"{wanted}, as of 'original'")
+        for name, (images, labels) in (("training", self.train), ("test", self.test)):
+            check_images(images, labels, wanted, f"{name} images of an audit")
+            counts = torch.bincount(labels, minlength=wanted).tolist()
+            for c in (*self.retain, *self.forget):
+                if not counts[c]:
+                    raise BadInput(f"number of {name} images of class {c}", 0, "at least 1, for any measure")
 
     @cached_property
     def predictions(self) -> dict[str, dict[str, Predictions]]:
@@ -182,11 +196,10 @@ def accuracy(bench: Bench) -> Iterator[Measurement]:
             named += [("class_accuracy", (c,)) for c in sorted(bench.retain + bench.forget)]
             for measure, classes in named:
                 right, count = counts.sums(classes)
-                if count:
-                    yield Measurement(
-                        subject=subject, measure=measure, classes=classes, split=split,
-                        sum=float(right), count=count,
-                    )  # fmt: skip
+                yield Measurement(
+                    subject=subject, measure=measure, classes=classes, split=split,
+                    sum=float(right), count=count,
+                )  # fmt: skip
 
 
 def distance(bench: Bench) -> Iterator[Measurement]:

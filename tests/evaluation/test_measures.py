@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,9 +24,11 @@ from rayunlearn.evaluation.measures import (
     check_measures,
     measured,
 )
-from rayunlearn.evaluation.probe import linear_probe
+from rayunlearn.evaluation.membership import EntropyAttackSettings
+from rayunlearn.evaluation.neighbours import NeighbourSettings
+from rayunlearn.evaluation.probe import ProbeSettings, linear_probe
 from rayunlearn.methods.trivial import mask_logit
-from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.classifiers import Classifier, build_classifier
 from rayunlearn.seeds import derive_seed
 from tests.conftest import TrainVersion
 
@@ -143,8 +146,7 @@ def test_relearning_in_three_forms(bench: Bench) -> None:
 
 
 def test_a_bench_relearns_as_it_is_told(bench: Bench) -> None:
-    """Models, target, settings and seed go to `Bench.relearn` in place of this process, for each kind of data;
-    the curves that it gives are the rows'."""
+    """Models, target, settings and seed go to `Bench.relearn` for each kind of data, its curves to rows."""
     asked = []
 
     def by_hand(
@@ -247,3 +249,96 @@ def test_a_bench_on_which_nothing_can_be_compared(bench: Bench) -> None:
         measured(bench, ["likelihood_ratio"])
     with pytest.raises(BadInput, match=r"audit\.few_per_class"):
         MeasureSettings(few_per_class=0)
+
+
+# What no measure gives a number for.
+
+
+def with_shadows(bench: Bench, count: int = 4) -> Bench:
+    """The bench with copies of two of its models as shadow models."""
+    models = [bench.subjects["original"], bench.subjects["gold"]] * (count // 2)
+    candidates = sum(int((part[1] == 3).sum()) for part in (bench.train, bench.test))
+    included = torch.zeros(count, candidates, dtype=torch.bool)
+    included[: count // 2] = True
+    return replace(bench, shadows=Shadows(models=models, included=included))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_logits_that_are_not_finite_are_an_error(bench: Bench, measure: str) -> None:
+    """One NaN in one model's head: every measure ends in an error that says so.
+
+    Negative control: it names every measure, and the same bench with a sound head gives rows.
+    """
+    broken = copy.deepcopy(bench.subjects["mask_logit"])
+    with torch.no_grad():
+        broken.head.bias[0] = math.nan
+    whole = replace(with_shadows(bench), settings=replace(SETTINGS, probe_draws=1))
+    assert measured(whole, [measure])
+    with pytest.raises(BadInput, match="NaN or infinite"):
+        measured(replace(whole, subjects={**bench.subjects, "mask_logit": broken}), [measure])
+
+
+def test_a_shadow_model_that_is_not_finite_is_an_error(bench: Bench) -> None:
+    """NaN in a shadow model is found, not averaged."""
+    whole = with_shadows(bench)
+    assert whole.shadows is not None
+    broken = copy.deepcopy(bench.subjects["gold"])
+    with torch.no_grad():
+        broken.head.bias[0] = math.nan
+    shadows = replace(whole.shadows, models=[broken, *whole.shadows.models[1:]])
+    with pytest.raises(BadInput, match="NaN or infinite"):
+        measured(replace(whole, shadows=shadows), ["likelihood_ratio"])
+
+
+def test_models_with_different_class_counts_are_named(bench: Bench) -> None:
+    """A subject of eleven classes and a shadow model of nine: refused before any measure, with both numbers."""
+
+    def of(classes: int) -> Classifier:
+        return build_classifier(replace(bench.subjects["original"].spec, num_classes=classes), 0)
+
+    with pytest.raises(BadInput, match="number of classes of 'mine' is 11; allowed: 10, as of 'original'"):
+        replace(bench, subjects={**bench.subjects, "mine": of(11)})
+    whole = with_shadows(bench)
+    assert whole.shadows is not None
+    with pytest.raises(BadInput, match="number of classes of 'shadow 1' is 9; allowed: 10"):
+        models = [whole.shadows.models[0], of(9)]
+        replace(whole, shadows=replace(whole.shadows, models=models))
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_class_without_images_is_named(bench: Bench, part: str) -> None:
+    """A forget or a retain class that is missing, one class only, or labels of other images: before any measure."""
+    images, labels = getattr(bench, part)
+    name = {"train": "training", "test": "test"}[part]
+    for kept, missing in ((labels != 3, 3), (labels != 5, 5), (labels == 3, 0)):
+        with pytest.raises(BadInput, match=f"number of {name} images of class {missing} is 0; allowed: at least 1"):
+            replace(bench, **{part: (images[kept], labels[kept])})
+    with pytest.raises(BadInput, match=f"{name} images of an audit: number of labels"):
+        replace(bench, **{part: (images, labels[1:])})
+    with pytest.raises(BadInput, match=f"{name} images of an audit: range of the labels is .*0..9"):
+        replace(bench, **{part: (images, labels + 1)})
+
+
+@pytest.mark.parametrize(
+    ("measure", "settings", "message"),
+    [
+        ("probe", {"probe": ProbeSettings(train_per_class=1000)}, "linear_probe: .*class 0 .*at least 1000"),
+        ("neighbours", {"neighbours": NeighbourSettings(k=1000)}, "knn_probe: .*at least k = 1000"),
+        ("relearning", {"few_per_class": 1000}, "relearn: .*forget class 3 .*at least 1000"),
+        ("entropy", {"entropy": EntropyAttackSettings(least_fitted=1000)}, "at least 2000"),
+    ],
+)
+def test_too_few_images_for_a_measure_are_named(
+    bench: Bench, measure: str, settings: dict[str, Any], message: str
+) -> None:
+    """What is there, and what that measure needs, comes with its name; the other measures do without."""
+    few = replace(bench, settings=replace(SETTINGS, **settings))
+    with pytest.raises(BadInput, match=message):
+        measured(few, [measure])
+    assert measured(few, ["accuracy", "distance", "class_membership", "calibration"])
+
+
+def test_too_few_shadow_models_are_named(bench: Bench) -> None:
+    """Two shadow models leave each example with one of each kind, which has no variance."""
+    with pytest.raises(BadInput, match="likelihood_ratios: .*with and without example 0 .*at least 2 of each"):
+        measured(with_shadows(bench, 2), ["likelihood_ratio"])

@@ -80,7 +80,7 @@ def with_form(form: str, results: list[dict], **fields) -> str:
 
 
 def test_the_attack_beside_table_seven() -> None:
-    """The paper's 1.0 for GKT and ours; the test set's share is of test images, the others of training ones."""
+    """The paper's 1.0 for GKT and ours; the test set's share is of test images, others of training ones."""
     one = result(0, 0.9)
     for name, value in (("train", 0.9), ("test", 0.8), ("retain", 0.7), ("forget", 0.6)):
         split = "test" if name == "test" else "train"

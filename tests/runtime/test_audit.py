@@ -75,7 +75,7 @@ def test_relearning_by_ray_train_gives_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_inverted_images_are_those_that_were_scored() -> None:
-    """Twelve of each of three models and the mean: their correlation with it is the figure of the audit's rows.
+    """Twelve of each of three models, and the mean: their correlation with it is the audit's figure.
 
     In the rows is no image; one would have 64 numbers.
     """

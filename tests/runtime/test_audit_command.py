@@ -92,7 +92,7 @@ def test_a_version_is_measured_recorded_and_shown(
 def test_figures_go_to_a_folder_and_nowhere_else(
     served: Store, connected: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """`--figures` writes a PNG for curves, ROC and images, named for the version; the store gets none of them.
+    """`--figures` writes PNG files of curves, ROC and images, named for the version; the store gets none.
 
     Relearning goes through Ray Train here.
     """

@@ -18,6 +18,8 @@ from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.intake import Intake
 from rayunlearn.runtime.scheduler import Outcome
 from rayunlearn.runtime.service import Place, Service, exit_code
+from rayunlearn.runtime.training import fit, fit_logged, training_job
+from rayunlearn.runtime.training_logs import load_log
 from rayunlearn.scheduling.requests import parse_requests
 from tests.runtime.tiny import Recording, memory_store, original, rows, tiny_context, tiny_recipe
 
@@ -311,6 +313,30 @@ def test_a_checkpoint_with_code(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"evil\.pt.*weights_only"):
         a_service(memory_store(), tiny_recipe(), checkpoint=tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_method_that_needs_the_training_log(serve: Any, weights_file: Path) -> None:
+    """The original is trained with a log, to the same weights; two requests roll back steps of it.
+
+    A given original has no log, and is refused by name before anything is trained.
+    """
+    store = memory_store()
+    recipe = tiny_recipe(
+        "digits", "method=amnesiac_rollback", "publish_refused=true", "inversion.iterations=5",
+        "amnesiac_rollback.epochs=1", "train.epochs=2",
+    )  # fmt: skip
+    granted = '"data_access": ["weights", "forget", "retain", "training_log"]'
+    text = "".join(f'{{"request_id": "r{c}", "target": [{c}], {granted}}}\n' for c in (0, 2))
+    _, code = serve(store, text, recipe, checkpoint=None)
+    assert code == ExitCode.OK
+    chain = versions(LedgerReader(store), "default")
+    assert [v.classes_forgotten for v in chain] == [(), (0,), (0, 2)]
+    job = training_job(recipe, original()[0], 0)
+    assert chain[0].version == version_id(fit(job).state_dict())
+    assert store.exists("logs/default.safetensors")
+    assert len(load_log(store, "default").updates) < len(fit_logged(job)[1].updates)
+    with pytest.raises(BadInput, match="--checkpoint is .*needs the log of the original's training"):
+        a_service(memory_store(), recipe, checkpoint=weights_file)
 
 
 def test_another_seed_does_not_go_on_with_a_run(serve: Any) -> None:
