@@ -6,6 +6,7 @@ A command line (`--set gkt.epsilon=0.02`), a recipe and a search space name a se
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -18,9 +19,15 @@ from rayunlearn.errors import BadInput, nearest
 S = TypeVar("S")
 
 
+@functools.cache
+def _hints(settings: type[Any]) -> dict[str, Any]:
+    """`get_type_hints`, which evaluates every annotation anew at each call."""
+    return get_type_hints(settings)
+
+
 def paths(settings: Any) -> dict[str, tuple[Any, Any]]:
     """Every leaf of nested settings: dotted path -> (declared type, value)."""
-    hints = get_type_hints(type(settings))
+    hints = _hints(settings.__class__)
     leaves: dict[str, tuple[Any, Any]] = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)

@@ -371,6 +371,7 @@ def likelihood_ratio(bench: Bench) -> Iterator[Measurement]:
     names = {str(i): model for i, model in enumerate(bench.shadows.models)}
     scored = predict(names, images, labels)
     shadow_scores = torch.stack([membership_scores(p.log_probs, labels) for p in scored.values()])
+    areas: dict[str, float] = {}
     for subject in bench.subjects:
         own = torch.cat([p.of(bench.forget).log_probs for p in _both(bench.predictions, subject)])
         ratios = likelihood_ratios(
@@ -378,6 +379,7 @@ def likelihood_ratio(bench: Bench) -> Iterator[Measurement]:
             bench.settings.likelihood_ratio,
         )  # fmt: skip
         curve = attack_curve(ratios[:members], ratios[members:])
+        areas[subject] = curve.auc
         told = asdict(bench.settings.likelihood_ratio) | {"shadows": len(names), "note": curve.note}
         yield Measurement(
             subject=subject, measure="lira_auc", classes=bench.forget, split="train", value=curve.auc,
@@ -388,6 +390,13 @@ def likelihood_ratio(bench: Bench) -> Iterator[Measurement]:
             subject=subject, measure="lira_tpr_at_1_percent_fpr", classes=bench.forget, split="train",
             sum=float(curve.caught()), count=curve.members, parameters=told,
         )  # fmt: skip
+    for subject, area in areas.items():
+        gaps = [abs(area - areas[gold]) for gold in bench.other_golds(subject)]
+        if gaps:  # an AUC far from gold's tells something in either direction
+            yield Measurement(
+                subject=subject, measure="lira_auc_gap", classes=bench.forget, split="train",
+                sum=sum(gaps), count=len(gaps),
+            )  # fmt: skip
 
 
 def _both(predictions: Mapping[str, Mapping[str, Predictions]], subject: str) -> list[Predictions]:
@@ -405,10 +414,11 @@ def inversion(bench: Bench) -> Iterator[Measurement]:
     for subject in bench.subjects:
         attacks = inversion_attacks(bench, subject, means)
         count = sum(attack.count for attack in attacks)
+        specific = [a.specific_sum for a in attacks if a.specific_sum is not None]
         for measure, total in (
             ("inversion_confidence", sum(float(a.confidence.sum()) for a in attacks)),
             ("inversion_correlation", sum(a.own_sum for a in attacks)),
-            ("inversion_specific", sum(a.specific_sum or 0.0 for a in attacks)),
+            ("inversion_specific", sum(specific) if len(specific) == len(attacks) else None),
         ):
             yield Measurement(
                 subject=subject, measure=measure, classes=bench.forget, sum=total, count=count,

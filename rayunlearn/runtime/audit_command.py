@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -20,7 +20,7 @@ from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import JobProgress, open_console
 from rayunlearn.results.wording import came_back
-from rayunlearn.runtime.auditor import Auditor
+from rayunlearn.runtime.auditor import Auditor, VersionAudit
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.job import plain
@@ -30,6 +30,15 @@ from rayunlearn.settings import override
 
 DRAWN = ("anamnesis", "relearning", "likelihood_ratio", "inversion")
 """Measures that have a figure."""
+
+
+FIGURES = (
+    "Folder for PNG files: relearning curves, the membership attack's ROC, and the images of a forgotten "
+    "class that an attacker draws from the weights, beside that class's mean image. These images are "
+    "sensitive, since they show what was to be forgotten: they are made only where this is given, and go "
+    "nowhere else."
+)
+"""Help of `--figures`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +69,8 @@ class AuditOptions:
     address: str | None = None
     """Ray cluster to run on; else RAY_ADDRESS, else one is started on this machine."""
 
-    figures: Path | None = None
-    """Folder for PNG files: relearning curves, the membership attack's ROC, and the images of a forgotten
-    class that an attacker draws from the weights, beside that class's mean image. The latter two are
-    sensitive: they show what was to be forgotten, are made only where this is given, and go nowhere else."""
+    figures: Annotated[Path | None, tyro.conf.arg(help=FIGURES)] = None
+    """Folder for PNG files."""
 
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE")] = ()
     """Settings to change, as audit.few_per_class=20; a wrong name lists the nearest."""
@@ -93,13 +100,11 @@ def run_audit(options: AuditOptions) -> int:
                     progress=progress,
                 )
                 invert = options.figures is not None and "inversion" in measures
-                rows, inverted = Auditor(context, threads=1).audit_version(
-                    options.version, measures, invert=invert
-                )
-        _show(console, rows)
+                audited = Auditor(context, threads=1).audit_version(options.version, measures, invert=invert)
+        _show(console, audited)
         if options.figures is not None:
-            for name, png in audit_figures(rows, inverted).items():
-                path = options.figures / f"{rows[0]['version'][:12]}-{name}"
+            for name, png in audit_figures(audited.rows, audited.inverted).items():
+                path = options.figures / f"{audited.version[:12]}-{name}"
                 path.write_bytes(png)
                 console.print(f"Figure: {path}", soft_wrap=True, highlight=False)
         return ExitCode.OK
@@ -126,14 +131,10 @@ def _check_figures(folder: Path, measures: Sequence[str]) -> None:
         raise BadInput("--figures", str(folder), f"a folder, or where one can be made ({error})") from error
 
 
-def _show(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+def _show(console: Console, audited: VersionAudit) -> None:
     """Each measure's figure for every subject, and what came back."""
-    forget: set[int] = set()
-    for row in rows:
-        if row["measure"] == "forget_accuracy":
-            forget |= set(row["classes"])
-    shown = [c for c in compare(rows) if c.measure != "class_accuracy"]
-    console.print(comparison_table(shown, forget=sorted(forget)))
-    console.print(f"Recorded: {len(rows)} rows of the ledger's audits.", highlight=False)
-    if said := came_back(returned_classes(rows)):
+    shown = [c for c in compare(audited.rows) if c.measure != "class_accuracy"]
+    console.print(comparison_table(shown, forget=audited.forget))
+    console.print(f"Recorded: {len(audited.rows)} rows of the ledger's audits.", highlight=False)
+    if said := came_back(returned_classes(audited.rows)):
         console.print(f"[bold red]{said}[/]", highlight=False)

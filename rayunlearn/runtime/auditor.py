@@ -44,6 +44,23 @@ class _Target:
     chosen: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VersionAudit:
+    """What the audit of one version found.
+
+    Attributes:
+        version: its id.
+        forget: classes that it has forgotten.
+        rows: figures, as the ledger has them.
+        inverted: what an attacker draws of each of these classes, if it was asked for; kept nowhere else.
+    """
+
+    version: str
+    forget: tuple[int, ...]
+    rows: list[Row]
+    inverted: list[InvertedImages]
+
+
 class Auditor:
     """Audits what a storage location has published.
 
@@ -84,19 +101,13 @@ class Auditor:
             )
         self._record(self._prepared(targets))
 
-    def audit_version(
-        self, name: str, measures: Sequence[str], *, invert: bool = False
-    ) -> tuple[list[Row], list[InvertedImages]]:
+    def audit_version(self, name: str, measures: Sequence[str], *, invert: bool = False) -> VersionAudit:
         """Measure one version by its id or the beginning of it, and record the figures.
 
         Args:
             name: the id, or its beginning.
             measures: names of measures.
-            invert: whether to draw the forgotten classes from the models, too.
-
-        Returns:
-            The rows that were recorded, and for each forgotten class the inverted images if wanted; these
-            are kept nowhere.
+            invert: whether to give the images of the model inversion attack, too.
 
         Raises:
             BadInput: no version, or several, of that name; one that was purged; one that has forgotten
@@ -125,8 +136,12 @@ class Auditor:
             raise BadInput("--version", name, allowed)
         ((_, inputs),) = prepared
         drawing = inverted_images_task.remote(inputs, self.threads) if invert else None
-        rows = self._record(prepared)
-        return rows, [] if drawing is None else ray.get(drawing)
+        return VersionAudit(
+            version=version.version,
+            forget=version.classes_forgotten,
+            rows=self._record(prepared),
+            inverted=[] if drawing is None else ray.get(drawing),
+        )
 
     def _is_there(self, version: Version) -> bool:
         return self.context.store.exists(version.path)

@@ -136,8 +136,10 @@ def shadow_models(
                 pass  # another sweep trained the same model meanwhile
             found[job.key] = _from_bytes(job, data)
     finally:
-        for task in pending:  # the sweep was stopped: nobody waits for these
-            ray.cancel(task)
+        # the sweep was stopped: nobody waits for these. By force, since an interrupt in the midst of an
+        # import would leave a process whose next task finds half a module
+        for task in pending:
+            ray.cancel(task, force=True)
     if failures:
         first = failures[0]
         why = first.cause if isinstance(first, RayTaskError) else first

@@ -209,6 +209,12 @@ def test_attacks(bench: Bench) -> None:
     auc = by_subject(rows, "lira_auc")["original"]
     assert auc.value is not None and 0 <= auc.value <= 1
     assert (auc.parameters["members"], auc.parameters["non_members"]) == tuple(both)
+    areas = {name: r.value for name, r in by_subject(rows, "lira_auc").items()}
+    gaps = {name: r.value for name, r in by_subject(rows, "lira_auc_gap").items()}
+    assert gaps["mask_logit"] == pytest.approx(
+        (abs(areas["mask_logit"] - areas["gold"]) + abs(areas["mask_logit"] - areas["gold_2"])) / 2
+    )
+    assert gaps["gold"] == pytest.approx(abs(areas["gold"] - areas["gold_2"])), "of the other gold model"
     roc, tpr = auc.parameters["roc"], by_subject(rows, "lira_tpr_at_1_percent_fpr")["original"]
     assert roc[0] == (0, tpr.sum), "of under 100 non-members 1 % is none"
     assert roc[-1][1] == both[0] and len(roc) <= 200
@@ -291,7 +297,7 @@ def test_a_shadow_model_that_is_not_finite_is_an_error(bench: Bench) -> None:
 
 
 def test_models_with_different_class_counts_are_named(bench: Bench) -> None:
-    """A subject of eleven classes and a shadow model of nine: refused before any measure, with both numbers."""
+    """A subject of eleven classes and a shadow model of nine: refused before any measure."""
 
     def of(classes: int) -> Classifier:
         return build_classifier(replace(bench.subjects["original"].spec, num_classes=classes), 0)
@@ -300,18 +306,18 @@ def test_models_with_different_class_counts_are_named(bench: Bench) -> None:
         replace(bench, subjects={**bench.subjects, "mine": of(11)})
     whole = with_shadows(bench)
     assert whole.shadows is not None
+    shadows = replace(whole.shadows, models=[whole.shadows.models[0], of(9)])
     with pytest.raises(BadInput, match="number of classes of 'shadow 1' is 9; allowed: 10"):
-        models = [whole.shadows.models[0], of(9)]
-        replace(whole, shadows=replace(whole.shadows, models=models))
+        replace(whole, shadows=shadows)
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_a_class_without_images_is_named(bench: Bench, part: str) -> None:
-    """A forget or a retain class that is missing, one class only, or labels of other images: before any measure."""
+    """A forget or a retain class that is missing, one class only, or labels of other images, at once."""
     images, labels = getattr(bench, part)
     name = {"train": "training", "test": "test"}[part]
     for kept, missing in ((labels != 3, 3), (labels != 5, 5), (labels == 3, 0)):
-        with pytest.raises(BadInput, match=f"number of {name} images of class {missing} is 0; allowed: at least 1"):
+        with pytest.raises(BadInput, match=f"{name} images of class {missing} is 0; allowed: at least 1"):
             replace(bench, **{part: (images[kept], labels[kept])})
     with pytest.raises(BadInput, match=f"{name} images of an audit: number of labels"):
         replace(bench, **{part: (images, labels[1:])})
@@ -338,7 +344,18 @@ def test_too_few_images_for_a_measure_are_named(
     assert measured(few, ["accuracy", "distance", "class_membership", "calibration"])
 
 
+def test_a_mean_image_that_others_compose_has_no_specific_score(bench: Bench) -> None:
+    """Where class 3's mean is class 5's nothing is its own: no figure, rather than 0; the others have one."""
+    images, labels = bench.train
+    alike = images.clone()
+    alike[labels == 3] = images[labels == 5].mean(dim=0)
+    rows = measured(replace(bench, train=(alike, labels)), ["inversion"])
+    for row in by_subject(rows, "inversion_specific").values():
+        assert row.value is None is row.sum
+    assert all(row.value is not None for row in by_subject(rows, "inversion_confidence").values())
+
+
 def test_too_few_shadow_models_are_named(bench: Bench) -> None:
     """Two shadow models leave each example with one of each kind, which has no variance."""
-    with pytest.raises(BadInput, match="likelihood_ratios: .*with and without example 0 .*at least 2 of each"):
+    with pytest.raises(BadInput, match="likelihood_ratios: .*example 0 .*at least 2 of each"):
         measured(with_shadows(bench, 2), ["likelihood_ratio"])

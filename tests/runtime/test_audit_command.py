@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rayunlearn.__main__ import main
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import versions
 from rayunlearn.results.schemas import ALL_TABLES
@@ -103,6 +105,7 @@ def test_figures_go_to_a_folder_and_nowhere_else(
     )  # fmt: skip
     assert run_audit(named) == 0
     out = capsys.readouterr().out
+    assert re.search("relearn steps +D_f", out), "D_f is known without the measure of accuracy"
     version = versions(LedgerReader(served), "default")[-1].version[:12]
     files = sorted(path.name for path in folder.iterdir())
     assert files == [f"{version}-{name}.png" for name in ("inversion-0", "likelihood-ratio", "relearning")]
@@ -174,6 +177,18 @@ def test_a_job_audits_with_as_many_gold_models_as_asked(tmp_path: Path, cluster:
     assert {"gold", "gold_2"} <= set(kept)
     assert {r["subject"] for r in rows if r["measure"] == "js_to_gold"} >= {"gold", "gold_2", "unlearned"}
     assert any(r["measure"] == "regret" for r in rows)
+
+
+def test_the_help_says_that_images_are_sensitive(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever asks what `--figures` does reads what it shows before using it."""
+    monkeypatch.setattr(sys, "argv", ["rayunlearn", "audit", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    assert ended.value.code == 0
+    assert "These images are sensitive, since they show what was to be forgotten" in said
 
 
 def test_the_command_line(tmp_path: Path) -> None:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, get_args, get_type_hints
+from functools import cache
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from rayunlearn.errors import BadInput, nearest
+
+
+@cache
+def _hints(settings: type[Any]) -> dict[str, Any]:
+    """`get_type_hints`, which evaluates every annotation anew at each call."""
+    return get_type_hints(settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +108,8 @@ class GKTSettings:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        hints = get_type_hints(type(self))
+        own: Any = type(self)
+        hints = _hints(own)
         for field in (f.name for f in fields(self)):
             value, declared = getattr(self, field), hints[field]
             names = get_args(declared)
