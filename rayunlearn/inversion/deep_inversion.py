@@ -27,7 +27,7 @@ class InversionSettings:
     Attributes:
         iterations: Adam steps on the images.
         lr: Adam's learning rate, decayed to 0 along a cosine.
-        bn_weight: weight r of the BatchNorm statistics.
+        bn_weight: weight r of the BatchNorm statistics, or of what stands in for them in a model without.
         tv_weight: weight of the mean absolute difference between neighbouring pixels.
         l2_weight: weight of the mean squared pixel.
         jitter: images are moved by up to this many pixels in each step; 0 where the model was trained
@@ -133,8 +133,15 @@ def deep_inversion(
     """Synthesise one image for each label.
 
     Minimises CE(M(x), y) + r R_BN(x) + TV(x) + l2(x) over all images at once; the model is in eval
-    mode and is left as it was. A model without BatchNorm has no statistics to match: the fallback asks
-    for the same answer on the moved image (augmentation consistency) in their place.
+    mode and is left as it was.
+
+    A model without BatchNorm (LeNet) has no statistics to match, and its confidence alone is reached by
+    patterns that no other model takes for the class. In place of R_BN(x) the fallback asks for the same
+    answer of a disturbed model on a moved image, CE(M'(x'), y): x' is moved by up to `jitter` pixels, at
+    least 1, and M' has Gaussian noise on its weights, as large as they are, but not on its biases; both
+    are drawn anew in each step. The term is ours, chosen by the share of images that two more LeNets,
+    trained from other seeds, recognise (defaults, 100 images): MNIST 100 %, SVHN 94 and 95 %, CIFAR-10
+    84 and 89 %. With equal logits of M on x' asked for instead: 96 and 100, 22 and 24, 50 and 67 %.
 
     Args:
         model: the version to invert.
@@ -177,8 +184,9 @@ def deep_inversion(
                 if statistics.layers:
                     loss = loss + settings.bn_weight * statistics.take()
                 else:
-                    again = model(_jitter(x, max(1, settings.jitter), low, draws))
-                    loss = loss + settings.bn_weight * (again - logits).square().mean()
+                    moved = _jitter(x, max(1, settings.jitter), low, draws)
+                    again = _disturbed(model, moved, draws)
+                    loss = loss + settings.bn_weight * F.cross_entropy(again, wanted)
                 loss = loss + settings.tv_weight * total_variation(x) + settings.l2_weight * x.square().mean()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -203,6 +211,17 @@ def deep_inversion(
             where="deep inversion",
         )
     return SyntheticSet(images=made.cpu()[keep], labels=labels[keep], requested=len(labels))
+
+
+def _disturbed(model: nn.Module, x: Tensor, draws: torch.Generator) -> Tensor:
+    """Logits of the model with Gaussian noise on every weight, of the weights' own root mean square."""
+    noisy = {
+        name: weight + weight.square().mean().sqrt() * torch.randn(weight.shape, generator=draws).to(weight)
+        for name, weight in model.named_parameters()
+        if weight.dim() > 1  # biases stay
+    }
+    logits: Tensor = torch.func.functional_call(model, noisy, (x,))
+    return logits
 
 
 def _jitter(x: Tensor, pixels: int, fill: float, draws: torch.Generator) -> Tensor:

@@ -82,6 +82,11 @@ class Generator(nn.Module):
     by a 3x3 convolution, BatchNorm and LeakyReLU 0.2, a 3x3 convolution to the image's channels, and
     BatchNorm last. For 28x28 the paper's reference code is followed: it makes 32x32 maps and ends in a
     7x7 convolution with padding 1, which gives 28x28.
+
+    | parameters at width 1, z_dim 128 | |
+    |---|---|
+    | 28x28, 1 channel | 1,281,923 |
+    | 32x32, 3 channels | 1,280,521 |
     """
 
     def __init__(self, spec: GeneratorSpec) -> None:

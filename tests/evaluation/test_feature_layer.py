@@ -13,7 +13,7 @@ from torchvision.models import resnet18
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.feature_layer import features_of, head_of
-from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.classifiers import CLASSIFIERS, Classifier, ClassifierSpec, build_classifier
 
 K, D = 3, 5
 
@@ -75,6 +75,25 @@ def test_our_classifiers_head_and_features(version: Classifier) -> None:
     name, head = head_of(version, x)
     assert (name, head is version.head) == ("head", True)
     assert torch.equal(features_of(version, x), version.features(x).detach())
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32)])
+def test_the_feature_layer_of_every_architecture(name: str, channels: int, size: int) -> None:
+    """What enters `head`, bit for bit; LeNet's hidden layer, with as many outputs as classes, is not it."""
+    spec = ClassifierSpec(
+        name=name, width=0.1, in_channels=channels, image_size=size, num_classes=8,
+        mean=(0.5,) * channels, std=(0.5,) * channels,
+    )  # fmt: skip
+    model = build_classifier(spec, 0).eval()
+    x = images(3, channels, size)
+    entered: list[Tensor] = []
+    model.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].detach()))
+    found, head = head_of(model, x)
+    assert (found, head is model.head) == ("head", True)
+    features = features_of(model, x)
+    assert features.shape == (3, {"allcnn": 19, "lenet": 8, "resnet9": 26}[name])
+    assert torch.equal(features, entered[-1]) and torch.equal(features, model.features(x).detach())
 
 
 @pytest.mark.parametrize("auxiliary_last", [False, True])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rayunlearn.errors import BadInput
-from rayunlearn.models.generators import GeneratorSpec, build_generator
+from rayunlearn.models.generators import Generator, GeneratorSpec, build_generator
 from rayunlearn.models.weights import version_id
 
 
@@ -15,15 +15,31 @@ def noise(n=6, z_dim=16):
     return torch.randn(n, z_dim, generator=torch.Generator().manual_seed(0))
 
 
-def test_table_v_parameter_count():
-    """Table V for 32x32 colour images by hand.
+@pytest.mark.parametrize(
+    ("channels", "size", "kernel", "count"), [(3, 32, 3, 1_280_521), (1, 28, 7, 1_281_923)]
+)
+def test_table_v_layers_and_parameters(channels: int, size: int, kernel: int, count: int) -> None:
+    """Table V at width 1: each layer's output, and the parameters by hand.
 
-    Linear 128*8192 + 8192; BatchNorm 2*(128+128+64+3); convolutions 128*128*9+128, 128*64*9+64, 64*3*9+3.
+    Linear 128*8192 + 8192; BatchNorm 2*(128+128+64+C); convolutions 128*128*9+128, 128*64*9+64 and
+    64*C*k*k+C with k = 3 for 32x32 colour images, 7 for 28x28 grey ones.
     """
-    model = build_generator(GeneratorSpec(channels=3, image_size=32), seed=0)
-    by_hand = 128 * 8192 + 8192 + 2 * (128 + 128 + 64 + 3)
-    by_hand += 128 * 128 * 9 + 128 + 128 * 64 * 9 + 64 + 64 * 3 * 9 + 3
-    assert sum(p.numel() for p in model.parameters()) == by_hand
+    model = build_generator(GeneratorSpec(channels=channels, image_size=size), seed=0)
+    shapes = []
+    for layer in model.layers:
+        layer.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output.shape[1:])))
+    images = model(noise(2, 128))
+    assert shapes == [
+        (8192,), (128, 8, 8), (128, 8, 8),
+        (128, 16, 16), (128, 16, 16), (128, 16, 16), (128, 16, 16),
+        (128, 32, 32), (64, 32, 32), (64, 32, 32), (64, 32, 32),
+        (channels, size, size), (channels, size, size),
+    ]  # fmt: skip
+    assert images.shape == (2, channels, size, size)
+    by_hand = 128 * 8192 + 8192 + 2 * (128 + 128 + 64 + channels)
+    by_hand += 128 * 128 * 9 + 128 + 128 * 64 * 9 + 64 + 64 * channels * kernel**2 + channels
+    assert sum(p.numel() for p in model.parameters()) == by_hand == count
+    assert f"{count:,}" in (Generator.__doc__ or "")
 
 
 @pytest.mark.parametrize("size", [4, 8, 28, 32])

@@ -26,7 +26,7 @@ from rayunlearn.runtime.reproduce_command import run_reproduction
 from rayunlearn.runtime.training import classifier_spec, training_job
 from tests.runtime.tiny import Quiet, tiny_recipe
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def tiny_row(method: str = "gated_inversion", *settings: str, requests=((0,), (2,)), **fields) -> Row:
