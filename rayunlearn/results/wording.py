@@ -51,8 +51,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     (
         "AIN",
         "anamnesis index: batches needed to relearn D_f over the batches gold needs; nearer to 1 is "
-        "better, near 0 the classes come straight back, far above 1 the model is damaged; < and > are bounds, "
-        "where a model was not back in time",
+        "better, near 0 the classes come straight back, far above 1 the model is damaged; < and > are "
+        "bounds, where a model was not back in time",
     ),
     (
         "regret",

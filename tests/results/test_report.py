@@ -83,7 +83,6 @@ def test_the_figures_are_the_ledgers(summaries: list[RequestSummary], page: Page
     assert "33 entries" in page.text and "Unlearning report" in page.text
 
 
-
 def test_a_bound_stands_where_gold_did_not_relearn(summaries: list[RequestSummary]) -> None:
     """Each index is "below" its bound, and the best baseline is named by the largest; gold has none."""
     bounds = {"unlearned": 0.9, "mask_logit": 0.0312, "delete_head_row": 0.1, "gaussian_head": 0.02}
