@@ -18,15 +18,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.rows import finished
 from benchmarks.zero_shot import value
 from rayunlearn.recipes import load_recipe
 from rayunlearn.reproduction.zero_shot import Row, row
 from rayunlearn.reproduction.zero_shot_figures import SEQUENCE
 from rayunlearn.results.comparison import returned_classes
-from rayunlearn.results.terminal import JobProgress
-from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.machine import machine_facts
-from rayunlearn.runtime.reproduce import results_of, run_rows
 
 METHODS: dict[str, tuple[str, ...]] = {
     "gated_inversion": (),
@@ -89,12 +87,7 @@ def main(
         seeds: fewer are for a quick look, not for figures.
     """
     console = Console(width=110)
-    connect()
-    wanted, root = rows(), storage.absolute()
-    with JobProgress(console) as progress:
-        failed = run_rows(root, wanted, range(seeds), progress=progress)
-    assert not failed, failed
-    results = [r for each in wanted for seed in range(seeds) for r in results_of(root, each, seed)]
+    results = finished(rows(), seeds, storage, console)
     found = {method: after_each([r for r in results if r["method"] == method]) for method in METHODS}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ("method", "forget", "Retrain", "D_r", "gap", "D_f", "probe (gold)", "came back", "refused")

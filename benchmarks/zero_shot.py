@@ -17,12 +17,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.rows import finished
 from rayunlearn.recipes import load_recipe
 from rayunlearn.reproduction.zero_shot import Row, row
-from rayunlearn.results.terminal import JobProgress
-from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.machine import machine_facts
-from rayunlearn.runtime.reproduce import results_of, run_rows
 
 METHODS: dict[str, tuple[str, ...]] = {"gated_inversion": (), "ispf": ("ispf.epochs=34",), "delete": ()}
 """With the settings that give each the seconds that the default takes; ISPF publishes 200 epochs."""
@@ -84,12 +82,7 @@ def main(
         seeds: fewer are for a quick look, not for figures.
     """
     console = Console(width=130)
-    connect()
-    wanted, root = rows(), storage.absolute()
-    with JobProgress(console) as progress:
-        failed = run_rows(root, wanted, range(seeds), progress=progress)
-    assert not failed, failed
-    results = [r for each in wanted for seed in range(seeds) for r in results_of(root, each, seed)]
+    results = finished(rows(), seeds, storage, console)
     found = {method: summary([r for r in results if r["method"] == method]) for method in METHODS}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ("method", "gap to Retrain", "worst class", "D_f", "probe D_f (gold)", "refused", "seconds")

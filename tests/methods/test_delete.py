@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
@@ -17,41 +15,13 @@ from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet,
 from rayunlearn.methods import delete
 from rayunlearn.methods.delete import METHOD, DeleteSettings, begin
 from rayunlearn.methods.unlearning import Handed
-from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
+from rayunlearn.models.classifiers import Classifier
 from rayunlearn.roles import Roles
 
 K = 10
 ONE = Roles(retain=tuple(range(1, K)), target=(0,))
 TWO = Roles(retain=(1, 2, 4, 5, 6, 7, 8, 9), target=(0,), forgotten=(3,))
 SHORT = DeleteSettings(steps=100, lr=1e-3)
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[Tensor, Tensor]:
-    """scikit-learn's 1797 digits, normalised."""
-    bunch = load_digits()
-    images = torch.tensor(bunch.images / 16, dtype=torch.float32).unsqueeze(1)
-    return (images - 0.305) / 0.376, torch.tensor(bunch.target)
-
-
-@pytest.fixture(scope="module")
-def original(digits: tuple[Tensor, Tensor]) -> Classifier:
-    """A small AllCNN trained on every other digit for ten epochs; it knows all ten classes."""
-    images, labels = digits[0][::2], digits[1][::2]
-    spec = ClassifierSpec(
-        name="allcnn", width=0.125, in_channels=1, image_size=8, num_classes=K, mean=(0.305,), std=(0.376,)
-    )
-    model = build_classifier(spec, 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=150)
-    order = torch.Generator().manual_seed(0)
-    for _ in range(10):
-        for ids in torch.randperm(len(labels), generator=order).split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(model(images[ids]), labels[ids]).backward()
-            optimizer.step()
-            schedule.step()
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput, RayUnlearnError
@@ -151,31 +149,6 @@ def test_the_generators_loss_is_its_four_weighted_terms(inhibited: bool) -> None
     adversarial = slow_inhibited(FORGET if inhibited else ())
     expected = 2 * 1.5 + 3 * sure.item() - 5 * batch_entropy(TEACHER).item() - 7 * adversarial
     assert generator_loss(distance, TEACHER, STUDENT, FORGET, settings).item() == pytest.approx(expected)
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[Tensor, Tensor]:
-    """scikit-learn's 1797 digits, normalised."""
-    bunch = load_digits()
-    images = torch.tensor(bunch.images / 16, dtype=torch.float32).unsqueeze(1)
-    return (images - 0.305) / 0.376, torch.tensor(bunch.target)
-
-
-@pytest.fixture(scope="module")
-def original(digits: tuple[Tensor, Tensor]) -> Classifier:
-    """A small AllCNN trained on every other digit for ten epochs; it knows all ten classes."""
-    images, labels = digits[0][::2], digits[1][::2]
-    model = build_classifier(SPEC, 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=150)
-    order = torch.Generator().manual_seed(0)
-    for _ in range(10):
-        for ids in torch.randperm(len(labels), generator=order).split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(model(images[ids]), labels[ids]).backward()
-            optimizer.step()
-            schedule.step()
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,7 +23,7 @@ from rayunlearn.methods.trivial import (
     mask_logit,
 )
 from rayunlearn.methods.unlearning import Handed, Method
-from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
+from rayunlearn.models.classifiers import Classifier
 from rayunlearn.roles import Roles
 
 K = 10
@@ -39,34 +38,6 @@ BASELINES: dict[str, Baseline] = {
     "delete_head_row": lambda model: delete_head_row(model, FORGET),
     "gaussian_head": lambda model: gaussian_head(model, retain=RETAIN, seed=0),
 }
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[Tensor, Tensor]:
-    """scikit-learn's 1797 digits, normalised."""
-    bunch = load_digits()
-    images = torch.tensor(bunch.images / 16, dtype=torch.float32).unsqueeze(1)
-    return (images - 0.305) / 0.376, torch.tensor(bunch.target)
-
-
-@pytest.fixture(scope="module")
-def original(digits: tuple[Tensor, Tensor]) -> Classifier:
-    """A small AllCNN trained on every other digit for ten epochs (about 3 s)."""
-    images, labels = digits[0][::2], digits[1][::2]
-    spec = ClassifierSpec(
-        name="allcnn", width=0.125, in_channels=1, image_size=8, num_classes=K, mean=(0.305,), std=(0.376,)
-    )
-    model = build_classifier(spec, 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=150)
-    draw = torch.Generator().manual_seed(0)
-    for _ in range(10):
-        for ids in torch.randperm(len(labels), generator=draw).split(64):
-            optimizer.zero_grad()
-            functional.cross_entropy(model(images[ids]), labels[ids]).backward()
-            optimizer.step()
-            schedule.step()
-    return model.eval()
 
 
 @pytest.fixture(scope="module", params=sorted(BASELINES))
