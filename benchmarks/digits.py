@@ -39,7 +39,7 @@ from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.audit import AuditInputs, audit
 from rayunlearn.runtime.cluster import connect
-from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.context import Context, Quiet
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.runs import RunFiles
@@ -62,19 +62,6 @@ COME_BACK = 0.2
 BASELINES = ("mask_logit", "delete_head_row", "gaussian_head")
 SUBJECTS = ("original", "unlearned", "gold", *BASELINES)
 Weights = dict[str, Tensor]
-
-
-class Silent:
-    """A progress that shows nothing."""
-
-    def phase(self, title: str, phase: str, *, total: int | None = None) -> None:
-        """Nothing."""
-
-    def advance(self, n: int = 1, **figures: float) -> None:
-        """Nothing."""
-
-    def done(self, note: str = "") -> None:
-        """Nothing."""
 
 
 def order_of(seed: int) -> tuple[int, ...]:
@@ -112,7 +99,7 @@ def sequence(
                 recipe=recipe,
                 seed=seed,
                 clock=lambda: datetime.now(UTC),
-                progress=Silent(),
+                progress=Quiet(),
             ),
             open_ensemble=InlineEnsemble,
             placement="inline",

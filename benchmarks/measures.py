@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.digits import Silent, trained, trained_gold
+from benchmarks.digits import trained, trained_gold
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import retain_forget, split
 from rayunlearn.evaluation.distance import calibration_error, class_membership, divergences
@@ -40,7 +40,7 @@ from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.audit import AuditInputs, audit_task, shadow_candidates
 from rayunlearn.runtime.cluster import connect
-from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.context import Context, Quiet
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.runs import RunFiles
@@ -85,7 +85,7 @@ def unlearned(
         store = Store.open(folder, sync=False)
         context = Context(
             store=store, ledger=Ledger(store), recipe=recipe, seed=SEED,
-            clock=lambda: datetime.now(UTC), progress=Silent(),
+            clock=lambda: datetime.now(UTC), progress=Quiet(),
         )  # fmt: skip
         scheduler = Scheduler(context, open_ensemble=ensemble, placement="inline")
         scheduler.publish(

@@ -27,6 +27,19 @@ class Progress(Protocol):
         """The phase is over."""
 
 
+class Quiet:
+    """Progress that nobody sees: where services run side by side, or in a benchmark."""
+
+    def phase(self, title: str, phase: str, *, total: int | None = None) -> None:
+        """Nothing."""
+
+    def advance(self, n: int = 1, **figures: float) -> None:
+        """Nothing."""
+
+    def done(self, note: str = "") -> None:
+        """Nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """Shared by the service, its scheduler and its auditor.

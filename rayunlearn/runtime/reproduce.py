@@ -26,7 +26,7 @@ from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.audit import AuditInputs, audit
-from rayunlearn.runtime.context import Context, Progress
+from rayunlearn.runtime.context import Context, Progress, Quiet
 from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.grants import grant
 from rayunlearn.runtime.runs import RunFiles
@@ -37,19 +37,6 @@ from rayunlearn.seeds import derive_seed
 
 Weights = dict[str, Tensor]
 Result = dict[str, Any]
-
-
-class Quiet:
-    """Progress that nobody sees: rows run side by side."""
-
-    def phase(self, title: str, phase: str, *, total: int | None = None) -> None:
-        """Nothing."""
-
-    def advance(self, n: int = 1, **figures: float) -> None:
-        """Nothing."""
-
-    def done(self, note: str = "") -> None:
-        """Nothing."""
 
 
 def trained(root: str, job: TrainingJob, original: Weights | None, threads: int) -> Weights:
