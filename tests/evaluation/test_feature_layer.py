@@ -68,6 +68,9 @@ def last_of_that_size(model: nn.Module, classes: int) -> str:
 
 # Found.
 
+FEATURES = {"allcnn": 19, "lenet": 8, "lenet5_bn": 8, "resnet9": 26, "preactresnet18": 51, "resnet50": 2048}
+"""Numbers of features at width 0.1, at 1 for the one that has no other."""
+
 
 def test_our_classifiers_head_and_features(version: Classifier) -> None:
     """The structure gives `head` itself and, bit for bit, what `Classifier.features` gives."""
@@ -82,8 +85,8 @@ def test_our_classifiers_head_and_features(version: Classifier) -> None:
 def test_the_feature_layer_of_every_architecture(name: str, channels: int, size: int) -> None:
     """What enters `head`, bit for bit; LeNet's hidden layer, with as many outputs as classes, is not it."""
     spec = ClassifierSpec(
-        name=name, width=0.1, in_channels=channels, image_size=size, num_classes=8,
-        mean=(0.5,) * channels, std=(0.5,) * channels,
+        name=name, width=1.0 if name == "resnet50" else 0.1, in_channels=channels, image_size=size,
+        num_classes=8, mean=(0.5,) * channels, std=(0.5,) * channels,
     )  # fmt: skip
     model = build_classifier(spec, 0).eval()
     x = images(3, channels, size)
@@ -92,7 +95,7 @@ def test_the_feature_layer_of_every_architecture(name: str, channels: int, size:
     found, head = head_of(model, x)
     assert (found, head is model.head) == ("head", True)
     features = features_of(model, x)
-    assert features.shape == (3, {"allcnn": 19, "lenet": 8, "resnet9": 26}[name])
+    assert features.shape == (3, FEATURES[name])
     assert torch.equal(features, entered[-1]) and torch.equal(features, model.features(x).detach())
 
 
