@@ -24,10 +24,10 @@ class Options:
     """Which paper."""
 
     table: str | None = None
-    """I, II, IV, VI or VII. Table III needs no run: `python -m rayunlearn methods --table-three`."""
+    """I, II, III, IV, VI or VII. Table III needs no run."""
 
     figure: str | None = None
-    """3 to 9."""
+    """3 to 9; 4 and 7 are one page, and so are 6 and 8."""
 
     rows: tuple[str, ...] = ("*",)
     """Names of rows, * and ? stand for anything; a name that matches nothing lists them all."""
@@ -54,7 +54,7 @@ class Options:
     """GPUs reserved for each row that is under way."""
 
     render_only: bool = False
-    """Write the page from what is done; run nothing."""
+    """Write the page from what is done; run nothing, and draw no image from weights (Fig. 3) anew."""
 
 
 if __name__ == "__main__":

@@ -9,35 +9,48 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from rayunlearn.reproduction.markdown import NAMES, Result, figures_of
+from rayunlearn.reproduction.results import Result, name_of, of_row, percents_of
+from rayunlearn.reproduction.tables import of_request
 from rayunlearn.reproduction.zero_shot import Page, Row
+from rayunlearn.results.audit_figures import InvertedImages, audit_figures
 from rayunlearn.results.plot_style import FORGET_COLOUR, MUTED, RC, RETAIN_COLOUR, bare, saved
 
 PANEL = (4.6, 3.0)
 """Width and height of a panel, inches."""
 
+VARIANTS = {"": "default", "generator attention": "attention in the generator's loss", "js": "Jensen-Shannon"}
+"""Variants of GKT whose panel is called otherwise than their row."""
 
-def draw(page: Page, results: Sequence[Result]) -> bytes | None:
+
+def draw(page: Page, results: Sequence[Result], inverted: InvertedImages | None = None) -> bytes | None:
     """The page's figure, or None where a table says it better.
 
-    Progress: accuracy by step, a line a seed, real images drawn through and synthetic ones dotted.
+    Progress: accuracy by cycle, a line a seed, real images drawn through and synthetic ones dotted.
     Sequence: accuracy after each request, means over seeds, Retrain dashed.
+    Inversion: the images that were drawn of the class, where they are given.
     """
-    if page.form not in ("progress", "sequence"):
+    if page.form == "inversion" and inverted is not None:
+        (picture,) = audit_figures((), [inverted]).values()
+        return picture
+    rows = [row for row in page.rows if of_row(results, row.name)]
+    if page.form not in ("progress", "sequence") or not rows:
         return None
-    rows = [row for row in page.rows if any(r["row"] == row.name for r in results)]
-    if not rows:
-        return None
+    across = 2 if len(rows) == 4 else min(len(rows), 3)
+    down = -(-len(rows) // across)
     with matplotlib.rc_context(RC):
-        canvas = Canvas(figsize=(PANEL[0] * len(rows), PANEL[1]), layout="constrained")
-        panels = canvas.subplots(1, len(rows), sharey=True, squeeze=False)[0]
-        for axes, row in zip(panels, rows, strict=True):
-            own = [r for r in results if r["row"] == row.name]
-            (_progress if page.form == "progress" else _sequence)(axes, row, own)
-            axes.set_ylim(0, 100)
+        canvas = Canvas(figsize=(PANEL[0] * across, PANEL[1] * down + 0.3), layout="constrained")
+        panels = canvas.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for axes, row in zip(panels.flat, rows, strict=False):
+            (_progress if page.form == "progress" else _sequence)(axes, row, of_row(results, row.name))
+            axes.set_ylim(-2, 102)  # a line at 0 is seen
             bare(axes)
-        panels[0].set_ylabel("accuracy, %")
-        handles, labels = panels[0].get_legend_handles_labels()
+        for axes in panels[:, 0]:
+            axes.set_ylabel("accuracy, %")
+        for axes in panels[-1]:
+            axes.set_xlabel("cycle" if page.form == "progress" else "class forgotten, in order")
+        for axes in panels.flat[len(rows) :]:
+            axes.set_axis_off()
+        handles, labels = panels[0, 0].get_legend_handles_labels()
         canvas.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False, fontsize=9)
         return saved(canvas, "png")
 
@@ -56,8 +69,8 @@ def _progress(axes: Axes, row: Row, results: Sequence[Result]) -> None:
                     alpha=0.8,
                     label=f"{part}, {data}" if number == 0 else None,
                 )
-    axes.set_title(row.name.partition("-curve")[2].strip("-") or "default", fontsize=9.5, color=MUTED)
-    axes.set_xlabel("cycle")
+    variant = row.name.partition("-curve")[2].strip("-").replace("-", " ")
+    axes.set_title(VARIANTS.get(variant, variant), fontsize=9.5, color=MUTED)
 
 
 def _sequence(axes: Axes, row: Row, results: Sequence[Result]) -> None:
@@ -69,10 +82,8 @@ def _sequence(axes: Axes, row: Row, results: Sequence[Result]) -> None:
     )
     for subject, measure, style, colour, label in lines:
         heights = [
-            100 * mean(figures_of([r for r in results if tuple(r["target"]) == target], subject, measure))
-            for target in row.requests
+            mean(percents_of(of_request(results, target), subject, measure)) for target in row.requests
         ]
         axes.plot(places, heights, style, color=colour, marker="o", markersize=4, label=label, clip_on=False)
-    axes.set_title(NAMES.get(row.recipe.method, row.recipe.method), fontsize=9.5, color=MUTED)
+    axes.set_title(name_of(row.recipe.method), fontsize=9.5, color=MUTED)
     axes.set_xticks(list(places), [", ".join(map(str, target)) for target in row.requests])
-    axes.set_xlabel("class forgotten, in order")

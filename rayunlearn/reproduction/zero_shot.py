@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.methods.registry import METHODS
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.reproduction.zero_shot_figures import (
     SEQUENCE,
@@ -68,15 +69,19 @@ class Page:
     """A table or figure.
 
     Attributes:
+        name: as `table-II`; what the paper claims of it is found by this.
         title: as the page's heading.
-        rows: in order.
+        rows: in order; none where the registry is all that is read.
         form: what is shown of each row.
         note: what has to be said besides the reductions.
     """
 
+    name: str
     title: str
     rows: tuple[Row, ...]
-    form: Literal["comparison", "attack", "inversion", "progress", "sequence"] = "comparison"
+    form: Literal["comparison", "classes", "declared", "attack", "inversion", "progress", "sequence"] = (
+        "comparison"
+    )
     note: str = ""
 
 
@@ -88,6 +93,18 @@ def differences(ours: Recipe, paper: Recipe) -> list[tuple[str, object, object]]
         for path, (_, value) in paths(ours).items()
         if path not in NOT_SETTINGS and value != there[path]
     ]
+
+
+def reductions(rows: Sequence[Row]) -> dict[str, tuple[object, object]]:
+    """Settings in which rows differ from the paper's, ours and the paper's; other methods' left out."""
+    own = {METHODS[each.recipe.method].section for each in rows} | {"train"}
+    others = {method.section for method in METHODS.values()} - own
+    return {
+        path: (ours, paper)
+        for each in rows
+        for path, ours, paper in differences(each.recipe, each.paper)
+        if path.split(".")[0] not in others
+    }
 
 
 def setup(dataset: str, model: str, scale: str) -> Recipe:
@@ -143,7 +160,7 @@ def table_one(scale: str) -> Page:
         recipes = setup(dataset, "allcnn", scale), setup(dataset, "allcnn", "paper")
         for method in ("min_max", "gkt", "gated_inversion"):
             rows.append(row(group, *recipes, method, [target], printed=printed))
-    return Page(title="Table I: one and two classes, AllCNN", rows=tuple(rows))
+    return Page(name="table-I", title="Table I: one and two classes, AllCNN", rows=tuple(rows))
 
 
 def table_two(scale: str) -> Page:
@@ -155,7 +172,12 @@ def table_two(scale: str) -> Page:
         every = (dataset, model) == ("mnist", "lenet")
         for method in OPPONENTS if every else ("min_max", "gkt", "gated_inversion"):
             rows.append(row(group, *recipes, method, [(0,)], printed=printed))
-    return Page(title="Table II: class 0, LeNet and ResNet9", rows=tuple(rows))
+    return Page(name="table-II", title="Table II: class 0, LeNet and ResNet9", rows=tuple(rows))
+
+
+def table_three(scale: str) -> Page:
+    """What each method needs and can forget: read off the registry, the same at every scale."""
+    return Page(name="table-III", title="Table III: what the methods need", rows=(), form="declared")
 
 
 def table_four(scale: str) -> Page:
@@ -166,7 +188,8 @@ def table_four(scale: str) -> Page:
         for method in OPPONENTS:
             group = f"CIFAR-10, AllCNN, {_classes(target)}"
             rows.append(row(group, *recipes, method, [target], printed=printed))
-    return Page(title="Table IV: comparison with methods that have data", rows=tuple(rows))
+    title = "Table IV: comparison with methods that have data"
+    return Page(name="table-IV", title=title, rows=tuple(rows))
 
 
 def table_six(scale: str) -> Page:
@@ -177,10 +200,12 @@ def table_six(scale: str) -> Page:
         printed = {method: Printed(figures[target], 0.0) for method, figures in TABLE_SIX.items()}
         for method in ("gkt", "gated_inversion"):
             rows.append(
-                row(f"{where}, class {target}", *recipes, method, [(target,)], printed=printed,
-                    measures="accuracy,probe")
-            )  # fmt: skip
-    return Page(title="Table VI: every class by itself", rows=tuple(rows), note=_stand_in_note(scale))
+                row(where, *recipes, method, [(target,)], printed=printed, measures="accuracy,probe")
+            )
+    return Page(
+        name="table-VI", title="Table VI: every class by itself", rows=tuple(rows), form="classes",
+        note=_stand_in_note(scale),
+    )  # fmt: skip
 
 
 def table_seven(scale: str) -> Page:
@@ -191,8 +216,9 @@ def table_seven(scale: str) -> Page:
         for method in ("gkt", "gated_inversion")
     ]
     return Page(
-        title="Table VII: membership inference", rows=tuple(rows), form="attack", note=_stand_in_note(scale)
-    )
+        name="table-VII", title="Table VII: membership inference", rows=tuple(rows), form="attack",
+        note=_stand_in_note(scale),
+    )  # fmt: skip
 
 
 def figure_three(scale: str) -> Page:
@@ -204,19 +230,20 @@ def figure_three(scale: str) -> Page:
         for method in ("gkt", "gated_inversion")
     ]  # fmt: skip
     return Page(
-        title="Fig. 3: model inversion attack", rows=tuple(rows), form="inversion", note=_stand_in_note(scale)
-    )
+        name="figure-3", title="Fig. 3: model inversion attack", rows=tuple(rows), form="inversion",
+        note=_stand_in_note(scale),
+    )  # fmt: skip
 
 
 def figure_four(scale: str) -> Page:
     """Progress by cycles, synthetic and real: Fig. 4, and Fig. 7 from the same runs."""
-    return _progress(scale, "Fig. 4 and 7: progress on real and on synthetic images", {"": ()})
+    return _progress(scale, "figure-4", "Fig. 4 and 7: progress on real and on synthetic images", {"": ()})
 
 
 def figure_five(scale: str) -> Page:
     """Thresholds of the band-pass filter."""
     variants = {f"-epsilon-{value:g}": (f"gkt.epsilon={value}",) for value in THRESHOLDS}
-    return _progress(scale, "Fig. 5: threshold of the band-pass filter", variants)
+    return _progress(scale, "figure-5", "Fig. 5: threshold of the band-pass filter", variants)
 
 
 def figure_six(scale: str) -> Page:
@@ -226,7 +253,7 @@ def figure_six(scale: str) -> Page:
         "-generator-attention": ("gkt.generator_attention=true",),
         "-js": ("gkt.divergence=js",),
     }
-    return _progress(scale, "Fig. 6 and 8: losses", variants)
+    return _progress(scale, "figure-6", "Fig. 6 and 8: losses", variants)
 
 
 def figure_nine(scale: str) -> Page:
@@ -237,12 +264,15 @@ def figure_nine(scale: str) -> Page:
         for method in ("gkt", "gated_inversion")
     ]
     return Page(
-        title="Fig. 9: seven requests in sequence", rows=tuple(rows), form="sequence",
+        name="figure-9", title="Fig. 9: seven requests in sequence", rows=tuple(rows), form="sequence",
         note=_stand_in_note(scale),
     )  # fmt: skip
 
 
-TABLES = {"I": table_one, "II": table_two, "IV": table_four, "VI": table_six, "VII": table_seven}
+TABLES = {
+    "I": table_one, "II": table_two, "III": table_three, "IV": table_four, "VI": table_six,
+    "VII": table_seven,
+}  # fmt: skip
 FIGURES = {
     "3": figure_three, "4": figure_four, "5": figure_five, "6": figure_six, "7": figure_four,
     "8": figure_six, "9": figure_nine,
@@ -257,8 +287,7 @@ def page(kind: str, number: str, scale: str) -> Page:
     """A table or figure by its number.
 
     Raises:
-        BadInput: no such table, figure or scale; the nearest are named. Table III is printed by
-            `python -m rayunlearn methods`: it is read off the registry and needs no run.
+        BadInput: no such table, figure or scale; the nearest are named.
     """
     if scale not in SCALES:
         raise BadInput("--scale", scale, nearest(scale, SCALES))
@@ -268,14 +297,14 @@ def page(kind: str, number: str, scale: str) -> Page:
     return known[number](scale)
 
 
-def _progress(scale: str, title: str, variants: Mapping[str, tuple[str, ...]]) -> Page:
+def _progress(scale: str, name: str, title: str, variants: Mapping[str, tuple[str, ...]]) -> Page:
     recipes, where = _stand_in(scale)
     rows = [
         row(f"{where}, class 0", *recipes, "gkt", [(0,)], "stopping.leak=1", *settings,
-            variant=f"-curve{name}", measures="accuracy", trajectory=True)
-        for name, settings in variants.items()
+            variant=f"-curve{variant}", measures="accuracy", trajectory=True)
+        for variant, settings in variants.items()
     ]  # fmt: skip
-    return Page(title=title, rows=tuple(rows), form="progress", note=_stand_in_note(scale))
+    return Page(name=name, title=title, rows=tuple(rows), form="progress", note=_stand_in_note(scale))
 
 
 def _stand_in(scale: str) -> tuple[tuple[Recipe, Recipe], str]:

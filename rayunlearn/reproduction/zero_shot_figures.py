@@ -101,6 +101,14 @@ TABLE_TWO: dict[tuple[str, str], Row] = {
 }
 """Table II, class 0: (dataset, model) -> method -> figures."""
 
+TABLE_THREE: dict[str, dict[str, bool]] = {
+    "class-level": {"UNSIR": True, "Amnesiac": True, "Bad Teacher": True, "Fisher": True, "GKT": True},
+    "random samples": {"UNSIR": False, "Amnesiac": True, "Bad Teacher": True, "Fisher": True, "GKT": False},
+    "zero-glance": {"UNSIR": True, "Amnesiac": False, "Bad Teacher": False, "Fisher": False, "GKT": True},
+    "zero samples": {"UNSIR": False, "Amnesiac": False, "Bad Teacher": False, "Fisher": False, "GKT": True},
+}
+"""Table III: attribute -> method -> whether the paper says that it has it."""
+
 TABLE_FOUR: dict[tuple[int, ...], Row] = {
     (0,): {
         "original": Printed(84.05, 87.49),

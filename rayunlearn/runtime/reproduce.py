@@ -1,13 +1,15 @@
 """Runs the rows of a reproduction as Ray tasks; what a killed run has done is not done again.
 
 A row and a seed have a storage location of their own below the reproduction's: the versions' lineage, the
-run's checkpoints while it is under way, synthetic evaluations and, at the end, audits on real data.
-Originals and gold models are shared by all rows of their setup, by content.
+run's checkpoints while it is under way, synthetic evaluations and, at the end, audits on real data, and what
+it was run on. Originals and gold models are shared by all rows of their setup, by content.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,20 @@ from torch import Tensor
 from rayunlearn.methods.registry import method_named
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
+from rayunlearn.reproduction.results import NAMES, name_of
 from rayunlearn.reproduction.zero_shot import Row
+from rayunlearn.results.audit_figures import InvertedImages
 from rayunlearn.results.ledger import Ledger, LedgerReader
-from rayunlearn.results.lineage import versions
+from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.schemas import ALL_TABLES
-from rayunlearn.results.store import Store
+from rayunlearn.results.store import MARKER, Store
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.audit import AuditInputs, audit
+from rayunlearn.runtime.audit import AuditInputs, audit, inverted_images
 from rayunlearn.runtime.context import Context, Progress, Quiet
+from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.grants import grant
+from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler, load_version
 from rayunlearn.runtime.training import TrainingJob, describe, fit, fit_gold, training_job
@@ -36,17 +42,25 @@ from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
 
 Weights = dict[str, Tensor]
-Result = dict[str, Any]
+ReadTables = Mapping[str, Sequence[Mapping[str, Any]]]
+
+MACHINE = "machine.json"
+"""What a row was run on, in its storage location."""
 
 
 def trained(root: str, job: TrainingJob, original: Weights | None, threads: int) -> Weights:
     """An original, or a gold model that is to keep what the original knows; trained once for all rows."""
     torch.set_num_threads(threads)
-    store, name = Store.open(root), f"trained/{job.key}.safetensors"
+    store, name = Store.open(root), trained_name(job)
     if not store.exists(name):
         model = fit(job) if original is None else fit_gold(job, original)
         store.put(name, weights_to_bytes(model.state_dict()))
     return weights_from_bytes(store.get(name), name)
+
+
+def trained_name(job: TrainingJob) -> str:
+    """Under which name a model that all rows share is kept in the reproduction's folder."""
+    return f"trained/{job.key}.safetensors"
 
 
 def row_store(root: str | Path, row: Row, seed: int) -> Path:
@@ -69,14 +83,14 @@ def run_row(
         golds: for each request, a model retrained without all classes forgotten by then.
     """
     torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     store = Store.open(row_store(root, row, seed))
+    store.put(MACHINE, json.dumps(machine_facts()).encode())
     context = Context(
         store=store, ledger=Ledger(store), recipe=row.recipe, seed=seed, clock=lambda: datetime.now(UTC),
         progress=Quiet(),
     )  # fmt: skip
     scheduler = Scheduler(
-        context, open_ensemble=lambda: InlineEnsemble(device), placement="inline", grant=grant
+        context, open_ensemble=lambda: InlineEnsemble(own_device()), placement="inline", grant=grant
     )
     scheduler.publish(
         lineage="default", weights=original, spec=spec, parent=None, request_ids=[], classes_forgotten=(),
@@ -85,61 +99,113 @@ def run_row(
     access = method_named(row.recipe.method).data_access | {"weights"}
     for target, gold in zip(row.requests, golds, strict=True):
         name = request_name(target)
-        if not audited(store, name):
+        if name not in audited(store):
             # under a row's recipe whatever comes out is published
-            outcome = scheduler.serve(
-                Request(request_id=name, target=target, data_access=tuple(access))
-            )
+            outcome = scheduler.serve(Request(request_id=name, target=target, data_access=tuple(access)))
             _audit(context, row, outcome.run_id, original, gold)
 
 
-def audited(store: Store, request_id: str) -> bool:
-    """Whether a request's version was measured on real data."""
+def audited(store: Store) -> set[str]:
+    """Requests whose version was measured on real data."""
     reader = LedgerReader(store, ALL_TABLES)
-    runs = {r["run_id"] for r in reader.read("runs").to_pylist() if request_id in r["request_ids"]}
-    return bool(runs & set(reader.read("audits").column("run_id").to_pylist()))
+    measured = set(reader.read("audits").column("run_id").to_pylist())
+    return {
+        request
+        for run in reader.read("runs").to_pylist()
+        if run["run_id"] in measured
+        for request in run["request_ids"]
+    }
 
 
 def _audit(context: Context, row: Row, run: str, original: Weights, gold: Weights) -> None:
-    reader = LedgerReader(context.store, ALL_TABLES)
-    chain = versions(reader, "default")
-    version = next(v for v in chain if v.run_id == run)
-    before = next(v for v in chain if v.version == version.parent).classes_forgotten
-    spec, gone = ClassifierSpec.from_dict(version.model), version.classes_forgotten
-    files = RunFiles(context.store, run)
+    reader, files = LedgerReader(context.store, ALL_TABLES), RunFiles(context.store, run)
+    version = next(v for v in versions(reader, "default") if v.run_id == run)
     steps = reader.read("checkpoints", run_id=run).column("step").to_pylist() if row.trajectory else []
     (chosen,) = reader.read("evaluations", run_id=run, measure="chosen_step").to_pylist()
-    found = audit(
-        AuditInputs(
-            spec=spec,
-            roles=Roles(
-                retain=tuple(c for c in range(spec.num_classes) if c not in gone),
-                target=tuple(c for c in gone if c not in before),
-                forgotten=before,
-            ),
-            original=original,
-            unlearned=load_version(context.store, version),
-            golds=[gold],
-            checkpoints={step: files.student(step) for step in sorted(set(steps))},
-            chosen=chosen["step"],
-            data=row.recipe.data,
-            split_seed=derive_seed(context.seed, "split"),
-            settings=row.recipe.audit,
-            seed=derive_seed(context.seed, "audit", *gone),  # the same draws for every method
-        )
+    inputs = replace(
+        _audit_inputs(context.store, row, context.seed, version, original, gold),
+        checkpoints={step: files.student(step) for step in sorted(set(steps))},
+        chosen=chosen["step"],
     )
+    found = audit(inputs)
     stamp = {"run_id": run, "lineage": "default", "at": context.clock()}
     context.ledger.append("audits", [{"version": version.version, **figure, **stamp} for figure in found])
     files.purge()
 
 
+def _audit_inputs(
+    store: Store, row: Row, seed: int, version: Version, original: Weights, gold: Weights
+) -> AuditInputs:
+    """What an audit of a version of a row's is handed, but for checkpoints."""
+    chain = versions(LedgerReader(store), "default")
+    before = next(v for v in chain if v.version == version.parent).classes_forgotten
+    spec, gone = ClassifierSpec.from_dict(version.model), version.classes_forgotten
+    return AuditInputs(
+        spec=spec,
+        roles=Roles(
+            retain=tuple(c for c in range(spec.num_classes) if c not in gone),
+            target=tuple(c for c in gone if c not in before),
+            forgotten=before,
+        ),
+        original=original,
+        unlearned=load_version(store, version),
+        golds=[gold],
+        data=row.recipe.data,
+        split_seed=derive_seed(seed, "split"),
+        settings=row.recipe.audit,
+        seed=derive_seed(seed, "audit", *gone),  # the same draws for every method
+    )
+
+
+def inverted(root: str, rows: Sequence[Row], seed: int, threads: int) -> InvertedImages:
+    """What the model inversion attack draws of a class from models of rows that were run with a seed.
+
+    The images that the rows' audits have scores of, drawn again: they show a class that was to be
+    forgotten, and nothing stores them.
+
+    Args:
+        root: the reproduction's folder.
+        rows: that forget the same class of the same original, by one request.
+        seed: theirs.
+        threads: torch threads.
+    """
+    torch.set_num_threads(threads)
+    shared, attacks = Store.open(root, create=False), {}
+    for row in rows:
+        store = Store.open(row_store(root, row, seed), create=False)
+        first, version = versions(LedgerReader(store), "default")
+        spec = ClassifierSpec.from_dict(version.model)
+        name = trained_name(training_job(row.recipe, spec, seed, excluded=version.classes_forgotten, gold=0))
+        gold = weights_from_bytes(shared.get(name), name)
+        inputs = _audit_inputs(store, row, seed, version, load_version(store, first), gold)
+        (drawn,) = inverted_images(inputs)
+        for subject in ("original", "gold"):
+            attacks[NAMES[subject]] = drawn.attacks[subject]
+        attacks[name_of(row.recipe.method)] = drawn.attacks["unlearned"]
+    return replace(drawn, attacks=attacks)
+
+
+def draw_inverted(
+    root: Path, rows: Sequence[Row], seeds: Sequence[int], *, threads: int = 1, cpus: float, gpus: float
+) -> InvertedImages | None:
+    """`inverted` as a Ray task, for the first of the seeds that a row is done with; None where none is."""
+    task = ray.remote(inverted).options(num_cpus=cpus, num_gpus=gpus)
+    for seed in seeds:
+        done = [row for row in rows if seeds_of_row(root, row, [seed])]
+        if done:
+            drawn: InvertedImages = ray.get(task.remote(str(root), done, seed, threads))
+            return drawn
+    return None
+
+
 def seeds_of_row(root: str | Path, row: Row, seeds: Sequence[int]) -> list[int]:
     """The seeds of which every request of the row has been audited."""
+    wanted = {request_name(target) for target in row.requests}
+    folders = {seed: row_store(root, row, seed) for seed in seeds}
     return [
         seed
-        for seed in seeds
-        if row_store(root, row, seed).exists()
-        and all(audited(Store.open(row_store(root, row, seed)), request_name(t)) for t in row.requests)
+        for seed, folder in folders.items()
+        if (folder / MARKER).exists() and wanted <= audited(Store.open(folder, create=False))
     ]
 
 
@@ -226,44 +292,63 @@ def request_name(target: Sequence[int]) -> str:
     return "forget-" + "-".join(map(str, target))
 
 
-def results_of(root: str | Path, row: Row, seed: int) -> list[Result]:
+def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
     """What a finished row and seed gave, request by request, as plain data."""
-    reader = LedgerReader(Store.open(row_store(root, row, seed), create=False), ALL_TABLES)
-    runs = reader.read("runs").to_pylist()
-    found = []
-    for target in row.requests:
-        (published,) = [
-            r for r in runs if r["event"] == "published" and request_name(target) in r["request_ids"]
-        ]
-        run = published["run_id"]
-        audits = reader.read("audits", run_id=run).to_pylist()
-        (chosen,) = reader.read("evaluations", run_id=run, measure="chosen_step").to_pylist()
-        checkpoints = {r["step"]: r for r in reader.read("checkpoints", run_id=run).to_pylist()}
-        phases = [r for r in runs if r["run_id"] == run and r["event"] == "phase"]
-        found.append(
-            {
-                "row": row.name,
-                "method": row.recipe.method,
-                "seed": seed,
-                "target": list(target),
-                "chosen_step": chosen["step"],
-                "last_step": max(checkpoints),
-                "refused": published["reason"],
-                "seconds": round(sum(r["seconds"] for r in phases), 1),
-                "figures": [_figure(r) for r in audits if r["subject"] != "checkpoint"],
-                "curve": _curve(checkpoints, audits) if row.trajectory else [],
-            }
-        )
+    store = Store.open(row_store(root, row, seed), create=False)
+    reader = LedgerReader(store, ALL_TABLES)
+    tables = {
+        name: reader.read(name).to_pylist()
+        for name in ("runs", "audits", "evaluations", *(["checkpoints"] if row.trajectory else []))
+    }
+    machine = json.loads(store.get(MACHINE)) if store.exists(MACHINE) else None
+    return [
+        {
+            "row": row.name,
+            "method": row.recipe.method,
+            "seed": seed,
+            "target": list(target),
+            "machine": machine,
+            **_request_result(row, request_name(target), tables),
+        }
+        for target in row.requests
+    ]
+
+
+def _request_result(row: Row, request: str, tables: ReadTables) -> dict[str, Any]:
+    """What one request gave, from the tables of its row."""
+    published = _only(tables["runs"], event="published", request_ids=[request])
+    mine = {"run_id": published["run_id"]}
+    audits = _matching(tables["audits"], **mine)
+    phases = _matching(tables["runs"], **mine, event="phase")
+    return {
+        "dataset_hash": audits[0]["dataset_hash"],
+        "chosen_step": _only(tables["evaluations"], **mine, measure="chosen_step")["step"],
+        "refused": published["reason"],
+        "seconds": round(sum(r["seconds"] for r in phases), 1),
+        "figures": [_figure(r) for r in audits if r["subject"] != "checkpoint"],
+        "curve": _curve(_matching(tables["checkpoints"], **mine), audits) if row.trajectory else [],
+    }
+
+
+def _matching(rows: Sequence[Mapping[str, Any]], **equals: Any) -> list[Mapping[str, Any]]:
+    return [row for row in rows if all(row[column] == value for column, value in equals.items())]
+
+
+def _only(rows: Sequence[Mapping[str, Any]], **equals: Any) -> Mapping[str, Any]:
+    (found,) = _matching(rows, **equals)
     return found
 
 
-def _figure(row: Mapping[str, Any]) -> Result:
+def _figure(row: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("subject", "measure", "classes", "split", "sum", "count", "value", "censored")
     return {name: row[name] for name in kept}
 
 
-def _curve(checkpoints: Mapping[int, Mapping[str, Any]], audits: Sequence[Mapping[str, Any]]) -> list[Result]:
+def _curve(
+    checkpoints: Sequence[Mapping[str, Any]], audits: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Each checkpoint's accuracies on synthetic and on real images, and the filter's pass rate."""
+    by_step = {row["step"]: row for row in checkpoints}  # a run that goes on may record one twice
     real: dict[int, dict[str, float]] = {}
     for figure in audits:
         if figure["subject"] == "checkpoint" and figure["measure"] != "regret":
@@ -277,5 +362,5 @@ def _curve(checkpoints: Mapping[int, Mapping[str, Any]], audits: Sequence[Mappin
             "forget": real[step]["forget_accuracy"],
             "pass_rate": row["pass_rate"],
         }
-        for step, row in sorted(checkpoints.items())
+        for step, row in sorted(by_step.items())
     ]

@@ -12,11 +12,13 @@ from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
 from rayunlearn.reproduction.markdown import render
 from rayunlearn.reproduction.plots import draw
 from rayunlearn.reproduction.zero_shot import Page, Row, page
+from rayunlearn.results.audit_figures import InvertedImages
+from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import JobProgress, open_console
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.job import plain
 from rayunlearn.runtime.machine import machine_facts
-from rayunlearn.runtime.reproduce import results_of, run_rows, seeds_of_row
+from rayunlearn.runtime.reproduce import draw_inverted, results_of, run_rows, seeds_of_row
 from rayunlearn.runtime.service import interruptible
 
 
@@ -38,13 +40,16 @@ def run_reproduction(
     """Run rows and write their page; the flags are those of the job. Returns the exit code."""
     console = open_console()
     try:
-        name, wanted = _page(table, figure, scale)
+        wanted = _page(table, figure, scale)
         chosen = _matching(wanted, rows)
         if not seeds or len(set(seeds)) != len(seeds):
             raise BadInput("--seeds", list(seeds), "at least one, each once")
         root = storage.absolute()
+        if out is None:
+            Store.open(root)  # before a page lies there, which nobody takes for a storage location
         failed: dict[str, str] = {}
-        if not render_only:
+        inverted = None
+        if chosen and not render_only:
             with JobProgress(console) as progress:
                 progress.phase("Ray", "connect")
                 connect(address)
@@ -53,9 +58,13 @@ def run_reproduction(
                     failed = run_rows(
                         root, chosen, seeds, cpus=cpus_per_row, gpus=gpus_per_row, progress=progress
                     )
+                    if wanted.form == "inversion":
+                        inverted = draw_inverted(
+                            root, wanted.rows, seeds, cpus=cpus_per_row, gpus=gpus_per_row
+                        )
         for what, why in failed.items():
             console.print(f"[bold red]failed:[/] {what}: {why}", soft_wrap=True, highlight=False)
-        written = _write(out or root, f"{paper}-{name}-{scale}", wanted, root, seeds)
+        written = _write(out or root, f"{paper}-{wanted.name}-{scale}", wanted, root, seeds, inverted)
         console.print(f"Page: {written}", soft_wrap=True, highlight=False)
         return ExitCode.PARTIAL if failed else ExitCode.OK
     except RayUnlearnError as error:
@@ -63,36 +72,41 @@ def run_reproduction(
         return error.exit_code
 
 
-def _page(table: str | None, figure: str | None, scale: str) -> tuple[str, Page]:
+def _page(table: str | None, figure: str | None, scale: str) -> Page:
     if (table is None) == (figure is None):
         raise BadInput("--table and --figure", [table, figure], "one of the two")
-    if table is not None:
-        return f"table-{table}", page("table", table, scale)
-    return f"figure-{figure}", page("figure", str(figure), scale)
+    return page("figure", str(figure), scale) if table is None else page("table", table, scale)
 
 
 def _matching(wanted: Page, patterns: Sequence[str]) -> list[Row]:
     chosen = [row for row in wanted.rows if any(fnmatchcase(row.name, p) for p in patterns)]
-    if not chosen:
+    if wanted.rows and not chosen:
         raise BadInput("--rows", list(patterns), "one of " + ", ".join(row.name for row in wanted.rows))
     return chosen
 
 
-def _write(out: Path, name: str, wanted: Page, root: Path, seeds: Sequence[int]) -> Path:
-    """The page, and what it shows as JSON; rows that were never run are left out."""
+def _write(
+    out: Path, name: str, wanted: Page, root: Path, seeds: Sequence[int], inverted: InvertedImages | None
+) -> Path:
+    """The page, its figure, and what it shows as JSON; rows that were never run are named alone."""
     done = [(row, seeds_of_row(root, row, seeds)) for row in wanted.rows]
-    rows = [row for row, of in done if of]
+    shown = replace(wanted, rows=tuple(row for row, of in done if of))
     results = [result for row, of in done for seed in of for result in results_of(root, row, seed)]
     facts = machine_facts()
     out.mkdir(parents=True, exist_ok=True)
-    stored = {"page": wanted.title, "machine": facts, "results": results}
-    (out / f"{name}.json").write_text(json.dumps(stored, indent=1) + "\n")
-    done_page = replace(wanted, rows=tuple(rows))
-    text = render(done_page, results, facts) if rows else f"# {wanted.title}\n\nNo row has been run yet.\n"
-    picture = draw(done_page, results)
-    if picture is not None:
-        (out / f"{name}.png").write_bytes(picture)
-        text += f"\n![{wanted.title}]({name}.png)\n"
+    picture = out / f"{name}.png"
+    drawn = draw(shown, results, inverted)
+    if drawn is not None:
+        picture.write_bytes(drawn)
+    # images of an inversion attack that are not drawn again: those that are there
+    there = drawn is not None or wanted.form == "inversion" and picture.exists()
+    if results:
+        stored = {"page": wanted.title, "machine": facts, "results": results}
+        (out / f"{name}.json").write_text(json.dumps(stored, indent=1) + "\n")
+    text = render(
+        shown, results, facts,
+        missing=[row.name for row, of in done if not of], picture=picture.name if there else None,
+    )  # fmt: skip
     path = out / f"{name}.md"
     path.write_text(text)
     return path

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
+
 from rayunlearn.recipes import load_recipe
+from rayunlearn.reproduction import claims
+from rayunlearn.reproduction.claims import Claim
+from rayunlearn.reproduction.incomplete_data import INCOMPLETE, Incomplete
 from rayunlearn.reproduction.markdown import render
 from rayunlearn.reproduction.plots import draw
-from rayunlearn.reproduction.zero_shot import Page, row
+from rayunlearn.reproduction.zero_shot import Page, page, row
 from rayunlearn.reproduction.zero_shot_figures import Printed
+from rayunlearn.results.audit_figures import InvertedImages
 from rayunlearn.settings import override
 
 PAPER = load_recipe("digits")
@@ -16,20 +23,28 @@ ROW = row(
     "digits, class 0", override(PAPER, ["gkt.cycles=7"]), PAPER, "gkt", [(0,)],
     printed={"gkt": Printed(95.0, 0.0, 0.8), "gold": Printed(97.0, 0.0)},
 )  # fmt: skip
-PAGE = Page(title="Table T", rows=(ROW,), note="A note.")
+PAGE = Page(name="table-T", title="Table T", rows=(ROW,), note="A note.")
+MACHINE = {"cpu": "c", "gpu": "none"}
 
 
 def result(seed: int, retain: float, index: float | None = 0.5, refused: str | None = None) -> dict:
     """What a seed of the row gave."""
 
-    def figure(subject: str, measure: str, value: float | None, classes: tuple[int, ...] = (0,)) -> dict:
-        return {"subject": subject, "measure": measure, "classes": classes, "split": "test", "value": value}
+    def figure(
+        subject: str, measure: str, value: float | None, classes: tuple[int, ...] = (0,), split: str = "test"
+    ) -> dict:
+        return {
+            "subject": subject, "measure": measure, "classes": classes, "split": split, "value": value,
+            "count": 1000 * len(classes),
+        }  # fmt: skip
 
     retained = tuple(range(1, 10))
     return {
         "row": ROW.name, "method": "gkt", "seed": seed, "target": [0], "seconds": 10.0 + seed,
-        "refused": refused,
+        "refused": refused, "machine": MACHINE, "dataset_hash": "whole",
         "figures": [
+            *(figure("original", "class_accuracy", 1.0, (c,), split) for c in (0, 1)
+              for split in ("train", "train", "test")),
             figure("gold", "retain_accuracy", 0.97, retained), figure("gold", "forget_accuracy", 0.0),
             figure("unlearned", "retain_accuracy", retain, retained),
             figure("unlearned", "forget_accuracy", 0.01), figure("unlearned", "anamnesis_index", index),
@@ -51,7 +66,60 @@ def test_a_line_has_the_papers_figure_ours_and_the_difference() -> None:
         "2", "10 ± 1", "1 of 2",
     ]  # fmt: skip
     assert cells(text, "Retrain (gold)")[1:4] == ["97.00", "97.00 ± 0.00", "+0.00"]
-    assert text.startswith("# Table T\n\nA note.\n") and "cpu c." in text
+    assert text.startswith("# Table T\n\nA note.\n")
+
+
+def test_runs_are_named_with_seeds_time_and_machine() -> None:
+    """Sum and mean of the wall time; a machine that a run did not record is said to be the page's."""
+    elsewhere = {**result(4, 0.9), "machine": {"cpu": "d", "gpu": "g"}}
+    unknown = {**result(2, 0.9), "machine": None}
+    text = render(PAGE, [result(0, 0.96), elsewhere, unknown], {"cpu": "w"})
+    assert "Seeds 0, 2, 4;" in text and "36.0 s in 3 runs, 12.0 s on average" in text
+    assert "- 1 on cpu c, gpu none\n" in text and "- 1 on cpu d, gpu g\n" in text
+    assert "- 1 on cpu w (not recorded by the run" in text
+
+
+def test_what_the_data_lacks_is_said_beside_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images counted from the figures; a copy that is known by its hash says what it lacks."""
+    monkeypatch.setitem(INCOMPLETE, "part", Incomplete("Half of it.", comparable=True))
+    whole, part = (render(PAGE, [{**result(0, 0.9), "dataset_hash": h}], {}) for h in ("whole", "part"))
+    assert "Trained on 4,000 images, measured on 2,000 others.\n" in whole
+    assert "measured on 2,000 others. Half of it.\n" in part
+
+
+def test_a_page_ends_with_what_did_not_reproduce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims with what was found; those that do not hold come again at the end, and so do missing rows."""
+    checked = [
+        Claim(name="a", said="It holds.", found="1", holds=True),
+        Claim(name="b", said="It fails.", found="2", holds=False),
+    ]
+    monkeypatch.setitem(claims.CHECKS, "table-T", (lambda rows, results: checked,))
+    text = render(PAGE, [result(0, 0.96)], {}, missing=["other"], picture="t.png")
+    assert "| It holds. | 1 | yes |" in text and "| It fails. | 2 | **no** |" in text
+    before, after = text.split("## What did not reproduce, and why\n")
+    assert "![Table T](t.png)" in before and "## " not in after
+    assert "It fails.** Here: 2. Why: not explained." in after and "It holds" not in after
+    assert after.endswith("Not run: `other`.\n")
+
+
+def test_table_three_has_the_papers_word_where_it_differs() -> None:
+    """One cell: Fisher is zero-glance here; it is explained at the end, and no run is spoken of."""
+    text = render(page("table", "III", "cpu"), [], {})
+    assert cells(text, "zero-glance") == ["zero-glance", "yes", "no", "no", "yes (paper: no)", "yes"]
+    assert text.count("(paper:") == 1 and "## Runs" not in text
+    assert "**Fisher, zero-glance.** Here: yes, the paper's no. Why: the Fisher information is taken" in text
+
+
+def test_every_class_by_itself_ends_in_mean_and_worst_gap() -> None:
+    """Gaps to Retrain of 1 and 3 points: mean 2, worst 3; the paper's beside them, from its own figures."""
+    printed = ({"gkt": Printed(90.0, 0.0), "gold": Printed(91.0, 0.0)},
+               {"gkt": Printed(80.0, 0.0), "gold": Printed(85.0, 0.0)})  # fmt: skip
+    rows = [replace(ROW, name=f"row-{c}", requests=((c,),), printed=printed[c]) for c in (0, 1)]
+    results = [{**result(0, kept), "row": f"row-{c}"} for c, kept in enumerate((0.96, 0.94))]
+    text = render(replace(PAGE, form="classes", rows=tuple(rows)), results, {})
+    assert cells(text, "1")[:8] == ["1", "GKT", "85.00", "97.00", "80.00", "94.00", "5.00", "3.00"]
+    assert cells(text, "**mean**")[6:8] == ["3.00", "2.00"]
+    assert cells(text, "**worst**")[6:8] == ["5.00", "3.00"]
 
 
 def test_an_index_without_a_value_is_counted() -> None:
@@ -99,7 +167,7 @@ def test_progress_gives_the_correlation_of_synthetic_and_real() -> None:
         for s in (1, 2, 3)
     ]  # fmt: skip
     found = cells(with_form("progress", [{**result(0, 0.9), "curve": curve}]), ROW.name)
-    assert found == [ROW.name, "30.00", "30.00", "0.00", "0.500", "1.000", "", "1"]
+    assert found == [ROW.name, "30.00", "30.00", "0.00", "0.00", "0.500", "1.000", "", "1"]
 
 
 def test_a_sequence_has_a_line_for_each_request() -> None:
@@ -107,13 +175,13 @@ def test_a_sequence_has_a_line_for_each_request() -> None:
     results = [{**result(0, 0.9), "target": [0]}, {**result(0, 0.8), "target": [2]}]
     text = with_form("sequence", results, requests=((0,), (2,)))
     lines = [line for line in text.splitlines() if line.startswith("| GKT |")]
-    assert [[c.strip() for c in line.split("|")][2:6] for line in lines] == [
-        ["1", "0", "97.00", "90.00"], ["2", "2", "97.00", "80.00"],
+    assert [[c.strip() for c in line.split("|")][2:7] for line in lines] == [
+        ["1", "0", "97.00", "90.00", "7.00"], ["2", "2", "97.00", "80.00", "17.00"],
     ]  # fmt: skip
 
 
-def test_plots_are_drawn_of_progress_and_sequence_alone() -> None:
-    """A PNG for these two, the same bytes each time; nothing for tables or where nothing was run."""
+def test_plots_are_drawn_of_progress_sequence_and_inversion_alone() -> None:
+    """A PNG, the same bytes each time; nothing for tables, or where nothing was run or no image is given."""
     curve = [
         {"step": s, "retain": 0.3 * s, "synthetic_retain": 0.2 * s, "forget": 0.1, "synthetic_forget": 0.0,
          "pass_rate": 0.5}
@@ -121,8 +189,13 @@ def test_plots_are_drawn_of_progress_and_sequence_alone() -> None:
     ]  # fmt: skip
     one = {**result(0, 0.9), "curve": curve}
     for form in ("progress", "sequence"):
-        page = replace(PAGE, form=form)
-        picture = draw(page, [one])
-        assert picture is not None and picture.startswith(b"\x89PNG") and picture == draw(page, [one])
-        assert draw(page, []) is None
+        drawn = replace(PAGE, form=form)
+        picture = draw(drawn, [one])
+        assert picture is not None and picture.startswith(b"\x89PNG") and picture == draw(drawn, [one])
+        assert draw(drawn, []) is None
     assert draw(PAGE, [one]) is None
+    grey = np.full((1, 4, 4), 0.5)
+    images = InvertedImages(class_id=0, mean=grey, attacks={"original": grey[None], "GKT": grey[None]})
+    attacked = replace(PAGE, form="inversion")
+    picture = draw(attacked, [one], images)
+    assert picture is not None and picture.startswith(b"\x89PNG") and draw(attacked, [one]) is None

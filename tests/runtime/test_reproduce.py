@@ -14,6 +14,7 @@ from rayunlearn.reproduction.zero_shot import Page, Row, row
 from rayunlearn.results.store import Store
 from rayunlearn.runtime import reproduce, reproduce_command
 from rayunlearn.runtime.reproduce import (
+    inverted,
     request_name,
     results_of,
     row_store,
@@ -60,7 +61,7 @@ def test_rows_and_their_shared_models(cluster: None, tmp_path: Path) -> None:
         wanted = ("gold", "forget_accuracy")
         forget = [f for f in result["figures"] if (f["subject"], f["measure"]) == wanted]
         assert any(tuple(f["classes"]) == gone for f in forget)
-        assert result["last_step"] == 6 and result["seconds"] > 0
+        assert result["chosen_step"] in (2, 4, 6) and result["seconds"] > 0 and result["machine"]["python"]
     before = {name: Store.open(tmp_path).get(name) for name in Store.open(tmp_path).list()}
     assert run_rows(tmp_path, rows, [3], progress=Quiet()) == {}
     assert {name: Store.open(tmp_path).get(name) for name in Store.open(tmp_path).list()} == before
@@ -117,12 +118,66 @@ def test_a_trajectory_sets_synthetic_and_real_side_by_side(tmp_path: Path) -> No
     assert Store.open(row_store(tmp_path, each, 0)).list("runs") == []
 
 
+ATTACK = ("audit.inversion.attacks=2", "audit.inversion.epochs=1", "audit.inversion.steps_per_epoch=2")
+
+
+def test_images_of_an_attack_are_drawn_again_from_what_is_stored(tmp_path: Path) -> None:
+    """The attack's images of original, gold and each row's model, twice the same; none are stored."""
+    rows = [tiny_row(method, *ATTACK, requests=((0,),)) for method in ("mask_logit", "delete_head_row")]
+    for each in rows:
+        spec, original, golds = inputs(tmp_path, each, 0)
+        run_row(str(tmp_path), each, 0, spec, 1, original, *golds)
+    before = Store.open(tmp_path).list()
+    drawn, again = (inverted(str(tmp_path), rows, 0, 1) for _ in range(2))
+    assert drawn.class_id == 0
+    assert list(drawn.attacks) == ["original", "Retrain (gold)", "masked logit", "deleted row"]
+    assert all(images.shape == (2, 1, 8, 8) for images in drawn.attacks.values())
+    assert all((again.attacks[name] == images).all() for name, images in drawn.attacks.items())
+    assert not (drawn.attacks["original"] == drawn.attacks["Retrain (gold)"]).all()
+    assert Store.open(tmp_path).list() == before
+
+
+def test_the_command_draws_the_attack_unless_it_only_renders(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PNG beside the page, drawn by a task; a page that is rendered again shows it as it is."""
+    rows = (tiny_row("mask_logit", *ATTACK, requests=((0,),)),)
+    attacked = Page(name="figure-3", title="An attack", rows=rows, form="inversion")
+    monkeypatch.setitem(zero_shot.FIGURES, "3", lambda scale: attacked)
+    monkeypatch.setattr(reproduce_command, "connect", lambda address: None)
+    flags = dict(
+        paper="zero-shot", table=None, figure="3", rows=["*"], scale="cpu", seeds=(0,),
+        storage=tmp_path / "kept", out=tmp_path, address=None, cpus_per_row=1.0, gpus_per_row=0.0,
+    )  # fmt: skip
+    page, picture = (tmp_path / f"zero-shot-figure-3-cpu.{kind}" for kind in ("md", "png"))
+    assert run_reproduction(**flags, render_only=True) == ExitCode.OK
+    assert "Nothing was run yet" in page.read_text() and not picture.exists()
+    assert run_reproduction(**flags, render_only=False) == ExitCode.OK
+    drawn = picture.read_bytes()
+    assert drawn.startswith(b"\x89PNG") and f"({picture.name})" in page.read_text()
+    assert run_reproduction(**flags, render_only=True) == ExitCode.OK
+    assert picture.read_bytes() == drawn and f"({picture.name})" in page.read_text()
+
+
+def test_table_three_is_written_without_a_cluster(tmp_path: Path) -> None:
+    """Nothing is run and no row is asked for; the folder is a storage location all the same."""
+    flags = dict(
+        paper="zero-shot", table="III", figure=None, scale="cpu", seeds=(0,), storage=tmp_path / "new",
+        out=None, address=None, cpus_per_row=1.0, gpus_per_row=0.0, render_only=False,
+    )  # fmt: skip
+    assert run_reproduction(rows=["*"], **flags) == ExitCode.OK
+    assert "yes (paper: no)" in (tmp_path / "new" / "zero-shot-table-III-cpu.md").read_text()
+    assert Store.open(tmp_path / "new", create=False).list("rows") == []
+
+
 def test_the_command_writes_a_page(
     cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Page and figures land in the folder; rows that were not asked for are left out; bad names are named."""
     rows = (tiny_row("mask_logit", requests=((0,),)), tiny_row("delete_head_row", requests=((0,),)))
-    monkeypatch.setitem(zero_shot.TABLES, "VI", lambda scale: Page(title="A table", rows=rows))
+    monkeypatch.setitem(
+        zero_shot.TABLES, "VI", lambda scale: Page(name="table-VI", title="A table", rows=rows)
+    )
     monkeypatch.setattr(reproduce_command, "connect", lambda address: None)
     flags = dict(
         paper="zero-shot", table="VI", figure=None, scale="cpu", seeds=(0,), storage=tmp_path, out=None,
@@ -130,7 +185,8 @@ def test_the_command_writes_a_page(
     )  # fmt: skip
     assert run_reproduction(rows=["*mask_logit"], **flags) == ExitCode.OK
     text = (tmp_path / "zero-shot-table-VI-cpu.md").read_text()
-    assert "# A table" in text and "| mask_logit |" not in text and "| masked logit |" in text
+    assert "# A table" in text and "| masked logit |" in text
+    assert text.endswith(f"Not run: `{rows[1].name}`.\n")
     stored = json.loads((tmp_path / "zero-shot-table-VI-cpu.json").read_text())
     assert {r["row"] for r in stored["results"]} == {rows[0].name}
     assert run_reproduction(rows=["nothing"], **flags) == ExitCode.BAD_INPUT

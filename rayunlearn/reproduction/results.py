@@ -1,0 +1,95 @@
+"""What rows gave, figure by figure, and how a page writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+Result = Mapping[str, Any]
+"""One request of one row and seed as plain data; `runtime.reproduce.results_of` makes them."""
+
+NAMES = {
+    "original": "original",
+    "gold": "Retrain (gold)",
+    "mask_logit": "masked logit",
+    "delete_head_row": "deleted row",
+    "gaussian_head": "Gaussian head",
+    "gkt": "GKT",
+    "gated_inversion": "gated inversion (this project)",
+    "min_max": "Min-Max",
+    "unsir": "UNSIR",
+    "amnesiac_relabel": "Amnesiac (relabel)",
+    "amnesiac_rollback": "Amnesiac (rollback)",
+    "bad_teacher": "Bad Teacher",
+    "fisher": "Fisher",
+    "ispf": "ISPF",
+    "delete": "DELETE",
+}
+"""Subjects and methods as a page calls them."""
+
+
+def name_of(subject: str) -> str:
+    """A subject or method as a page calls it."""
+    return NAMES.get(subject, subject)
+
+
+def of_row(results: Sequence[Result], row: str) -> list[Result]:
+    """The results of the row of this name."""
+    return [result for result in results if result["row"] == row]
+
+
+def values_of(results: Sequence[Result], subject: str, measure: str) -> list[float | None]:
+    """One figure a result: on all classes to retain or to forget; on test images, where there are two."""
+    found = []
+    for result in results:
+        rows = [f for f in result["figures"] if f["subject"] == subject and f["measure"] == measure]
+        rows = [f for f in rows if f["split"] == "test"] or rows
+        if rows:
+            found.append(max(rows, key=lambda f: len(f["classes"]))["value"])
+    return found
+
+
+def figures_of(results: Sequence[Result], subject: str, measure: str) -> list[float]:
+    """A subject's figure in each result that has one."""
+    return [v for v in values_of(results, subject, measure) if v is not None]
+
+
+def percents_of(results: Sequence[Result], subject: str, measure: str) -> list[float]:
+    """The same of a share, in per cent."""
+    return [100 * value for value in figures_of(results, subject, measure)]
+
+
+def number(value: float | None) -> str:
+    """One figure; blank where there is none."""
+    return "" if value is None else f"{round(value, 2) + 0.0:.2f}"
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and standard deviation over seeds.
+
+    >>> spread([1.0, 2.0]), spread([1.0]), spread([])
+    ('1.50 ± 0.71', '1.00', '')
+    """
+    if not values:
+        return ""
+    middle = f"{round(mean(values), digits) + 0.0:.{digits}f}"  # no minus before a zero
+    return middle if len(values) < 2 else f"{middle} ± {stdev(values):.{digits}f}"
+
+
+def difference(values: Sequence[float], paper: float | None) -> str:
+    """Our mean less the paper's figure; blank where there is none."""
+    return "" if paper is None or not values else f"{mean(values) - paper:+.2f}"
+
+
+def duration(seconds: float) -> str:
+    """A wall time.
+
+    >>> duration(7.2), duration(95), duration(7200)
+    ('7.2 s', '1.6 min', '2.0 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
