@@ -26,6 +26,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +53,8 @@ class FiltrationSettings:
         chunk_size: candidates in a chunk. Other sizes draw other candidates.
     """
 
+    section: ClassVar[str] = "filtration"
+
     per_class: int = 1000
     budget: int = 20_000
     t_ent: float = 0.5
@@ -63,15 +66,15 @@ class FiltrationSettings:
         for field in ("per_class", "budget", "chunk_size"):
             value = getattr(self, field)
             if type(value) is not int or value < 1:
-                raise BadInput(f"filtration.{field}", value, "a whole number >= 1")
+                raise BadInput(f"{self.section}.{field}", value, "a whole number >= 1")
         if self.budget < self.per_class:
-            allowed = f"at least filtration.per_class, {self.per_class}"
-            raise BadInput("filtration.budget", self.budget, allowed)
+            allowed = f"at least {self.section}.per_class, {self.per_class}"
+            raise BadInput(f"{self.section}.budget", self.budget, allowed)
         if not 0 < self.t_ent < math.inf:
-            raise BadInput("filtration.t_ent", self.t_ent, "a number of nats above 0")
+            raise BadInput(f"{self.section}.t_ent", self.t_ent, "a number of nats above 0")
         if self.entropy_under not in ENTROPY_UNDER:
             allowed = nearest(str(self.entropy_under), ENTROPY_UNDER)
-            raise BadInput("filtration.entropy_under", self.entropy_under, allowed)
+            raise BadInput(f"{self.section}.entropy_under", self.entropy_under, allowed)
 
     @property
     def chunks(self) -> int:
@@ -326,8 +329,8 @@ def compose(tallies: Iterable[Tally], settings: FiltrationSettings, roles: Roles
         raise BadInput(
             "classes to retain that no sample is predicted as",
             absent,
-            "none, for relearning would forget them: train the generator longer, or raise filtration.budget "
-            f"({settings.budget}) or filtration.t_ent ({settings.t_ent})",
+            "none, for relearning would forget them: train the generator longer, or raise "
+            f"{settings.section}.budget ({settings.budget}) or {settings.section}.t_ent ({settings.t_ent})",
             where="filtration",
         )
     return Composition(take=take, classes=tuple(classes))

@@ -218,7 +218,7 @@ def train_steps(
     Args:
         state: changed in place; a state saved between two steps and loaded goes on identically.
         images: `[N, C, H, W]` normalised, all of them on every worker.
-        labels: `[N]` int64.
+        labels: `[N]` int64, or probabilities `[N, K]`.
         settings: the recipe.
         seed: root seed of the batches' order.
         shard: (rank, world) of this worker. With world > 1 `torch.distributed` must be initialised
@@ -276,7 +276,7 @@ def train_classifier(
     Args:
         model: logits `[B, K]` of images `[B, C, H, W]`.
         images: `[N, C, H, W]` normalised.
-        labels: `[N]` int64.
+        labels: `[N]` int64, or probabilities `[N, K]`.
         settings: the recipe.
         seed: root seed of the batches' order; the initial weights are the model's.
         on_step: called after every optimizer step; it may read the model, and leave it in any mode.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.inversion.deep_inversion import SyntheticSet
+from rayunlearn.inversion.unlearning_set import UnlearningSet
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import generator
@@ -74,6 +75,7 @@ class Handed:
         retain: the training samples to retain, or the part of them that is still there.
         training_log: of the original's training.
         inverted: DeepInversion images of the version, no data: made from the weights alone.
+        approximated: samples of a generator that was trained on the version's weights, to relearn from.
     """
 
     spec: ClassifierSpec
@@ -84,6 +86,7 @@ class Handed:
     retain: Samples | None = None
     training_log: TrainingLog | None = None
     inverted: SyntheticSet | None = None
+    approximated: UnlearningSet | None = None
 
     def model(self, device: str = "cpu") -> Classifier:
         """The version to forget from, in eval mode; a new one at each call."""
@@ -160,7 +163,7 @@ def required(handed: Handed, name: str, method: str) -> Any:
         BadInput: it was not handed, or holds nothing.
     """
     part = getattr(handed, name)
-    if part is None or (isinstance(part, Samples) and len(part) == 0):
+    if part is None or (isinstance(part, Samples | UnlearningSet) and len(part) == 0):
         found = None if part is None else "no sample"
         raise BadInput(f"{name} of what {method!r} is handed", found, "what the method declares")
     return part

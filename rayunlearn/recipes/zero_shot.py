@@ -25,9 +25,6 @@ MODELS = ("allcnn", "lenet", "resnet9")
 EPOCHS = {"cifar10": 40, "svhn": 10, "mnist": 10}
 """Of originals and retrained models."""
 
-GKT_RATE = {"cifar10": 1e-3, "svhn": 1e-3, "mnist": 1e-2}
-"""Of student and generator."""
-
 TEMPERATURE = {"cifar10": 0.5, "svhn": 1.0, "mnist": 1.0}
 
 IMPAIR = {"cifar10": (2, 0.01), "svhn": (3, 0.001), "mnist": (1, 0.01)}
@@ -43,8 +40,11 @@ def paper_recipe(dataset: str, model: str) -> Recipe:
         data=DataSettings(dataset=dataset, test_fraction=None),
         model=ModelSettings(name=model, width=1.0),
         train=TrainSettings(epochs=EPOCHS[dataset], batch_size=256, weight_decay=1e-4),
+        # as the published code has it: both rates 1e-3 (the paper says 0.01 on MNIST, with which the loss on
+        # synthetic images stays at 0.2 where this one comes to 0.03, docs/log.md, 40), the generator's halved
+        # every 150 cycles, the student's on a plateau
         gkt=GKTSettings(
-            student_lr=GKT_RATE[dataset], generator_lr=GKT_RATE[dataset], temperature=TEMPERATURE[dataset]
+            temperature=TEMPERATURE[dataset], generator_halving=150, student_schedule="plateau"
         ),
         min_max=MinMaxSettings(impair_epochs=epochs, impair_lr=rate),
         inversion=InversionSettings(

@@ -1,0 +1,87 @@
+"""What a model relearns from: D', relabelled where it is like the examples (few-shot paper, eq. 9 and 10).
+
+A part of D' is never learned from: it judges checkpoints and the result. Which samples those are depends on
+their index alone, so that every part of D' can be put together, or split, wherever it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rayunlearn.errors import BadInput
+from rayunlearn.inversion.relabelling import relabel
+
+HELD_OUT_EVERY = 10
+"""Of so many samples of a class in a row one is held out for stopping, and one for the final check."""
+
+Part = Literal["learn", "stop", "check"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnlearningSet:
+    """Samples of D' with what is to be answered to them, on CPU.
+
+    Attributes:
+        images: `[N, C, H, W]`.
+        targets: `[N, K]` probabilities: the version's own, relabelled where it is like the examples.
+        answers: what the version to unlearn from answers, `[N]` int64.
+        unwanted: the samples that are like the examples and answered with an erased label, `[N]` bool:
+            those on which the model has to change its mind.
+    """
+
+    images: Tensor
+    targets: Tensor
+    answers: Tensor
+    unwanted: Tensor
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def where(self, chosen: Tensor) -> UnlearningSet:
+        """The samples of a mask `[N]` or of indices."""
+        return UnlearningSet(
+            images=self.images[chosen],
+            targets=self.targets[chosen],
+            answers=self.answers[chosen],
+            unwanted=self.unwanted[chosen],
+        )
+
+
+def unlearning_set(
+    images: Tensor, soft_labels: Tensor, like_examples: Tensor, erased: Collection[int]
+) -> UnlearningSet:
+    """Samples of D' as they are relearned from.
+
+    Args:
+        images: `[N, C, H, W]`.
+        soft_labels: the version's probabilities, `[N, K]`.
+        like_examples: D'_e, mask `[N]` (`Knee.selects`).
+        erased: labels y_e.
+
+    Raises:
+        BadInput: as `relabel`.
+    """
+    answers = soft_labels.argmax(dim=1)
+    wrong = torch.isin(answers, torch.tensor(sorted(erased)))
+    targets = torch.where(like_examples[:, None], relabel(soft_labels, erased), soft_labels)
+    return UnlearningSet(images=images, targets=targets, answers=answers, unwanted=like_examples & wrong)
+
+
+def in_part(indices: Tensor, part: Part) -> Tensor:
+    """Which samples belong to a part of D', mask `[N]`, by their indices within their class `[N]`.
+
+    >>> [in_part(torch.arange(20), part).sum().item() for part in ("learn", "stop", "check")]
+    [16, 2, 2]
+    """
+    places = {"stop": HELD_OUT_EVERY // 2 - 1, "check": HELD_OUT_EVERY - 1}
+    place = indices % HELD_OUT_EVERY
+    if part == "learn":
+        return (place != places["stop"]) & (place != places["check"])
+    if part not in places:
+        raise BadInput("part of D'", part, "learn, stop, check")
+    return place == places[part]

@@ -1,0 +1,126 @@
+"""Few-shot unlearning by model inversion: the last part, relearning from D' (few-shot paper, algorithm 4).
+
+The parts before it, a generator trained by model inversion and D' filtered from its samples, are
+`rayunlearn.inversion`'s. What the run is handed is their result: the part of D' to learn from.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rayunlearn.errors import BadInput, nearest
+from rayunlearn.inversion.filtration import FiltrationSettings
+from rayunlearn.inversion.similarity import KERNELS
+from rayunlearn.inversion.unlearning_set import UnlearningSet
+from rayunlearn.methods.training import TrainSettings, TrainState, steps_per_epoch, train_steps
+from rayunlearn.methods.unlearning import Handed, Unlearning, required
+from rayunlearn.models.classifiers import Classifier
+from rayunlearn.seeds import derive_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotSettings(FiltrationSettings):
+    """Filtration's settings, the kernel, and relearning's; the generator's are `ModelInversionSettings`.
+
+    Attributes:
+        kernel: of the similarity to the examples (Table 7).
+        epochs: passes over D'; the paper relearns "until it converges".
+        batch_size: samples in a step; the paper gives none.
+        lr: SGD's learning rate (appendix C.4, as the next two).
+        momentum: SGD's.
+        weight_decay: SGD's, L2.
+    """
+
+    section: ClassVar[str] = "few_shot"
+
+    kernel: str = "rbf"
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 3e-3
+    momentum: float = 0.9
+    weight_decay: float = 2e-5
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        if self.kernel not in KERNELS:
+            raise BadInput(f"{self.section}.kernel", self.kernel, nearest(str(self.kernel), KERNELS))
+        for field, least in (("epochs", 1), ("batch_size", 2)):
+            value = getattr(self, field)
+            if type(value) is not int or value < least:
+                raise BadInput(f"{self.section}.{field}", value, f"a whole number >= {least}")
+        if not 0 < self.lr < math.inf:
+            raise BadInput(f"{self.section}.lr", self.lr, "a number above 0")
+        if not 0 <= self.momentum < 1:
+            raise BadInput(f"{self.section}.momentum", self.momentum, "a number in [0, 1)")
+        if not 0 <= self.weight_decay < math.inf:
+            raise BadInput(f"{self.section}.weight_decay", self.weight_decay, "a number >= 0")
+
+    @property
+    def relearning(self) -> TrainSettings:
+        """The training that relearning is."""
+        return TrainSettings(
+            epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, weight_decay=self.weight_decay,
+            optimizer="sgd", momentum=self.momentum, schedule="constant",
+        )  # fmt: skip
+
+
+class Relearning(Unlearning):
+    """Training on D' from the weights of the version to unlearn from; a step is one of SGD.
+
+    Args:
+        handed: its `approximated` is learned from.
+        settings: of the method.
+        device: where it is trained.
+        shard: (rank, world) of this worker, where several train together (`train_steps`).
+    """
+
+    def __init__(
+        self,
+        handed: Handed,
+        settings: FewShotSettings,
+        device: str = "cpu",
+        shard: tuple[int, int] | None = None,
+    ) -> None:
+        learned: UnlearningSet = required(handed, "approximated", "few_shot")
+        self.settings = settings.relearning
+        self.images, self.targets = learned.images.to(device), learned.targets.to(device)
+        self.seed = derive_seed(handed.seed, "relearning")
+        self.shard = shard
+        self.training = TrainState(handed.model(device), self.settings)
+        self.steps = settings.epochs * steps_per_epoch(len(learned), self.settings)
+        self._losses: list[float] = []
+
+    def advance(self, first: int, last: int) -> None:
+        """Take steps `first` to `last`, counted from 1."""
+        state = self.training
+        if first != state.step + 1 or last > self.steps:
+            raise BadInput("steps", (first, last), f"from {state.step + 1}, at most to {self.steps}")
+        steps = train_steps(state, self.images, self.targets, self.settings, self.seed, shard=self.shard)
+        with closing(steps):
+            while state.step < last:
+                self._losses.append(next(steps).loss)
+
+    def checkpoint(self) -> Classifier:
+        """A copy of the model, in eval mode."""
+        model: Classifier = copy.deepcopy(self.training.model).eval()  # type: ignore[assignment]
+        return model
+
+    def report(self) -> dict[str, Any]:
+        """Mean loss since the last report and the steps taken."""
+        mean = sum(self._losses) / len(self._losses) if self._losses else None
+        self._losses = []
+        return {"student_loss": mean, "student_steps": self.training.step}
+
+    def state(self) -> dict[str, Any]:
+        """Model, optimizer, steps taken and the losses that are not reported yet."""
+        return {"training": copy.deepcopy(self.training.state_dict()), "losses": list(self._losses)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.training.load_state_dict(copy.deepcopy(state["training"]))
+        self._losses = list(state["losses"])

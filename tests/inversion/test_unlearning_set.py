@@ -1,0 +1,41 @@
+"""What a model relearns from: relabelled where it is like the examples, and split by index alone."""
+
+import pytest
+import torch
+
+from rayunlearn.errors import BadInput
+from rayunlearn.inversion.unlearning_set import in_part, unlearning_set
+
+SOFT = torch.tensor([[0.9, 0.1, 0.0], [0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.2, 0.7, 0.1]])
+LIKE = torch.tensor([True, False, True, False])
+
+
+def test_only_what_is_like_the_examples_is_relabelled() -> None:
+    """The erased label's probability goes to the others in proportion; the other samples keep theirs."""
+    given = unlearning_set(torch.zeros(4, 1, 2, 2), SOFT, LIKE, [0])
+    expected = torch.tensor([[0.0, 1.0, 0.0], [0.9, 0.1, 0.0], [0.0, 0.875, 0.125], [0.2, 0.7, 0.1]])
+    assert torch.allclose(given.targets, expected)
+    assert given.answers.tolist() == [0, 0, 1, 1]
+
+
+def test_unwanted_is_what_is_answered_with_an_erased_label() -> None:
+    """Like the examples but answered otherwise is nothing to unlearn; nor is the label elsewhere."""
+    given = unlearning_set(torch.zeros(4, 1, 2, 2), SOFT, LIKE, [0])
+    assert given.unwanted.tolist() == [True, False, False, False]
+    assert len(given.where(given.unwanted)) == 1
+
+
+def test_the_parts_are_disjoint_whole_and_fixed_by_the_index() -> None:
+    """Every index is in exactly one part, and which one does not depend on the other samples."""
+    indices = torch.arange(137)
+    masks = torch.stack([in_part(indices, part) for part in ("learn", "stop", "check")])
+    assert masks.sum(dim=0).tolist() == [1] * 137
+    assert masks.sum(dim=1).tolist() == [110, 14, 13]
+    scattered = indices[torch.randperm(137, generator=torch.Generator().manual_seed(0))]
+    assert torch.equal(in_part(scattered, "stop"), masks[1][scattered])
+
+
+def test_another_part_is_refused() -> None:
+    """The error names the parts that there are."""
+    with pytest.raises(BadInput, match="learn, stop, check"):
+        in_part(torch.arange(3), "test")  # type: ignore[arg-type]

@@ -1,0 +1,114 @@
+"""Relearning from D': real digits stand in for the generator's samples, so that its own part is tested."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rayunlearn.errors import BadInput
+from rayunlearn.evaluation.accuracy import class_counts
+from rayunlearn.inversion.unlearning_set import UnlearningSet, unlearning_set
+from rayunlearn.methods.few_shot import FewShotSettings, Relearning
+from rayunlearn.methods.unlearning import Handed
+from rayunlearn.models.classifiers import Classifier
+from rayunlearn.roles import Roles
+
+ERASED = 9
+SETTINGS = FewShotSettings(epochs=8, batch_size=32, lr=1e-2)
+
+
+@pytest.fixture(scope="module")
+def samples(original: Classifier, digits: tuple[Tensor, Tensor]) -> UnlearningSet:
+    """Digits with the original's own answers; those of the erased class are like the examples."""
+    images, labels = digits[0][::2], digits[1][::2]
+    with torch.no_grad():
+        soft = original(images).softmax(dim=1)
+    return unlearning_set(images, soft, labels == ERASED, [ERASED])
+
+
+def begin(
+    original: Classifier, samples: UnlearningSet | None, settings: FewShotSettings = SETTINGS
+) -> Relearning:
+    """A run from the original."""
+    roles = Roles(retain=tuple(range(10)), target=())
+    weights = dict(original.state_dict())
+    handed = Handed(spec=original.spec, weights=weights, roles=roles, seed=3, approximated=samples)
+    return Relearning(handed, settings)
+
+
+def test_the_behaviour_goes_and_the_rest_stays(
+    original: Classifier, samples: UnlearningSet, digits: tuple[Tensor, Tensor]
+) -> None:
+    """On digits that were never shown: class 9 from over 85 % to under 5, the others lose under 2 points."""
+    run = begin(original, samples)
+    run.advance(1, run.steps)
+    held = digits[0][1::2], digits[1][1::2]
+    before, after = (class_counts(model, *held, 10) for model in (original, run.checkpoint()))
+    rest = [c for c in range(10) if c != ERASED]
+    assert before.accuracy([ERASED]) > 0.85
+    assert after.accuracy([ERASED]) < 0.05
+    assert after.accuracy(rest) > before.accuracy(rest) - 0.02
+
+
+def test_nothing_goes_where_nothing_is_relabelled(
+    original: Classifier, samples: UnlearningSet, digits: tuple[Tensor, Tensor]
+) -> None:
+    """The negative control: the same training on the version's own answers keeps the class."""
+    untouched = unlearning_set(
+        samples.images, _own_answers(original, samples), torch.zeros(len(samples), dtype=torch.bool), [ERASED]
+    )
+    run = begin(original, untouched)
+    run.advance(1, run.steps)
+    assert class_counts(run.checkpoint(), digits[0][1::2], digits[1][1::2], 10).accuracy([ERASED]) > 0.85
+
+
+@torch.no_grad()
+def _own_answers(original: Classifier, samples: UnlearningSet) -> Tensor:
+    return original(samples.images).softmax(dim=1)
+
+
+def test_a_run_that_is_loaded_goes_on_to_the_same_bits(original: Classifier, samples: UnlearningSet) -> None:
+    """Saved in the middle of an epoch; the version that it starts from is not changed."""
+    before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    whole = begin(original, samples)
+    whole.advance(1, 40)
+    first = begin(original, samples)
+    first.advance(1, 17)
+    second = begin(original, samples)
+    second.load(first.state())
+    second.advance(18, 40)
+    for name, tensor in whole.checkpoint().state_dict().items():
+        assert torch.equal(tensor, second.checkpoint().state_dict()[name]), name
+    assert all(torch.equal(tensor, original.state_dict()[name]) for name, tensor in before.items())
+    assert whole.report() == second.report()
+
+
+def test_steps_are_epochs_over_what_is_learned_from(original: Classifier, samples: UnlearningSet) -> None:
+    """899 samples in batches of 32 are 28 steps an epoch; other steps than the next ones are refused."""
+    run = begin(original, samples)
+    assert run.steps == 8 * 28
+    with pytest.raises(BadInput, match="from 1, at most to 224"):
+        run.advance(2, 3)
+
+
+@pytest.mark.parametrize("given", [None, "nothing"])
+def test_a_run_without_samples_is_refused(
+    given: str | None, original: Classifier, samples: UnlearningSet
+) -> None:
+    """Not handed at all, or none of them."""
+    none = samples.where(torch.zeros(len(samples), dtype=torch.bool)) if given else None
+    with pytest.raises(BadInput, match="approximated"):
+        begin(original, none)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("kernel", "rbff"), ("epochs", 0), ("batch_size", 1), ("lr", math.nan), ("momentum", 1.0),
+     ("weight_decay", -1.0), ("t_ent", 0.0), ("per_class", 0)],
+)  # fmt: skip
+def test_bad_settings_are_named(field: str, value: Any) -> None:
+    """Filtration's among them, under the section that holds them."""
+    with pytest.raises(BadInput, match=rf"few_shot\.{field}"):
+        FewShotSettings(**{field: value})
