@@ -1,0 +1,157 @@
+"""The moons example end to end, on three seeds."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import pytest
+import torch
+from sklearn.datasets import make_moons
+
+from rayunlearn.errors import BadInput
+from rayunlearn.variational.moons import (
+    Moons,
+    MoonsSettings,
+    bayesian,
+    few_shot,
+    kl_divergences,
+    prepare,
+    run_moons,
+)
+from rayunlearn.variational.objectives import UnlearnSettings
+
+pytest.importorskip("gpytorch")
+
+SMALL = MoonsSettings(samples=400, unlearn=UnlearnSettings(steps=100, samples=200, lr=0.1))
+
+
+@pytest.fixture(scope="module", params=range(3))
+def moons(request: pytest.FixtureRequest) -> Moons:
+    """Data, original and oracle of a seed."""
+    return prepare(request.param)
+
+
+def to_oracle(moons: Moons, model: Any) -> float:
+    """Mean KL divergence from the oracle over all data points."""
+    p, q = (m.probabilities(moons.inputs) for m in (moons.oracle, model))
+    return float(kl_divergences(p, q).mean())
+
+
+def test_the_erased_points_are_the_right_end_of_the_lower_moon() -> None:
+    """Seed 0 is the published draw; D_e are the 20 points of label 1 with the largest first coordinate."""
+    moons = prepare(0)
+    points, labels = make_moons(100, noise=0.2, random_state=0)
+    assert torch.equal(moons.inputs, torch.from_numpy(points))
+    assert torch.equal(moons.labels, torch.from_numpy(labels).double())
+    lower = moons.labels == 1
+    assert int(moons.erased.sum()) == 20 and bool(lower[moons.erased].all())
+    assert moons.inputs[moons.erased, 0].min() > moons.inputs[lower & ~moons.erased, 0].max()
+
+
+def test_the_models_say_what_they_learned(moons: Moons) -> None:
+    """The original is right on 95 % of D, and of D_e on nearly all; the oracle is undecided there."""
+    original, oracle = (m.probabilities(moons.inputs) for m in (moons.original, moons.oracle))
+    assert float(((original > 0.5) == (moons.labels == 1)).double().mean()) > 0.93
+    assert float(original[moons.erased].mean()) > 0.85
+    assert float(oracle[moons.erased].mean()) < 0.65
+    assert to_oracle(moons, moons.original) > 0.1
+
+
+def test_ours_moves_to_the_oracle_from_a_quarter_of_the_examples(moons: Moons) -> None:
+    """To less than half of the original's divergence; with nothing filtered it goes nowhere (control)."""
+    ours = few_shot(moons, 0.25, SMALL)
+    start = to_oracle(moons, moons.original)
+    assert ours.knee.method == "knee"
+    assert 0.1 < float(ours.like.double().mean()) < 0.35
+    assert to_oracle(moons, ours.model) < start / 2
+    soft = moons.original.probabilities(ours.inputs)
+    unfiltered = moons.original.learned(ours.inputs, soft, count=100)
+    assert to_oracle(moons, unfiltered) > 0.75 * start
+
+
+def test_eubo_needs_all_examples(moons: Moons) -> None:
+    """At lambda 1e-9 EUBO is at the oracle when given all of D_e, and far from it given a quarter."""
+    start = to_oracle(moons, moons.original)
+    whole, part = (bayesian(moons, "eubo", rho, math.log(1e-9), SMALL) for rho in (1.0, 0.25))
+    assert to_oracle(moons, whole) < 0.1 * start
+    assert to_oracle(moons, part) > 0.4 * start
+
+
+def test_rkl_moves_less_than_eubo(moons: Moons) -> None:
+    """RKL given all of D_e moves towards the oracle, and stays within the original's posterior."""
+    start = to_oracle(moons, moons.original)
+    model = bayesian(moons, "rkl", 1.0, -math.inf, SMALL)
+    assert to_oracle(moons, model) < 0.6 * start
+    moved = model.posterior.mean - moons.original.posterior.mean
+    z = torch.linalg.solve_triangular(moons.original.posterior.cholesky, moved[:, None], upper=False)
+    assert float(z.norm()) < math.sqrt(len(moved))
+
+
+def test_fewer_examples_are_among_more() -> None:
+    """Shares are 5, 10, 15 and 20 points, each in the next, all of them of D_e."""
+    moons = prepare(0)
+    parts = [set(moons.examples(rho).tolist()) for rho in (0.25, 0.5, 0.75, 1.0)]
+    assert [len(part) for part in parts] == [5, 10, 15, 20]
+    assert all(a < b for a, b in zip(parts, parts[1:], strict=False))
+    assert parts[-1] == set(moons.erased.nonzero()[:, 0].tolist())
+
+
+def test_rows_of_a_run_are_its_seeds() -> None:
+    """One row for the original, then ours, EUBO and RKL for each rho and lambda; the same again next time."""
+    tiny = MoonsSettings(samples=100, unlearn=UnlearnSettings(steps=3, samples=20, lr=0.05))
+    rows = run_moons(1, (0.5,), (1e-9, 0.0), tiny)
+    assert [(row["method"], row["lambda"]) for row in rows] == [
+        ("original", None), ("ours", None), ("eubo", 1e-9), ("eubo", 0.0), ("rkl", 1e-9), ("rkl", 0.0),
+    ]  # fmt: skip
+    assert rows[0]["vs_original"] == 0 and rows[0]["vs_oracle_erased"] > 2 * rows[0]["vs_oracle"]
+    assert all(row["rho"] == 0.5 and row["seed"] == 1 for row in rows[1:])
+    assert rows == run_moons(1, (0.5,), (1e-9, 0.0), tiny)
+
+
+def test_figures_are_pictures() -> None:
+    """Both are PNG files, and Fig. 3 depends on the rows."""
+    from rayunlearn.variational.moons_figures import draw_divergences, draw_moons
+
+    tiny = MoonsSettings(samples=100, unlearn=UnlearnSettings(steps=3, samples=20, lr=0.05))
+    row = {"seed": 0, "rho": 0.5, "lambda": None, "vs_oracle": 0.1, "vs_oracle_erased": 0.2}
+    rows = [row | {"method": method} for method in ("ours", "eubo", "rkl")]
+    pictures = [
+        draw_moons(0, settings=tiny),
+        draw_divergences(rows),
+        draw_divergences([*rows, rows[0] | {"vs_oracle": 0.4}]),
+    ]
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    assert pictures[1] != pictures[2]
+
+
+def test_without_gpytorch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its absence is an error of one sentence that says what to install."""
+    for name in list(sys.modules):
+        if name.split(".")[0] == "gpytorch" or name == "rayunlearn.variational.sparse_gp":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gpytorch", None)
+    with pytest.raises(BadInput, match=r"gpytorch.*rayunlearn\[bayes\]"):
+        prepare(0)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.01, 1.5, math.nan])
+def test_a_share_without_examples_is_refused(rho: float) -> None:
+    """None, under half a point, more than all, NaN."""
+    with pytest.raises(BadInput, match="rho"):
+        run_moons(0, (rho,), (0.0,), SMALL)
+
+
+def test_other_bad_input_is_refused() -> None:
+    """Lambdas above 1, too few examples for a covariance, settings that cannot be."""
+    with pytest.raises(BadInput, match="lambda"):
+        run_moons(0, (0.25,), (2.0,), SMALL)
+    with pytest.raises(BadInput, match="number of examples is 2"):
+        run_moons(0, (0.1,), (0.0,), SMALL)
+    with pytest.raises(BadInput, match=r"moons\.samples"):
+        MoonsSettings(samples=0)
+    with pytest.raises(BadInput, match=r"moons\.t_ent"):
+        MoonsSettings(t_ent=math.nan)
+    with pytest.raises(BadInput, match="inputs pass"):
+        few_shot(prepare(0), 0.25, MoonsSettings(samples=10, t_ent=1e-9))
