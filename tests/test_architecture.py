@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "inversion": BOTTOM | {"models"},
     "methods": BOTTOM | {"models", "inversion"},
     "evaluation": BOTTOM | {"models", "inversion"},
+    "variational": BOTTOM | {"models", "inversion", "results"},
     "scheduling": {"errors"},  # not seeds, which is torch's
     "results": {"errors", "scheduling"},
     "settings": BOTTOM | ALGORITHMS | {"data", "scheduling"},
@@ -64,6 +65,9 @@ FORBIDDEN_CALLS: dict[str, set[str]] = {
 RAY_IS_IMPORTED_IN = {"runtime"}
 FORBIDDEN_FILE_NAMES = {"utils.py", "util.py", "common.py", "helpers.py", "helper.py", "misc.py"}
 MAX_LINES = 500
+
+EXTRA_OF = {"benchmarks/": "dev", f"{PACKAGE}/variational/": "bayes"}
+"""Folder -> the extra whose packages it may import besides."""
 
 # Import name -> distribution name, where they differ.
 DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
@@ -286,17 +290,19 @@ def test_nothing_is_unpickled() -> None:
 
 
 def test_every_package_is_declared() -> None:
-    """Whatever rayunlearn and jobs import is a dependency; benchmarks may need the `dev` extra besides."""
+    """Whatever a file imports is a dependency, or in the extra that its folder is for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     def names(requirements: list[str]) -> set[str]:
         return {re.split(r"[\[<>=!~; ]", requirement)[0].lower() for requirement in requirements}
 
     users = names(project["dependencies"])
-    developers = users | names(project["optional-dependencies"]["dev"])
-    for folders, declared in (((PACKAGE, "jobs"), users), (("benchmarks",), developers)):
-        findings = [f for source in sources(*folders) for f in undeclared_packages(source, declared)]
-        assert findings == []
+    extras = {extra: names(wanted) for extra, wanted in project["optional-dependencies"].items()}
+    findings = []
+    for source in sources(PACKAGE, "jobs", "benchmarks"):
+        extra = next((e for folder, e in EXTRA_OF.items() if source.path.startswith(folder)), None)
+        findings += undeclared_packages(source, users | (extras[extra] if extra else set()))
+    assert findings == []
 
 
 def test_the_table_has_no_cycle() -> None:

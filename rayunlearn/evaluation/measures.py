@@ -3,194 +3,52 @@
 A measure turns a bench into rows of sums, counts and values, for every subject on it, the retrained ("gold")
 models included: what an unlearned model scores means nothing but beside them. Where a measure compares
 with gold, its sums and counts run over all gold models other than the subject itself.
+
+A figure on forgotten samples is on training data and names no class. Some measures ask what is known of a
+forgotten class: they need one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, nearest
-from rayunlearn.evaluation.accuracy import check_images
 from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings, anamnesis_index, relearn
+from rayunlearn.evaluation.bench import Bench, Measurement
 from rayunlearn.evaluation.distance import calibration_error, class_membership, divergences
 from rayunlearn.evaluation.inversion_attack import (
     InversionAttack,
-    InversionAttackSettings,
     class_means,
     inversion_attack,
 )
 from rayunlearn.evaluation.lira import (
-    LikelihoodRatioSettings,
     attack_curve,
     likelihood_ratios,
     membership_scores,
 )
-from rayunlearn.evaluation.membership import EntropyAttackSettings, entropy_attack
-from rayunlearn.evaluation.neighbours import NeighbourSettings, knn_probe
+from rayunlearn.evaluation.membership import entropy_attack
+from rayunlearn.evaluation.neighbours import knn_probe
 from rayunlearn.evaluation.predictions import Predictions, predict
-from rayunlearn.evaluation.probe import ProbeReport, ProbeSettings, linear_probe
-from rayunlearn.models.classifiers import Classifier
+from rayunlearn.evaluation.probe import ProbeReport, linear_probe
 from rayunlearn.seeds import derive_seed
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasureSettings:
-    """Settings of every measure.
-
-    Attributes:
-        probe_draws: random draws of the few-sample probes, pooled.
-        few_per_class: forget images a class in relearning from a few examples.
-        calibration_bins: of equal width.
-        relearn: the anamnesis index.
-        probe: the linear probe.
-        neighbours: the nearest-neighbour probe.
-        entropy: the paper's membership inference attack.
-        likelihood_ratio: the per-example one.
-        inversion: the model inversion attack.
-    """
-
-    probe_draws: int = 10
-    few_per_class: int = 5
-    calibration_bins: int = 15
-    relearn: RelearnSettings = field(default_factory=lambda: RelearnSettings(batch_size=64))
-    probe: ProbeSettings = field(default_factory=lambda: ProbeSettings(train_per_class=1))
-    neighbours: NeighbourSettings = field(
-        default_factory=lambda: NeighbourSettings(k=1, metric="cosine", train_per_class=1)
-    )
-    entropy: EntropyAttackSettings = field(default_factory=EntropyAttackSettings)
-    likelihood_ratio: LikelihoodRatioSettings = field(default_factory=LikelihoodRatioSettings)
-    inversion: InversionAttackSettings = field(default_factory=InversionAttackSettings)
-
-    def __post_init__(self) -> None:
-        """Check the fields that have no settings of their own."""
-        for name in ("probe_draws", "few_per_class", "calibration_bins"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"audit.{name}", getattr(self, name), "a whole number >= 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """One figure of one subject.
-
-    Attributes:
-        subject: name of the model on the bench.
-        measure: name of the figure.
-        classes: that it was measured on.
-        split: "train" or "test".
-        sum, count: numerator and denominator, where the figure is a share or a mean.
-        value: the figure; the quotient where it is one, None where the measurement gave none.
-        censored: the measurement was cut off.
-        parameters: of the measurement, as JSON values.
-    """
-
-    subject: str
-    measure: str
-    classes: tuple[int, ...]
-    split: str = "test"
-    sum: float | None = None
-    count: int | None = None
-    value: float | None = None
-    censored: bool = False
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """The quotient, where there is one."""
-        if self.sum is not None and self.count:
-            object.__setattr__(self, "value", self.sum / self.count)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Shadows:
-    """Shadow models for the likelihood ratio attack.
-
-    Attributes:
-        models: S of them.
-        included: bool [S, N], which candidates each was trained on. The candidates are the training
-            images of the forget classes and then their test images, each part in the bench's order.
-    """
-
-    models: Sequence[Classifier]
-    included: Tensor
-
-
-Relearn = Callable[[Mapping[str, Classifier], float, RelearnSettings, int], dict[str, RelearnCurve]]
-"""Models by name, the original's accuracy on D_f, settings, seed -> the curves that `relearn` would give."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Bench:
-    """The models to measure and the real images to measure them on.
-
-    Attributes:
-        train: images [N, C, H, W] and labels [N] that the original was trained on.
-        test: the same, held out.
-        retain: classes to retain.
-        forget: every class forgotten so far.
-        subjects: name -> model; `original` is among them.
-        golds: names of those that were retrained without the forget classes, the first for the index.
-        settings: of the measures.
-        seed: of every draw; all subjects meet the same draws.
-        shadows: for the likelihood ratio attack; None where it is not asked for.
-        relearn: how models relearn what the bench shows them; None: in this process, one after another.
-    """
-
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
-    retain: tuple[int, ...]
-    forget: tuple[int, ...]
-    subjects: Mapping[str, Classifier]
-    golds: tuple[str, ...]
-    settings: MeasureSettings
-    seed: int
-    shadows: Shadows | None = None
-    relearn: Relearn | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a bench on which some model or class could not be compared with the others."""
-        for name in ("original", *self.golds):
-            if name not in self.subjects:
-                raise BadInput("subjects of an audit", sorted(self.subjects), f"{name!r} among them")
-        for name, classes in (("retain", self.retain), ("forget", self.forget)):
-            if not classes:
-                raise BadInput(f"{name} classes of an audit", [], "at least one")
-        wanted = self.subjects["original"].spec.num_classes
-        shadows = self.shadows.models if self.shadows else ()
-        models = {**self.subjects, **{f"shadow {i}": model for i, model in enumerate(shadows)}}
-        for name, model in models.items():
-            found = model.spec.num_classes
-            if found != wanted:
-                raise BadInput(f"number of classes of {name!r}", found, f"{wanted}, as of 'original'")
-        for name, (images, labels) in (("training", self.train), ("test", self.test)):
-            check_images(images, labels, wanted, f"{name} images of an audit")
-            counts = torch.bincount(labels, minlength=wanted).tolist()
-            for c in (*self.retain, *self.forget):
-                if not counts[c]:
-                    raise BadInput(f"number of {name} images of class {c}", 0, "at least 1, for any measure")
-
-    @cached_property
-    def predictions(self) -> dict[str, dict[str, Predictions]]:
-        """Split -> subject -> its answers; each image is shown to each model once."""
-        return {
-            name: predict(self.subjects, *part) for name, part in (("train", self.train), ("test", self.test))
-        }
-
-    def other_golds(self, subject: str) -> list[str]:
-        """The gold models to compare a subject with."""
-        return [gold for gold in self.golds if gold != subject]
-
-
 def accuracy(bench: Bench) -> Iterator[Measurement]:
-    """Images recognised: of the retain and of the forget classes, and of each class, train and test."""
+    """Images recognised: of the retain and of the forget classes, and of each class, train and test.
+
+    Of the forgotten samples: with the label that they were trained with.
+    """
     for split, answers in bench.predictions.items():
         for subject, predictions in answers.items():
             counts = predictions.counts()
-            named = [("retain_accuracy", bench.retain), ("forget_accuracy", bench.forget)]
+            named = [("retain_accuracy", bench.retain)]
+            if bench.forget:
+                named.append(("forget_accuracy", bench.forget))
             if len(bench.forget) > 1:
                 named += [("forget_accuracy", (c,)) for c in bench.forget]
             named += [("class_accuracy", (c,)) for c in sorted(bench.retain + bench.forget)]
@@ -200,13 +58,18 @@ def accuracy(bench: Bench) -> Iterator[Measurement]:
                     subject=subject, measure=measure, classes=classes, split=split,
                     sum=float(right), count=count,
                 )  # fmt: skip
+    for subject, predictions in bench.on_samples.items():
+        right = int((predictions.predicted == predictions.labels).sum())
+        yield Measurement(
+            subject=subject, measure="forget_accuracy", classes=(), split="train",
+            sum=float(right), count=len(predictions.labels),
+        )  # fmt: skip
 
 
 def distance(bench: Bench) -> Iterator[Measurement]:
     """Mean KL(gold || subject), Jensen-Shannon divergence and agreement with gold, on D_r and D_f."""
-    answers = bench.predictions["test"]
-    for classes in (bench.retain, bench.forget):
-        shown = {subject: predictions.of(classes) for subject, predictions in answers.items()}
+    retain = {s: predictions.of(bench.retain) for s, predictions in bench.predictions["test"].items()}
+    for classes, shown in ((bench.retain, retain), *bench.forgotten("test")):
         for subject, predictions in shown.items():
             found = [divergences(predictions, shown[gold]) for gold in bench.other_golds(subject)]
             if not found:
@@ -218,7 +81,10 @@ def distance(bench: Bench) -> Iterator[Measurement]:
                 ("tv_to_gold", sum(d.tv_sum for d in found)),
                 ("agreement_with_gold", float(sum(d.agreeing for d in found))),
             ):
-                yield Measurement(subject=subject, measure=measure, classes=classes, sum=total, count=count)
+                yield Measurement(
+                    subject=subject, measure=measure, classes=classes, split="test" if classes else "train",
+                    sum=total, count=count,
+                )  # fmt: skip
 
 
 def membership_of_classes(bench: Bench) -> Iterator[Measurement]:
@@ -342,13 +208,19 @@ def _curve(curve: RelearnCurve) -> dict[str, Any]:
 
 
 def entropy(bench: Bench) -> Iterator[Measurement]:
-    """The paper's membership inference attack (Table VII): images of each set called members."""
-    settings = bench.settings.entropy
+    """The paper's membership inference attack (Table VII): images of each set called members.
+
+    Forget images are the training images of the forgotten classes together with the forgotten samples.
+    """
+    settings, forgotten = bench.settings.entropy, bench.forgotten("train")
     for subject in bench.subjects:
         train, test = (bench.predictions[split][subject] for split in ("train", "test"))
-        sets = {"retain": train.of(bench.retain), "forget": train.of(bench.forget), "test": test}
         report = entropy_attack(
-            {name: predictions.log_probs for name, predictions in sets.items()},
+            {
+                "retain": train.of(bench.retain).log_probs,
+                "forget": torch.cat([answers[subject].log_probs for _, answers in forgotten]),
+                "test": test.log_probs,
+            },
             settings, derive_seed(bench.seed, "entropy attack"),
         )  # fmt: skip
         for name in ("train", "test", "retain", "forget"):
@@ -457,6 +329,20 @@ MEASURES: dict[str, Measure] = {
 }
 
 
+OF_SAMPLES = frozenset({"accuracy", "distance", "calibration", "entropy"})
+"""Measures that need no class to have been forgotten: they look at images, whatever class these are of."""
+NEEDS_A_CLASS = "it asks what is known of a forgotten class, and single samples alone were forgotten"
+
+
+def measurable(names: Sequence[str], forget: Sequence[int]) -> tuple[str, ...]:
+    """Those of some measures that can be made where these classes were forgotten, or samples alone.
+
+    >>> measurable(["accuracy", "probe"], forget=[])
+    ('accuracy',)
+    """
+    return tuple(name for name in names if forget or name in OF_SAMPLES)
+
+
 def check_measures(names: Sequence[str]) -> tuple[str, ...]:
     """Names of measures, in the order of `MEASURES` and each once.
 
@@ -472,5 +358,12 @@ def check_measures(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def measured(bench: Bench, names: Sequence[str]) -> list[Measurement]:
-    """The rows of some measures, in the order of `MEASURES`."""
+    """The rows of some measures, in the order of `MEASURES`.
+
+    Raises:
+        BadInput: a measure that needs a forgotten class, on a bench without one.
+    """
+    for name in check_measures(names):
+        if not measurable([name], bench.forget):
+            raise BadInput("measure", name, f"{', '.join(measurable(list(MEASURES), ()))}: {NEEDS_A_CLASS}")
     return [row for name in check_measures(names) for row in MEASURES[name](bench)]

@@ -1,4 +1,8 @@
-"""Measures on synthetic images: what stopping rule and gate see, and all that they see."""
+"""Measures on synthetic images: what stopping rule and gate see, and all that they see.
+
+Of a single sample there is no synthetic image. A request that names samples has no class to forget, so its
+sets hold retain classes alone, and all that is measured of forgetting is 0 of 0.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ class Assessment:
         retain_correct, retain_count: images of retain classes, and those classified as made.
         forget_correct, forget_count: the same for the classes to forget.
         retain_loss: mean cross-entropy on the retain images, nats.
-        forget_mass: mean probability of the classes to forget on their images.
+        forget_mass: mean probability of the classes to forget on their images; 0 where there are none.
         forgotten_share: share of all predictions for each class forgotten earlier, in order.
     """
 
@@ -40,15 +44,23 @@ class Assessment:
 
 
 def assess(model: Classifier, images: SyntheticSet, roles: Roles) -> Assessment:
-    """Count what the model makes of a synthetic set; eval mode, its mode is put back."""
+    """Count what the model makes of a synthetic set; eval mode, its mode is put back.
+
+    Raises:
+        BadInput: there are classes to forget and no image of them.
+    """
     classes = model.spec.num_classes
     counts = class_counts(model, images.images, images.labels, classes)
     retain_correct, retain_count = counts.sums(roles.retain)
     forget_correct, forget_count = counts.sums(roles.target)
+    if roles.target and not forget_count:
+        raise BadInput("synthetic forget images", 0, f"at least 1 of the classes {list(roles.target)}")
     with evaluating(model), torch.no_grad():
         device = next(model.parameters()).device
-        forget_images = images.of(roles.target).images.to(device)
-        mass = model(forget_images).softmax(dim=1)[:, list(roles.target)].sum(dim=1).mean()
+        mass = 0.0
+        if roles.target:
+            forget_images = images.of(roles.target).images.to(device)
+            mass = float(model(forget_images).softmax(dim=1)[:, list(roles.target)].sum(dim=1).mean())
         retain = images.of(roles.retain)
         loss = F.cross_entropy(model(retain.images.to(device)), retain.labels.to(device))
     predicted = counts.predicted.tolist()
@@ -58,7 +70,7 @@ def assess(model: Classifier, images: SyntheticSet, roles: Roles) -> Assessment:
         forget_correct=forget_correct,
         forget_count=forget_count,
         retain_loss=float(loss),
-        forget_mass=float(mass),
+        forget_mass=mass,
         forgotten_share=tuple(predicted[c] / len(images.labels) for c in roles.forgotten),
     )
 
@@ -134,7 +146,7 @@ def _share_right(model: Classifier, images: Tensor, labels: Tensor) -> float:
 def balanced_labels(roles: Roles, *, per_retain_class: int, per_forget_class: int) -> Tensor:
     """The labels of a synthetic set `[N]`: so many of each retain class, then of each class to forget."""
     parts: Sequence[Tensor] = [
-        torch.tensor(roles.retain).repeat_interleave(per_retain_class),
-        torch.tensor(roles.target).repeat_interleave(per_forget_class),
+        torch.tensor(roles.retain, dtype=torch.int64).repeat_interleave(per_retain_class),
+        torch.tensor(roles.target, dtype=torch.int64).repeat_interleave(per_forget_class),
     ]
     return torch.cat(list(parts))

@@ -52,6 +52,19 @@ def method_named(name: str) -> Method:
     return METHODS[name]
 
 
+def require_granularity(name: str, kind: str) -> None:
+    """Refuse to have a method forget what it cannot: whole classes, or single samples.
+
+    Raises:
+        BadInput: what it can forget, and which methods can do what was asked.
+    """
+    method = method_named(name)
+    if kind not in method.granularity:
+        able = ", ".join(other.name for other in METHODS.values() if kind in other.granularity)
+        allowed = f"{', '.join(sorted(method.granularity))}, for {name!r}; {kind} are forgotten by {able}"
+        raise BadInput("kind", kind, allowed)
+
+
 def require_access(name: str, granted: Collection[str]) -> None:
     """Refuse to run a method with less data than it declares.
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.measures import MeasureSettings, check_measures
+from rayunlearn.evaluation.bench import MeasureSettings
+from rayunlearn.evaluation.measures import check_measures
 from rayunlearn.evaluation.synthetic import RelapseSettings
 from rayunlearn.inversion.deep_inversion import InversionSettings
 from rayunlearn.methods.amnesiac_relabel import RelabelSettings

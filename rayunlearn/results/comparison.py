@@ -83,7 +83,7 @@ class Comparison:
 
     Attributes:
         measure, split: of the figures.
-        classes: that they were measured on.
+        classes: that they were measured on; none: on the forgotten samples.
         values: subject -> figure, None where the measurement gave none.
         bounds: subject -> what is known of a figure whose measurement was cut off.
         gold: figures of the gold models whose measurement was not cut off, in order.
@@ -211,7 +211,10 @@ def comparison_table(comparisons: Sequence[Comparison], *, forget: Sequence[int]
     order = [s for s in known if s in subjects] + [s for s in subjects if s not in known]
     table = Table(
         box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, header_style="bold",
-        caption=_legend(max((len(c.gold) + len(c.gold_bounds) for c in comparisons), default=0)),
+        caption=_legend(
+            max((len(c.gold) + len(c.gold_bounds) for c in comparisons), default=0),
+            samples=any(not c.classes for c in comparisons),
+        ),
         caption_justify="left",
     )  # fmt: skip
     table.add_column("Measure")
@@ -232,7 +235,7 @@ def comparison_table(comparisons: Sequence[Comparison], *, forget: Sequence[int]
     return table
 
 
-def _legend(golds: int) -> str:
+def _legend(golds: int, *, samples: bool) -> str:
     """What is to be known of the table, for somebody who sees it for the first time."""
     if golds > 1:
         gold = f"mean ± standard deviation of {golds} models retrained without D_f"
@@ -241,6 +244,7 @@ def _legend(golds: int) -> str:
         gold, mark = "a model retrained without D_f", "nothing is marked: one gold model has no spread"
     lines = [
         "D_r, D_f: images of the classes to keep and of those forgotten, to test unless it says train",
+        *(["samples: the single training samples that were forgotten"] if samples else []),
         f"gold: {gold}",
         mark.replace("%", " %"),
         "<, >: the measurement was cut off there",
@@ -255,6 +259,8 @@ def _group(measure: str) -> tuple[str, ...]:
 def _part(comparison: Comparison, forget: Sequence[int]) -> str:
     """The images that it was measured on."""
     ids = comparison.classes
+    if not ids:
+        return "samples"
     part = "D_f" if set(ids) == set(forget) else "D_r" if len(ids) > 1 else classes(ids)
     return part if comparison.split == "test" else f"{part} {comparison.split}"
 

@@ -44,8 +44,10 @@ from rayunlearn.results.schemas import (
     SCHEMA_VERSION,
     SCHEMAS,
     SYNTHETIC_TABLES,
+    brought_up_to_date,
     checked_value,
     schema_of,
+    schema_written_under,
     table_from_rows,
 )
 from rayunlearn.results.store import AlreadyExists, NotStored, Store
@@ -375,22 +377,24 @@ def _rows(link: _Link, data: bytes) -> pa.Table:
     """The rows in an entry's bytes; pyarrow's errors come through."""
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
     _check_entry(link, file.schema_arrow)
-    return file.read(use_threads=False).replace_schema_metadata(SCHEMAS[link.table].metadata)
+    return brought_up_to_date(link.table, file.read(use_threads=False))
 
 
 def _check_entry(link: _Link, schema: pa.Schema) -> None:
     """An entry's own metadata says what its name and its link say, in a schema that is known here."""
     metadata = {key: value.decode(errors="replace") for key, value in (schema.metadata or {}).items()}
     version = metadata.get(b"schema_version", "")
-    if re.fullmatch("[0-9]{1,9}", version) and int(version) > SCHEMA_VERSION:
+    if not re.fullmatch("[1-9][0-9]{0,8}", version):
+        raise IntegrityError(f"{link.entry}: its schema_version is {version!r}, no version")
+    if int(version) > SCHEMA_VERSION:
         allowed = f"at most {SCHEMA_VERSION}; a newer rayunlearn wrote this"
         raise BadInput("schema version", int(version), allowed, where=link.entry)
-    expected = _metadata(link.table, link.seq, link.previous)
+    expected = _metadata(link.table, link.seq, link.previous) | {"schema_version": version}
     for key, value in expected.items():
         found = metadata.get(key.encode())
         if found != value:
             raise IntegrityError(f"{link.entry}: its {key} is {found!r}, expected {value!r}")
-    if not schema.equals(SCHEMAS[link.table]):
+    if not schema.equals(schema_written_under(link.table, int(version))):
         raise IntegrityError(f"{link.entry}: its columns are not those of table {link.table!r}")
 
 

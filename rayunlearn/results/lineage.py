@@ -21,6 +21,7 @@ class Version:
         request_ids: served by it.
         run_id: that published it; None for an original.
         classes_forgotten: by this version and all before it.
+        samples_forgotten: single samples, likewise: indices into the dataset.
         model: fields of its classifier spec.
     """
 
@@ -31,6 +32,7 @@ class Version:
     request_ids: tuple[str, ...]
     run_id: str | None
     classes_forgotten: tuple[int, ...]
+    samples_forgotten: tuple[int, ...] = ()
     model: dict[str, Any]
 
 
@@ -47,6 +49,7 @@ def versions(reader: LedgerReader, lineage: str) -> list[Version]:
             request_ids=tuple(row["request_ids"]),
             run_id=row["run_id"],
             classes_forgotten=tuple(row["classes_forgotten"]),
+            samples_forgotten=tuple(row["samples_forgotten"] or ()),
             model=json.loads(row["model"]),
         )
     return list(found.values())

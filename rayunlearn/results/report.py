@@ -97,12 +97,14 @@ def _overview(summaries: Sequence[RequestSummary]) -> dict[str, Any]:
     }
 
 
-def _last(summary: RequestSummary) -> dict[str, str]:
+def _last(summary: RequestSummary) -> dict[str, Any]:
     return {
-        "forgotten": wording.classes(summary.forgotten),
+        "forgotten": wording.gone(summary.forgotten, summary.forgotten_samples),
+        "samples": summary.kind == "samples",
         "retain": wording.percent(summary.figure("unlearned", "retain_accuracy")),
         "forget": wording.percent(summary.figure("unlearned", "forget_accuracy")),
         "gold": wording.percent(summary.figure("gold", "retain_accuracy")),
+        "gold_forget": wording.percent(summary.figure("gold", "forget_accuracy")),
     }
 
 
@@ -114,14 +116,15 @@ def _request(
         images = labels = None  # those of the request whose id this rejected line took
     retained = frozenset[int]()
     if images is not None and labels is not None:
-        retained = frozenset(int(c) for c in np.unique(labels)) - {*summary.target, *summary.forgotten}
+        retained = frozenset(int(c) for c in np.unique(labels))
+        retained -= {*summary.target_classes, *summary.forgotten}
     return {
         "id": wording.plain(summary.request_id),
         "anchor": f"request-{number}",
         "lineage": summary.lineage,
         "named": bool(summary.target),
-        "target": wording.classes(summary.target),
-        "forgotten": wording.classes(summary.forgotten),
+        "target": wording.asked(summary.kind, summary.target),
+        "forgotten": wording.gone(summary.forgotten, summary.forgotten_samples),
         "status": summary.status,
         "reason": wording.plain(summary.reason) if summary.reason else None,
         "returned": wording.came_back(summary.returned),
@@ -232,7 +235,7 @@ def _length(figure: Figure | None) -> str | None:
 
 
 def _notes(summary: RequestSummary) -> list[str]:
-    """How the probe and the relearning were set, and what the audit says against an index."""
+    """How probe and relearning were set, what the audit says against an index, and what it left out."""
     notes = []
     for name, measure in (("Probe", "probe_forget_recall"), ("Relearning", "anamnesis_index")):
         figure = summary.figure("unlearned", measure)
@@ -242,6 +245,7 @@ def _notes(summary: RequestSummary) -> list[str]:
         figure = summary.figure(subject, "anamnesis_index")
         if figure and figure.parameters.get("note"):
             notes.append(f"AIN of {name}: {figure.parameters['note']}.")
+    notes += [f"Left out, {measure}: {why}." for measure, why in summary.left_out.items()]
     return notes
 
 
@@ -269,11 +273,17 @@ def _identity(summary: RequestSummary) -> list[tuple[str, str, str]]:
 
 
 def _curves(summary: RequestSummary) -> str:
-    """Accuracy over cycles as an SVG data URI: synthetic solid, real dashed; the stops as vertical lines."""
+    """Accuracy over cycles as an SVG data URI: synthetic solid, real dashed; the stops as vertical lines.
+
+    Of single samples there is no synthetic image, and no curve.
+    """
+    parts = [("retain", RETAIN_COLOUR)]
+    if summary.kind == "classes":
+        parts.append(("forget", FORGET_COLOUR))
     with matplotlib.rc_context(RC):
         canvas = Canvas(figsize=(6.6, 3.9), layout="constrained")
         axes = canvas.subplots()
-        for part, colour in (("retain", RETAIN_COLOUR), ("forget", FORGET_COLOUR)):
+        for part, colour in parts:
             for data, points, style in (
                 ("synthetic", summary.synthetic, "-"),
                 ("real test", summary.real, "--"),

@@ -16,8 +16,11 @@ import pyarrow as pa
 
 from rayunlearn.errors import BadInput, nearest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Goes up with every change to a schema; entries say which one they were written under."""
+
+ADDED = {("versions", "samples_forgotten"): 2}
+"""(table, column) -> the schema version that it came with; entries of an earlier one have no value there."""
 
 _STRING = pa.string()
 _INT = pa.int64()
@@ -132,12 +135,13 @@ SCHEMAS: dict[str, pa.Schema] = {
             "request_ids": _STRINGS,
             "run_id": _STRING,
             "classes_forgotten": _INTS,
+            "samples_forgotten": _INTS,  # indices into the dataset
             "model": _STRING,
             "event": _STRING,
             "created_at": _TIME,
             "at": _TIME,
         },
-        null=("parent", "run_id"),
+        null=("parent", "run_id", "samples_forgotten"),
     ),
 }
 
@@ -149,7 +153,7 @@ _SUBJECTS = ("original", "unlearned", "gold", "mask_logit", "delete_head_row", "
 
 ENUMS: dict[str, dict[str, tuple[str, ...]]] = {
     "requests": {
-        "kind": ("classes", "examples"),
+        "kind": ("classes", "samples"),
         "event": ("received", "rejected", "planned", "served", "failed"),
     },
     "runs": {"event": ("planned", "started", "resumed", "phase", "published", "failed")},
@@ -206,6 +210,22 @@ def schema_of(table: str) -> pa.Schema:
     if table not in SCHEMAS:
         raise BadInput("table of the ledger", table, nearest(str(table), SCHEMAS))
     return SCHEMAS[table]
+
+
+def schema_written_under(table: str, version: int) -> pa.Schema:
+    """The schema of a table's entries that were written under an earlier schema version."""
+    schema = schema_of(table)
+    return pa.schema([field for field in schema if ADDED.get((table, field.name), 1) <= version])
+
+
+def brought_up_to_date(table: str, rows: pa.Table) -> pa.Table:
+    """Rows of an earlier schema version in the schema of today; columns that came later hold no value."""
+    schema = schema_of(table)
+    columns = [
+        rows.column(field.name) if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def table_from_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -91,8 +91,10 @@ class RequestSummary:
 
     Attributes:
         request_id, lineage: of the request; the lineage is None where a rejected line had none.
-        target: classes to forget; empty where a rejected line had none.
+        target: ids of what is to be forgotten; empty where a rejected line had none.
+        kind: what these are: classes, or single samples.
         forgotten: every class forgotten once the request is served; the target's alone until it is.
+        forgotten_samples: every single sample, likewise.
         status: received, rejected, planned, served or failed.
         reason: why it was rejected or failed.
         run_id, attempt: of the latest run; None before one was planned.
@@ -103,7 +105,9 @@ class RequestSummary:
         stops: rule (synthetic, last, fixed) -> where it stopped.
         phase_seconds: phase -> seconds, in the order of the phases; passes of a resumed run are added up.
         seconds: sum over the phases; None before the first was over.
-        figures: subject -> measure -> figure on real data; over all forgotten classes where by class.
+        figures: subject -> measure -> figure on real data; over all forgotten classes where by class, over
+            the forgotten samples where the request names some.
+        left_out: measure -> why the audit did not make it.
         forget_by_class: subject -> class -> accuracy on that forgotten class.
         synthetic_check: measure -> figure of the candidate on the gate's synthetic set.
         relapse: steps of synthetic relearning -> accuracy on the class to forget, as the gate saw it.
@@ -115,7 +119,9 @@ class RequestSummary:
     lineage: str | None
     target: tuple[int, ...]
     status: str
+    kind: str = "classes"
     forgotten: tuple[int, ...] = ()
+    forgotten_samples: tuple[int, ...] = ()
     reason: str | None = None
     run_id: str | None = None
     attempt: int | None = None
@@ -129,6 +135,7 @@ class RequestSummary:
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
     figures: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     forget_by_class: Mapping[str, Mapping[int, Figure]] = field(default_factory=dict)
     synthetic_check: Mapping[str, Figure] = field(default_factory=dict)
     relapse: Mapping[int, float] = field(default_factory=dict)
@@ -140,6 +147,20 @@ class RequestSummary:
         return self.figures.get(subject, {}).get(measure)
 
     @property
+    def target_classes(self) -> tuple[int, ...]:
+        """The classes to forget; none where single samples are named."""
+        return self.target if self.kind == "classes" else ()
+
+    @property
+    def before(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Classes and single samples that earlier requests had forgotten."""
+        samples = () if self.kind == "classes" else self.target
+        return (
+            tuple(sorted({*self.forgotten} - {*self.target_classes})),
+            tuple(sorted({*self.forgotten_samples} - {*samples})),
+        )
+
+    @property
     def returned(self) -> dict[int, float]:
         """Classes that an earlier request had forgotten and this result recognises again: accuracy by class.
 
@@ -147,7 +168,7 @@ class RequestSummary:
         """
         own, gold = (self.forget_by_class.get(subject, {}) for subject in ("unlearned", "gold"))
         found = {}
-        for c in sorted({*self.forgotten} - {*self.target}):
+        for c in self.before[0]:
             value = own[c].value if c in own else None
             least = gold[c].value if c in gold else 0.0
             if value is not None and value > (least or 0.0):
@@ -208,9 +229,9 @@ def summarise(reader: LedgerReader, request_ids: Sequence[str]) -> list[RequestS
         if fields["status"] != "rejected":
             fields |= _of_run(runs.get(request_id, []))
         run_id = fields.get("run_id")
+        fields |= _of_version(versions.get(run_id, []))
         fields |= {
-            **_of_version(versions.get(run_id, [])),
-            **_of_audits(audits.get(run_id, [])),
+            **_of_audits(audits.get(run_id, []), fields["kind"], fields["forgotten"]),
             "synthetic": _synthetic_curve(checkpoints.get(run_id, [])),
             **_of_evaluations(evaluations.get(run_id, [])),
         }
@@ -252,10 +273,13 @@ def _histories(events: Sequence[_Row], asked: int) -> list[list[_Row]]:
 
 def _of_request(events: Sequence[_Row]) -> dict[str, Any]:
     last = events[-1]
+    target, kind = tuple(last["target"] or ()), last["kind"] or "classes"
     return {
         "lineage": last["lineage"],
-        "target": tuple(last["target"] or ()),
-        "forgotten": tuple(last["target"] or ()),
+        "target": target,
+        "kind": kind,
+        "forgotten": target if kind == "classes" else (),
+        "forgotten_samples": target if kind == "samples" else (),
         "status": last["event"],
         "reason": last["reason"],
         "run_id": last["run_id"],
@@ -292,6 +316,7 @@ def _of_version(rows: Sequence[_Row]) -> dict[str, Any]:
                 "version": row["version"],
                 "path": row["path"],
                 "forgotten": tuple(row["classes_forgotten"]),
+                "forgotten_samples": tuple(row["samples_forgotten"] or ()),
             }
     return {}
 
@@ -322,15 +347,25 @@ def _of_evaluations(rows: Sequence[_Row]) -> dict[str, Any]:
     }
 
 
-def _of_audits(rows: Sequence[_Row]) -> dict[str, Any]:
-    """Figures of each model on test data, real curve and stops; of rows that repeat, the last counts."""
+def _of_audits(rows: Sequence[_Row], kind: str, forgotten: Sequence[int]) -> dict[str, Any]:
+    """Figures of each model, real curve and stops; of rows that repeat, the last counts.
+
+    For a request that names classes D_f are test images of all forgotten classes. For one that names samples
+    they are the forgotten samples (rows that name no class); forgotten classes are told class by class alone.
+    """
     figures: dict[str, dict[str, Figure]] = {}
     by_class: dict[str, dict[int, Figure]] = {}
     curve: dict[str, dict[int, Figure]] = {"retain_accuracy": {}, "forget_accuracy": {}}
     stops: dict[str, Stop] = {}
+    left_out: dict[str, str] = {}
     oracle = None
     for row in rows:
         figure, subject, measure = _figure(row), row["subject"], row["measure"]
+        if "left_out" in figure.parameters:
+            left_out[measure] = str(figure.parameters["left_out"])
+            continue
+        if kind == "samples" and not figure.classes:
+            figures.setdefault(subject, {})[measure] = figure
         if row["split"] == "train" or measure == "class_accuracy":
             continue
         if measure == "regret":
@@ -344,6 +379,8 @@ def _of_audits(rows: Sequence[_Row]) -> dict[str, Any]:
         else:
             if measure == "forget_accuracy" and len(figure.classes) == 1:
                 by_class.setdefault(subject, {})[figure.classes[0]] = figure
+            if kind == "samples" and {*figure.classes} <= {*forgotten}:
+                continue
             known = figures.setdefault(subject, {}).get(measure)
             if known is None or len(figure.classes) >= len(known.classes):
                 figures[subject][measure] = figure
@@ -357,6 +394,7 @@ def _of_audits(rows: Sequence[_Row]) -> dict[str, Any]:
     chosen = stops.get("synthetic")
     return {
         "figures": figures,
+        "left_out": left_out,
         "forget_by_class": by_class,
         "real": real,
         "stops": stops,

@@ -18,8 +18,9 @@ from rayunlearn.results.wording import (
     ABSENT,
     GLOSSARY,
     SUBJECT_NAMES,
+    asked,
     came_back,
-    classes,
+    gone,
     index,
     percent,
     phase_name,
@@ -70,7 +71,7 @@ def _add_request(table: Table, summary: RequestSummary) -> None:
     names = [subject for subject in SUBJECT_NAMES if subject in summary.figures]
     lead = [
         Text(plain(summary.request_id)),
-        Text(classes(summary.target)),
+        Text(asked(summary.kind, summary.target)),
         Text(summary.status, STATUS_STYLES.get(summary.status, "")),
     ]
     tail = [
@@ -87,8 +88,7 @@ def _add_request(table: Table, summary: RequestSummary) -> None:
     for number, subject in enumerate(names):
         first = number == 0
         if not first:
-            before = sorted({*summary.forgotten} - {*summary.target})
-            noted = f"after {classes(before)}" if number == 1 and before else ""
+            noted = f"after {gone(*summary.before)}" if number == 1 and any(summary.before) else ""
             lead = [Text(), Text(noted, "dim"), Text()]
         table.add_row(
             *lead,

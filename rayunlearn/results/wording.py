@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rayunlearn.results.summary import Figure
 
@@ -22,7 +22,7 @@ SUBJECT_NAMES: dict[str, str] = {
 
 SUBJECT_MEANINGS: dict[str, str] = {
     "unlearned": "what the request published",
-    "gold": "retrained from scratch on the retain classes: what forgetting should look like",
+    "gold": "retrained from scratch on what is retained: what forgetting should look like",
     "original": "before anything was forgotten",
     "mask_logit": "baseline: the original with the forgotten logits masked",
     "delete_head_row": "baseline: the original without the forgotten rows of its head",
@@ -37,10 +37,14 @@ PHASE_NAMES: dict[str, str] = {
 
 GLOSSARY: tuple[tuple[str, str], ...] = (
     ("D_r", "real test images of the classes to keep; the accuracy on them should stay near gold's"),
-    ("D_f", "real test images of every class forgotten so far; the accuracy on them should be 0 %"),
+    (
+        "D_f",
+        "real test images of every class forgotten so far; the accuracy on them should be 0 %. Of a request "
+        "that names samples: these samples; the accuracy on them should be near gold's",
+    ),
     (
         "gold",
-        "a model retrained from scratch without the forgotten classes; the yardstick, which a "
+        "a model retrained from scratch without what was forgotten; the yardstick, which a "
         "deployment without training data does not have",
     ),
     (
@@ -142,6 +146,27 @@ def seconds(value: float | None) -> str:
 def classes(ids: Iterable[int]) -> str:
     """Class ids in a row; an empty row is shown as absent."""
     return ", ".join(map(str, ids)) or ABSENT
+
+
+def asked(kind: str, target: Sequence[int]) -> str:
+    """What a request names: class ids in a row, single samples by their number.
+
+    >>> asked("classes", [0, 2]), asked("samples", [17]), asked("samples", range(300))
+    ('0, 2', '1 sample', '300 samples')
+    """
+    if kind == "classes" or not target:
+        return classes(target)
+    return f"{len(target)} sample" + ("" if len(target) == 1 else "s")
+
+
+def gone(of_classes: Sequence[int], samples: Sequence[int]) -> str:
+    """All that a version has forgotten.
+
+    >>> gone([0, 2], []), gone([0], [17, 254]), gone([], [17])
+    ('0, 2', '0 and 2 samples', '1 sample')
+    """
+    parts = [asked("classes", of_classes)] if of_classes or not samples else []
+    return " and ".join([*parts, *([asked("samples", samples)] if samples else [])])
 
 
 def phase_name(phase: str) -> str:

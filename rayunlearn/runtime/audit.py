@@ -21,14 +21,13 @@ from rayunlearn.data.splits import Split
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings
+from rayunlearn.evaluation.bench import Bench, Measurement, Relearn, Shadows
 from rayunlearn.evaluation.lira import shadow_plan
 from rayunlearn.evaluation.measures import (
-    Bench,
-    Measurement,
-    Relearn,
-    Shadows,
+    NEEDS_A_CLASS,
     inversion_attacks,
     mean_images,
+    measurable,
     measured,
 )
 from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logit
@@ -55,10 +54,10 @@ class AuditInputs:
 
     Attributes:
         spec: architecture of every model.
-        roles: which classes are retained, forgotten now and forgotten before.
+        roles: which classes and samples are retained, forgotten now and forgotten before.
         original: weights of the lineage's first version.
         unlearned: weights of the version to audit.
-        golds: weights of models retrained without the forgotten classes.
+        golds: weights of models retrained without what was forgotten.
         checkpoints: step -> weights of the run's checkpoints, in order; none, and no rule is judged.
         chosen: step that the stopping rule picked.
         data: dataset and split.
@@ -104,16 +103,21 @@ def gold_names(count: int) -> tuple[str, ...]:
 def audit(inputs: AuditInputs) -> list[Row]:
     """Every measure asked for, as rows of the audits table without their run, lineage and time.
 
-    Subjects: original, unlearned, the gold models and the three trivial baselines made from the original.
-    Where checkpoints are given: the choice that real data would have made among them, and the regret of
-    the synthetic one.
+    Subjects: original, unlearned, the gold models and, where a class was forgotten, the three trivial
+    baselines that hide it, made from the original. Where single samples alone were forgotten a measure that
+    needs a class is left out, with a row that says why. Where checkpoints are given: the choice that real
+    data would have made among them, and the regret of the synthetic one.
     """
     dataset, parts = open_data(inputs.data, inputs.split_seed)
-    rows = [
-        _row(inputs, dataset, figure)
-        for figure in measured(_bench(inputs, dataset, parts), inputs.settings.measures)
+    bench, asked = _bench(inputs, dataset, parts), inputs.settings.measures
+    made = measurable(asked, bench.forget)
+    figures = measured(bench, made) if made else []
+    figures += [
+        Measurement(subject="unlearned", measure=name, classes=(), parameters={"left_out": NEEDS_A_CLASS})
+        for name in asked
+        if name not in made
     ]
-    return rows + _trajectory(inputs, dataset, parts)
+    return [_row(inputs, dataset, figure) for figure in figures] + _trajectory(inputs, dataset, parts)
 
 
 def inverted_images(inputs: AuditInputs) -> list[InvertedImages]:
@@ -178,19 +182,24 @@ def _bench(inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> Bench:
     subjects: dict[str, Classifier] = {
         "original": original,
         **{name: version_model(inputs.spec, weights) for name, weights in given.items()},
-        "mask_logit": mask_logit(original, forget, offset=settings.trivial_offset),
-        "delete_head_row": delete_head_row(original, forget, offset=settings.trivial_offset),
-        "gaussian_head": gaussian_head(
-            original, retain=inputs.roles.retain, seed=derive_seed(inputs.seed, "gaussian head")
-        ),
     }
+    if forget:
+        subjects |= {
+            "mask_logit": mask_logit(original, forget, offset=settings.trivial_offset),
+            "delete_head_row": delete_head_row(original, forget, offset=settings.trivial_offset),
+            "gaussian_head": gaussian_head(
+                original, retain=inputs.roles.retain, seed=derive_seed(inputs.seed, "gaussian head")
+            ),
+        }
+    samples = forgotten_samples(dataset, inputs.roles)
+    train_ids = parts.train_ids[~torch.isin(parts.train_ids, samples)]
     shadows = None
     if inputs.shadows:
         candidates = shadow_candidates(inputs.data, inputs.split_seed, forget)
         plan = shadow_plan(candidates, len(inputs.shadows), inputs.split_seed)
         shadows = Shadows(models=[version_model(inputs.spec, w) for w in inputs.shadows], included=plan)
     return Bench(
-        train=(dataset.images[parts.train_ids], dataset.labels[parts.train_ids]),
+        train=(dataset.images[train_ids], dataset.labels[train_ids]),
         test=(dataset.images[parts.test_ids], dataset.labels[parts.test_ids]),
         retain=inputs.roles.retain,
         forget=forget,
@@ -199,11 +208,19 @@ def _bench(inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> Bench:
         settings=settings,
         seed=inputs.seed,
         shadows=shadows,
-        relearn=_relearn_by_train(inputs) if inputs.settings.relearn_workers else None,
+        relearn=_relearn_by_train(inputs, samples) if inputs.settings.relearn_workers else None,
+        samples=(dataset.images[samples], dataset.labels[samples]) if len(samples) else None,
     )
 
 
-def _relearn_by_train(inputs: AuditInputs) -> Relearn:
+def forgotten_samples(dataset: LabelledImages, roles: Roles) -> Tensor:
+    """The single samples that must be gone, int64 [N]; those of forgotten classes count as their class's."""
+    samples = torch.tensor(roles.forget_samples, dtype=torch.int64)
+    classes = torch.tensor(roles.forget, dtype=torch.int64)
+    return samples[~torch.isin(dataset.labels[samples], classes)]
+
+
+def _relearn_by_train(inputs: AuditInputs, samples: Tensor) -> Relearn:
     """Relearning of a bench's models by Ray Train, started from the audit's process."""
     workers, scratch = inputs.settings.relearn_workers, inputs.scratch
     assert scratch is not None, "checked by the inputs"
@@ -221,6 +238,7 @@ def _relearn_by_train(inputs: AuditInputs) -> Relearn:
                 split_seed=inputs.split_seed,
                 settings=settings,
                 seed=seed,
+                left_out=tuple(samples.tolist()),
             )
             for model in models.values()
         ]
@@ -266,7 +284,13 @@ def oracle_step(retain: Mapping[int, tuple[int, int]], forget: Mapping[int, tupl
 
 
 def _trajectory(inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> list[Row]:
-    """Every checkpoint on real data, the oracle's choice, and each stopping rule's regret to it."""
+    """Every checkpoint on real data, the oracle's choice, and each stopping rule's regret to it.
+
+    Nothing for a request that names samples: gold gets most of them right as well, so that no checkpoint
+    that gets none right can be asked for.
+    """
+    if not inputs.roles.target:
+        return []
     images, labels = dataset.images[parts.test_ids], dataset.labels[parts.test_ids]
     roles = inputs.roles
     retain: dict[int, tuple[int, int]] = {}

@@ -51,8 +51,8 @@ class AuditOptions:
     data: str = "digits"
     """Dataset that the original was trained on."""
 
-    measures: str = ",".join(MEASURES)
-    """Names with commas between; all by default."""
+    measures: str | None = None
+    """Names with commas between; by default all that can be made of what the version has forgotten."""
 
     golds: int = 3
     """Models to retrain, each from a seed of its own; their spread is what a figure is read against."""
@@ -80,11 +80,11 @@ def run_audit(options: AuditOptions) -> int:
     """Audit one version; returns the exit code."""
     console = open_console()
     try:
-        measures = check_measures([name.strip() for name in options.measures.split(",") if name.strip()])
-        recipe = _recipe(options, measures)
+        measures = None if options.measures is None else _named(options.measures)
+        recipe = _recipe(options)
         store = Store.open(options.storage, create=False)
         if options.figures is not None:
-            _check_figures(options.figures, measures)
+            _check_figures(options.figures, measures or tuple(MEASURES))
         with JobProgress(console) as progress:
             progress.phase("Ray", "connect")
             connect(options.address)
@@ -99,7 +99,7 @@ def run_audit(options: AuditOptions) -> int:
                     clock=lambda: datetime.now(UTC),
                     progress=progress,
                 )
-                invert = options.figures is not None and "inversion" in measures
+                invert = options.figures is not None and "inversion" in (measures or MEASURES)
                 audited = Auditor(context, threads=1).audit_version(options.version, measures, invert=invert)
         _show(console, audited)
         if options.figures is not None:
@@ -113,7 +113,11 @@ def run_audit(options: AuditOptions) -> int:
         return error.exit_code
 
 
-def _recipe(options: AuditOptions, measures: Sequence[str]) -> Recipe:
+def _named(measures: str) -> tuple[str, ...]:
+    return check_measures([name.strip() for name in measures.split(",") if name.strip()])
+
+
+def _recipe(options: AuditOptions) -> Recipe:
     named = [f"data.dataset={options.data}", f"audit.golds={options.golds}"]
     recipe = override(load_recipe(options.recipe), [*named, *options.set])
     if recipe.data.dataset != options.data or recipe.audit.golds != options.golds:

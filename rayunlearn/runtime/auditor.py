@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.lira import shadow_plan
+from rayunlearn.evaluation.measures import MEASURES, NEEDS_A_CLASS, measurable
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id
 from rayunlearn.results.audit_figures import InvertedImages
@@ -36,10 +37,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class _Target:
-    """A version to audit, and of the run that published it what is still there."""
+    """A version to audit, its parent, and of the run that published it what is still there."""
 
     version: Version
-    before: tuple[int, ...]
+    parent: Version
     checkpoints: Mapping[int, Weights] = field(default_factory=dict)
     chosen: int = 0
 
@@ -94,24 +95,27 @@ class Auditor:
             targets.append(
                 _Target(
                     version=version,
-                    before=chain[row["parent_version"]].classes_forgotten,
+                    parent=chain[row["parent_version"]],
                     checkpoints={step: files.student(step) for step in sorted(set(steps))},
                     chosen=chosen["step"],
                 )
             )
         self._record(self._prepared(targets))
 
-    def audit_version(self, name: str, measures: Sequence[str], *, invert: bool = False) -> VersionAudit:
+    def audit_version(
+        self, name: str, measures: Sequence[str] | None, *, invert: bool = False
+    ) -> VersionAudit:
         """Measure one version by its id or the beginning of it, and record the figures.
 
         Args:
             name: the id, or its beginning.
-            measures: names of measures.
-            invert: whether to give the images of the model inversion attack, too.
+            measures: names of measures; None makes all that can be made of what was forgotten.
+            invert: whether to give the images of the model inversion attack, too, of forgotten classes.
 
         Raises:
             BadInput: no version, or several, of that name; one that was purged; one that has forgotten
-                nothing; an original that is gone for good; a measure that is none.
+                nothing; an original that is gone for good; a measure that is none, or that needs a
+                forgotten class where single samples alone were forgotten.
         """
         lineages = sorted({row["lineage"] for row in self.reader.read("versions").to_pylist()})
         chains = {lineage: versions(self.reader, lineage) for lineage in lineages}
@@ -122,19 +126,24 @@ class Auditor:
             allowed = f"the id of one version, or its beginning; the newest: {', '.join(newest) or 'none'}"
             raise BadInput("--version", name, allowed)
         version = found[-1]
-        if not version.classes_forgotten:
-            raise BadInput("--version", name, "a version that has forgotten a class; this is the original")
+        if version.parent is None:
+            raise BadInput("--version", name, "a version that has forgotten something; this is the original")
         if not self._is_there(version):
             raise BadInput("--version", name, "a version that is still stored; this one was purged")
         chain = {v.version: v for v in chains[version.lineage]}
-        assert version.parent is not None, "only originals have no parent"
-        target = _Target(version=version, before=chain[version.parent].classes_forgotten)
-        self.settings = replace(self.settings, measures=tuple(measures))
+        target = _Target(version=version, parent=chain[version.parent])
+        asked = tuple(MEASURES) if measures is None else tuple(measures)
+        made = measurable(asked, version.classes_forgotten)
+        if measures is not None and made != asked:
+            allowed = f"{', '.join(measurable(tuple(MEASURES), ()))} for this version: {NEEDS_A_CLASS}"
+            raise BadInput("--measures", [name for name in asked if name not in made], allowed)
+        self.settings = replace(self.settings, measures=made)
         prepared = self._prepared([target])
         if not prepared:
             allowed = "a lineage whose original is stored, or can be trained again to the same bits"
             raise BadInput("--version", name, allowed)
         ((_, inputs),) = prepared
+        invert = invert and "inversion" in made
         drawing = inverted_images_task.remote(inputs, self.threads) if invert else None
         return VersionAudit(
             version=version.version,
@@ -193,13 +202,19 @@ class Auditor:
 
     def _job(self, version: Version, gold: int | None = None) -> TrainingJob:
         spec = ClassifierSpec.from_dict(version.model)
-        excluded = version.classes_forgotten
-        return training_job(self.context.recipe, spec, self.context.seed, excluded=excluded, gold=gold)
+        return training_job(
+            self.context.recipe,
+            spec,
+            self.context.seed,
+            excluded=version.classes_forgotten,
+            excluded_samples=version.samples_forgotten,
+            gold=gold,
+        )
 
     def _golds(
         self, published: list[Version], originals: Mapping[str, Weights | None]
     ) -> list[list[Weights]]:
-        """Models retrained without the classes of each version, by one Ray Train run."""
+        """Models retrained without what each version has forgotten, by one Ray Train run."""
         workers, each = self.settings.gold_workers, self.settings.golds
         jobs = [self._job(version, gold=i) for version in published for i in range(each)]
         self.context.progress.phase("audit", f"retrain {len(jobs)} gold models by Ray Train")
@@ -216,14 +231,14 @@ class Auditor:
 
     def _shadows(self, version: Version) -> list[Weights]:
         """Shadow models for the likelihood ratio attack, where it is asked for."""
-        if "likelihood_ratio" not in self.settings.measures:
+        if "likelihood_ratio" not in measurable(self.settings.measures, version.classes_forgotten):
             return []
         forget, data = version.classes_forgotten, self.context.recipe.data
         split_seed = derive_seed(self.context.seed, "split")
         self.context.progress.phase("audit", f"train {self.settings.shadows} shadow models")
         candidates = ray.get(_shadow_candidates.remote(data, split_seed, forget))
         plan = shadow_plan(candidates, self.settings.shadows, split_seed)
-        original = replace(self._job(version), excluded=())
+        original = replace(self._job(version), excluded=(), excluded_samples=())
         models = shadow_models(
             shadow_jobs(original, forget, candidates, plan), self.context.store, threads=self.threads
         )
@@ -233,14 +248,18 @@ class Auditor:
     def _inputs(
         self, target: _Target, original: Weights, golds: list[Weights], shadows: list[Weights]
     ) -> AuditInputs:
-        version = target.version
+        version, parent = target.version, target.parent
         spec, gone = ClassifierSpec.from_dict(version.model), version.classes_forgotten
         return AuditInputs(
             spec=spec,
             roles=Roles(
                 retain=tuple(c for c in range(spec.num_classes) if c not in gone),
-                target=tuple(c for c in gone if c not in target.before),
-                forgotten=target.before,
+                target=tuple(c for c in gone if c not in parent.classes_forgotten),
+                forgotten=parent.classes_forgotten,
+                target_samples=tuple(
+                    i for i in version.samples_forgotten if i not in parent.samples_forgotten
+                ),
+                forgotten_samples=parent.samples_forgotten,
             ),
             original=original,
             unlearned=load_version(self.context.store, version),

@@ -11,13 +11,19 @@ from dataclasses import dataclass
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 from torch import Tensor
 
 from rayunlearn.data.datasets import LabelledImages
+from rayunlearn.data.splits import Split
+from rayunlearn.errors import BadInput
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.recipes import DataSettings
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.labelled import open_data
+
+_SHOWN = 10
+"""Ids that a refusal names."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,8 +31,8 @@ class Granted:
     """Real data for a run.
 
     Attributes:
-        forget: training samples of the classes to forget now, where declared.
-        retain: training samples of the classes to retain, where declared.
+        forget: training samples to forget now, single ones or of whole classes, where declared.
+        retain: the other training samples of the classes to retain, where declared.
     """
 
     forget: Samples | None = None
@@ -36,24 +42,66 @@ class Granted:
 def grant(data: DataSettings, split_seed: int, roles: Roles, access: Collection[str]) -> Granted:
     """Read what is declared; opens the dataset only where something of it is.
 
-    Classes forgotten by earlier requests are never handed over: their data is gone.
+    Classes and single samples forgotten by earlier requests are never handed over: their data is gone.
+
+    Raises:
+        BadInput: see `check_samples`.
     """
     if not {"forget", "retain"} & set(access):
         return Granted()
     dataset, parts = open_data(data, split_seed)
-    ids = parts.train_ids
+    _check_samples(dataset, parts, roles)
+    left = parts.train_ids[~_among(parts.train_ids, roles.forgotten_samples)]
+    named, labels = _among(left, roles.target_samples), dataset.labels[left]
+    forget = left[named | _among(labels, roles.target)]
+    retain = left[~named & _among(labels, roles.retain)]
     return Granted(
-        forget=_samples(dataset, ids, roles.target) if "forget" in access else None,
-        retain=_samples(dataset, ids, roles.retain) if "retain" in access else None,
+        forget=_samples(dataset, forget) if "forget" in access else None,
+        retain=_samples(dataset, retain) if "retain" in access else None,
     )
 
 
-def _samples(dataset: LabelledImages, ids: Tensor, classes: Collection[int]) -> Samples:
-    chosen = ids[torch.isin(dataset.labels[ids], torch.tensor(sorted(classes)))]
-    return Samples(images=dataset.images[chosen], labels=dataset.labels[chosen], ids=chosen)
+def check_samples(data: DataSettings, split_seed: int, roles: Roles) -> None:
+    """Refuse a request for single samples that cannot be served.
+
+    Raises:
+        BadInput: the ids that are no index into the dataset, or none of a training sample; those of a class
+            that was forgotten already; those without which a class has no training sample left.
+    """
+    if roles.target_samples:
+        _check_samples(*open_data(data, split_seed), roles)
+
+
+def _check_samples(dataset: LabelledImages, parts: Split, roles: Roles) -> None:
+    target = torch.tensor(roles.target_samples, dtype=torch.int64)
+    known = target < len(dataset.labels)
+    _refuse(target[~known], f"indices into {dataset.name!r}, 0 to {len(dataset.labels) - 1}")
+    training = torch.isin(target, parts.train_ids)
+    _refuse(target[~training], f"training samples of {dataset.name!r}; these are not trained on")
+    gone = _among(dataset.labels[target], roles.forgotten)
+    _refuse(target[gone], f"samples of classes not forgotten already, which are {list(roles.retain)}")
+    left = parts.train_ids[~_among(parts.train_ids, roles.forget_samples)]
+    last = target[~torch.isin(dataset.labels[target], dataset.labels[left])]
+    _refuse(last, "a target that leaves a training sample of each class; a whole class is named as such")
+
+
+def _refuse(ids: Tensor, allowed: str) -> None:
+    if len(ids):
+        more = f" ({len(ids)} in all, the first are shown)" if len(ids) > _SHOWN else ""
+        raise BadInput("target sample", ids[:_SHOWN].tolist(), allowed + more)
+
+
+def _among(values: Tensor, chosen: Collection[int]) -> Tensor:
+    """Which of `values` `[N]` are among the chosen: a mask `[N]`."""
+    return torch.isin(values, torch.tensor(sorted(chosen), dtype=torch.int64))
+
+
+def _samples(dataset: LabelledImages, ids: Tensor) -> Samples:
+    return Samples(images=dataset.images[ids], labels=dataset.labels[ids], ids=ids)
 
 
 _grant = ray.remote(grant)
+_check = ray.remote(check_samples)
 
 
 def grant_by_task(data: DataSettings, split_seed: int, roles: Roles, access: Collection[str]) -> Granted:
@@ -62,3 +110,13 @@ def grant_by_task(data: DataSettings, split_seed: int, roles: Roles, access: Col
         return Granted()
     granted: Granted = ray.get(_grant.remote(data, split_seed, roles, tuple(sorted(access))))
     return granted
+
+
+def check_samples_by_task(data: DataSettings, split_seed: int, roles: Roles) -> None:
+    """`check_samples`, asked of another process."""
+    if not roles.target_samples:
+        return
+    try:
+        ray.get(_check.remote(data, split_seed, roles))
+    except RayTaskError as error:
+        raise error.cause from None

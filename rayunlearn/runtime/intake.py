@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rayunlearn.errors import BadInput
-from rayunlearn.methods.registry import require_access
+from rayunlearn.methods.registry import require_access, require_granularity
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import request_events, status, versions
-from rayunlearn.runtime.scheduler import request_row
+from rayunlearn.roles import Roles
+from rayunlearn.runtime.scheduler import request_row, roles_of
 from rayunlearn.scheduling.requests import Rejected, Request, check, parse_requests, same_request
 
 
@@ -57,19 +58,21 @@ def take_in(
     *,
     method: str,
     num_classes: int,
+    check_samples: Callable[[Roles], None],
     config_hash: str,
     now: datetime,
 ) -> tuple[Intake, list[dict[str, Any]]]:
     """Sort a file's requests, and say what is to be recorded of them.
 
-    A request is checked against the classes that its lineage will have forgotten by its turn, if all
-    before it are served.
+    A request is checked against what its lineage will have forgotten by its turn, if all before it are
+    served.
 
     Args:
         reader: of what was recorded before.
         entries: lines of the file, in order.
         method: that will serve them.
         num_classes: of a lineage that has no version yet.
+        check_samples: refuses single samples that cannot be forgotten; asked where data may be read.
         config_hash: of the settings; a request that failed under others is tried again.
         now: the time of receipt of what has none.
 
@@ -82,14 +85,20 @@ def take_in(
     rejected: list[Rejected] = []
     rows = []
     events = request_events(reader)
-    forgotten: dict[str, set[int]] = {}
+    forgotten: dict[str, dict[str, set[int]]] = {}
     for entry in entries:
         if isinstance(entry, Rejected):
             rejected.append(entry)
             continue
         chain = versions(reader, entry.lineage)
         head = chain[-1] if chain else None
-        gone = forgotten.setdefault(entry.lineage, set(head.classes_forgotten if head else ()))
+        gone = forgotten.setdefault(
+            entry.lineage,
+            {
+                "classes": set(head.classes_forgotten if head else ()),
+                "samples": set(head.samples_forgotten if head else ()),
+            },
+        )
         before = events.get(entry.request_id, [])
         again = bool(before) and same_request(entry, _request_of(before[0]))
         if again and _is_closed(reader, before, config_hash):
@@ -100,18 +109,22 @@ def take_in(
         if again and any(entry.request_id in version.request_ids for version in chain):
             pending.append(entry)  # published, but the driver was killed before it could say so
             continue
+        classes = head.model["num_classes"] if head else num_classes
         try:
+            require_granularity(method, entry.kind)
             require_access(method, entry.data_access)
             check(
                 entry,
-                num_classes=head.model["num_classes"] if head else num_classes,
-                forgotten=sorted(gone),
+                num_classes=classes,
+                forgotten=sorted(gone["classes"]),
+                samples_forgotten=gone["samples"],
                 served_ids=() if again else tuple(events),
             )
+            check_samples(roles_of(entry, classes, gone["classes"], gone["samples"]))
         except BadInput as error:
-            rejected.append(Rejected(0, entry.request_id, entry.lineage, entry.target, str(error)))
+            rejected.append(_refused(entry, error))
             continue
-        gone |= set(entry.target)
+        gone[entry.kind] |= set(entry.target)
         pending.append(entry)
         if not before:
             rows.append(request_row(entry, "received", now))
@@ -119,6 +132,20 @@ def take_in(
         pending=tuple(pending), done=tuple(done), rejected=tuple(rejected), failed=tuple(failed)
     )
     return intake, rows + _rejections(reader, rejected, now)
+
+
+def _refused(request: Request, error: BadInput) -> Rejected:
+    """The record of a request that is well formed and cannot be served; the reason names it."""
+    where = error.where or f"request {request.request_id!r}"
+    reason = BadInput(error.thing, error.value, error.allowed, where=where)
+    return Rejected(
+        line=0,
+        request_id=request.request_id,
+        lineage=request.lineage,
+        kind=request.kind,
+        target=request.target,
+        reason=str(reason),
+    )
 
 
 def name_of(rejected: Rejected) -> str:
@@ -135,6 +162,7 @@ def _rejections(
         {
             "request_id": name_of(bad),
             "lineage": bad.lineage,
+            "kind": bad.kind,
             "target": list(bad.target),
             "received_at": now,
             "event": "rejected",

@@ -26,6 +26,7 @@ from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.store import Store
 from rayunlearn.results.summary import RequestSummary, summarise
 from rayunlearn.results.terminal import JobProgress, open_console, result_table
+from rayunlearn.results.wording import asked
 from rayunlearn.runtime.cluster import Placement, connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import Intake, name_of, read_requests
@@ -149,10 +150,9 @@ def _show_plan(console: Console, service: Service, intake: Intake) -> None:
     for request in intake.done:
         console.print(f"{request.request_id}: served or failed before", highlight=False)
     for position, request in enumerate(intake.pending, start=1):
-        classes = ", ".join(map(str, request.target))
         console.print(
-            f"{position}. {request.request_id}: forget {classes} of lineage {request.lineage} by "
-            f"{method.name} ({', '.join(sorted(method.data_access))} only), "
+            f"{position}. {request.request_id}: forget {asked(request.kind, request.target)} of lineage "
+            f"{request.lineage} by {method.name} ({', '.join(sorted(method.data_access))} only), "
             f"{service.scheduler.placement}",
             highlight=False,
         )

@@ -35,6 +35,7 @@ class RelearnJob:
         split_seed: of the split.
         settings: what is shown, and how it is learned.
         seed: of the draw of few and of the batches' order; the same for models that are compared.
+        left_out: training samples that are not shown, as indices into the dataset.
     """
 
     spec: ClassifierSpec
@@ -45,6 +46,7 @@ class RelearnJob:
     split_seed: int
     settings: RelearnSettings
     seed: int
+    left_out: tuple[int, ...] = ()
 
 
 def relearn_job(
@@ -61,13 +63,14 @@ def relearn_job(
         raise BadInput("forget classes", list(job.forget), allowed, where="relearn_job")
     images, labels = dataset.images[parts.test_ids], dataset.labels[parts.test_ids]
     forget = torch.isin(labels, torch.tensor(job.forget))
+    train_ids = parts.train_ids[~torch.isin(parts.train_ids, torch.tensor(job.left_out, dtype=torch.int64))]
     model = version_model(job.spec, job.weights).to(device)
     if shard is not None and shard[1] > 1:
         convert_batchnorm(model)
     return relearn(
         model,
-        dataset.images[parts.train_ids],
-        dataset.labels[parts.train_ids],
+        dataset.images[train_ids],
+        dataset.labels[train_ids],
         images[forget],
         labels[forget],
         job.target_accuracy,

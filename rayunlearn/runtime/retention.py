@@ -16,7 +16,8 @@ def retain_images(store: Store, reader: LedgerReader, run: str) -> SyntheticSet 
     if sets is None:
         return None
     made = sets["check"]
-    target = {c for row in reader.read("requests", run_id=run).to_pylist() for c in row["target"]}
+    events = reader.read("requests", run_id=run, kind="classes").to_pylist()
+    target = {c for row in events for c in row["target"]}
     return made.of([c for c in made.labels.unique().tolist() if c not in target])
 
 

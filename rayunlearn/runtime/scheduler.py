@@ -18,27 +18,25 @@ from typing import Any
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, IntegrityError
-from rayunlearn.evaluation.synthetic import (
-    Assessment,
-    balanced_labels,
-)
 from rayunlearn.inversion.deep_inversion import SyntheticSet
-from rayunlearn.methods.registry import method_named, require_access
+from rayunlearn.methods.registry import method_named, require_access, require_granularity
 from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
-from rayunlearn.recipes import DataSettings, Recipe
+from rayunlearn.recipes import DataSettings
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.store import Store
+from rayunlearn.results.wording import asked
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import Ensemble, Job, RunInputs
 from rayunlearn.runtime.grants import Granted, grant_by_task
+from rayunlearn.runtime.judging import gate_measures, synthesis_jobs
 from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.sealed import invert, measure, relapse
+from rayunlearn.runtime.sealed import measure, relapse
 from rayunlearn.runtime.training_logs import drop_steps, load_log
-from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
+from rayunlearn.scheduling.gate import Verdict, judge
 from rayunlearn.scheduling.requests import Request, run_id
 from rayunlearn.scheduling.stopping import CheckpointRecord, Choice, choose, should_stop
 from rayunlearn.seeds import derive_seed
@@ -65,40 +63,17 @@ class Outcome:
     choice: Choice | None
 
 
-def synthesis_jobs(
-    spec: ClassifierSpec, weights: dict[str, Tensor], roles: Roles, recipe: Recipe, seed: int
-) -> dict[str, Job]:
-    """The inversions of a run: a set for stopping, one for the final check, and what the method learns from.
-
-    The three come from seeds of their own and share no image.
-    """
-    validation = recipe.validation
-    sizes = {
-        "stop": (validation.per_retain_class, validation.per_forget_class),
-        "check": (validation.per_retain_class, validation.per_forget_class),
-        "bank": method_named(recipe.method).inverted(recipe.method_settings),
-    }
-    jobs: dict[str, Job] = {}
-    for name, (per_retain, per_forget) in sizes.items():
-        if per_retain or per_forget:
-            labels = balanced_labels(roles, per_retain_class=per_retain, per_forget_class=per_forget)
-            arguments = (spec, weights, labels, recipe.inversion, derive_seed(seed, "synthetic", name))
-            jobs[name] = (invert, arguments)
-    return jobs
-
-
-def gate_measures(
-    candidate: Assessment, parent: Assessment, curve: tuple[float, ...], roles: Roles
-) -> GateMeasures:
-    """What the gate sees of a candidate."""
-    return GateMeasures(
-        retain_correct=candidate.retain_correct,
-        retain_count=candidate.retain_count,
-        forget_correct=candidate.forget_correct,
-        forget_count=candidate.forget_count,
-        parent_retain_correct=parent.retain_correct,
-        relearn_accuracy=curve,
-        forgotten_share=dict(zip(roles.forgotten, candidate.forgotten_share, strict=True)),
+def roles_of(
+    request: Request, num_classes: int, classes_forgotten: Collection[int], samples_forgotten: Collection[int]
+) -> Roles:
+    """Who plays which part in a request, after all that its lineage has forgotten before."""
+    classes = request.target if request.kind == "classes" else ()
+    return Roles(
+        retain=tuple(c for c in range(num_classes) if c not in {*classes_forgotten, *classes}),
+        target=classes,
+        forgotten=tuple(sorted(classes_forgotten)),
+        target_samples=request.target if request.kind == "samples" else (),
+        forgotten_samples=tuple(sorted(samples_forgotten)),
     )
 
 
@@ -166,6 +141,7 @@ class Scheduler:
         parent: Version | None,
         request_ids: Sequence[str],
         classes_forgotten: Sequence[int],
+        samples_forgotten: Sequence[int] = (),
         run: str | None,
     ) -> Version:
         """Store weights under their hash and record them as the lineage's new version."""
@@ -186,6 +162,7 @@ class Scheduler:
                         "request_ids": list(request_ids),
                         "run_id": run,
                         "classes_forgotten": sorted(classes_forgotten),
+                        "samples_forgotten": sorted(samples_forgotten),
                         "model": json.dumps(spec.to_dict()),
                         "event": "published",
                         "created_at": now,
@@ -197,6 +174,7 @@ class Scheduler:
 
     def serve(self, request: Request, attempt: int = 1) -> Outcome:
         """Carry out one request against the current version of its lineage, or go on with it."""
+        require_granularity(self.context.recipe.method, request.kind)
         require_access(self.context.recipe.method, request.data_access)
         chain = {v.version: v for v in versions(self.reader, request.lineage)}
         published = next((v for v in chain.values() if request.request_id in v.request_ids), None)
@@ -225,15 +203,11 @@ class _Run:
         self.run = run
         self.attempt = attempt
         self.spec = ClassifierSpec.from_dict(parent.model)
-        gone = parent.classes_forgotten
-        self.roles = Roles(
-            retain=tuple(c for c in range(self.spec.num_classes) if c not in {*gone, *request.target}),
-            target=request.target,
-            forgotten=gone,
-        )
+        gone = parent.classes_forgotten, parent.samples_forgotten
+        self.roles = roles_of(request, self.spec.num_classes, *gone)
         self.seed = run_seed(scheduler.context.seed, request.lineage, request.request_id, attempt)
         self.files = RunFiles(scheduler.context.store, run)
-        self.title = f"{request.request_id}: forget {', '.join(map(str, request.target))}"
+        self.title = f"{request.request_id}: forget {asked(request.kind, request.target)}"
 
     def carry_out(self) -> Outcome:
         """Every phase, from wherever an earlier process was stopped."""
@@ -275,6 +249,7 @@ class _Run:
                 parent=self.parent,
                 request_ids=[self.request.request_id],
                 classes_forgotten=self.roles.forget,
+                samples_forgotten=self.roles.forget_samples,
                 run=self.run,
             )
         return self.record_served(version, choice, refusals)
@@ -343,7 +318,7 @@ class _Run:
             ensemble.load(state["run"])
             self.context.progress.advance(done)
         recorded = {row["step"]: row for row in self._rows("checkpoints")}
-        records = [_record(row) for step, row in sorted(recorded.items()) if step <= done]
+        records = [self._record(row) for step, row in sorted(recorded.items()) if step <= done]
         stopping = self.recipe.stopping
         while done < steps and should_stop(records, stopping) is None:
             last = min(done + every, steps)
@@ -362,12 +337,19 @@ class _Run:
             if last not in recorded:
                 self.context.ledger.append("checkpoints", [row])
             self.files.put_state({"step": last, "run": ensemble.state()})
-            records.append(_record(row))
-            self.context.progress.advance(
-                last - done, retain=records[-1].retain_accuracy, forget=records[-1].forget_accuracy
-            )
+            records.append(self._record(row))
+            shown = {"retain": records[-1].retain_accuracy}
+            if self.roles.target:
+                shown["forget"] = records[-1].forget_accuracy
+            self.context.progress.advance(last - done, **shown)
             done = last
         return choose(records, stopping)
+
+    def _record(self, row: dict[str, Any]) -> CheckpointRecord:
+        """The stopping rule's view of a checkpoint row."""
+        known = {f.name: row[f.name] for f in fields(CheckpointRecord) if f.name in row}
+        known["pass_rate"] = row["pass_rate"] or 0.0
+        return CheckpointRecord(**known, samples=not self.roles.target)
 
     def _gate(
         self,
@@ -378,18 +360,19 @@ class _Run:
         check_set: SyntheticSet,
     ) -> Verdict:
         common = (check_set, self.roles)
-        ours, parents, curve = ensemble.map(
-            [
-                (measure, (self.spec, candidate, *common)),
-                (measure, (self.spec, weights, *common)),
-                (relapse, (self.spec, candidate, *common, self.recipe.relapse)),
-            ]
-        )
+        jobs: list[Job] = [(measure, (self.spec, model, *common)) for model in (candidate, weights)]
+        if self.roles.target:
+            jobs.append((relapse, (self.spec, candidate, *common, self.recipe.relapse)))
+        ours, parents, *relapsed = ensemble.map(jobs)
+        curve = tuple(relapsed[0]) if relapsed else ()
         identity = version_id(candidate)
         reason = json.dumps({"reason": choice.reason, "admissible": len(choice.admissible)})
         chosen = {"step": choice.step, "parameters": reason}
         rows = [self._evaluation(identity, self.roles.retain, "chosen_step", chosen)]
-        for classes, name in ((self.roles.retain, "retain"), (self.roles.target, "forget")):
+        parts = [(self.roles.retain, "retain")]
+        if self.roles.target:
+            parts.append((self.roles.target, "forget"))
+        for classes, name in parts:
             correct, count = getattr(ours, f"{name}_correct"), getattr(ours, f"{name}_count")
             figures = {"sum": float(correct), "count": count, "value": correct / count}
             rows.append(self._evaluation(identity, classes, f"{name}_accuracy", figures))
@@ -398,7 +381,7 @@ class _Run:
             rows.append(self._evaluation(identity, self.roles.target, "relapse_accuracy", figures))
         if not self._rows("evaluations"):
             self.context.ledger.append("evaluations", rows)
-        return judge(gate_measures(ours, parents, tuple(curve), self.roles), self.recipe.gate)
+        return judge(gate_measures(ours, parents, curve, self.roles), self.recipe.gate)
 
     def _evaluation(
         self, version: str, classes: Sequence[int], name: str, figures: dict[str, Any]
@@ -488,9 +471,3 @@ def request_row(request: Request, event: str, now: datetime, **columns: Any) -> 
         "at": now,
         **columns,
     }
-
-
-def _record(row: dict[str, Any]) -> CheckpointRecord:
-    """The stopping rule's view of a checkpoint row."""
-    known = {f.name: row[f.name] for f in fields(CheckpointRecord)}
-    return CheckpointRecord(**known | {"pass_rate": row["pass_rate"] or 0.0})

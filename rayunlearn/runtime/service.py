@@ -25,12 +25,14 @@ from rayunlearn.results.lineage import versions
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
 from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.grants import check_samples_by_task
 from rayunlearn.runtime.intake import Intake, take_in
 from rayunlearn.runtime.retention import purge
 from rayunlearn.runtime.scheduler import Outcome, Scheduler, require_same_seed
 from rayunlearn.runtime.training import describe, train_logged_original, train_original, training_job
 from rayunlearn.runtime.training_logs import keep_log
 from rayunlearn.scheduling.requests import Rejected, Request
+from rayunlearn.seeds import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +117,13 @@ class Service:
             BadInput: a checkpoint was given that is not the original of a lineage that there is already.
         """
         self._require_given_original({e.lineage for e in entries if isinstance(e, Request)})
+        split_seed = derive_seed(self.context.seed, "split")
         intake, rows = take_in(
             self.reader,
             entries,
             method=self.context.recipe.method,
             num_classes=self.spec.num_classes,
+            check_samples=lambda roles: check_samples_by_task(self.context.recipe.data, split_seed, roles),
             config_hash=self.scheduler.config_hash,
             now=self.context.clock(),
         )
@@ -133,7 +137,7 @@ class Service:
         for request in intake.pending:
             if not versions(self.reader, request.lineage):
                 self._begin_lineage(request.lineage)
-            # classes that an earlier request was to forget may still be there, if it failed
+            # what an earlier request was to forget may still be there, if it failed
             outcomes.append(self.scheduler.serve(request))
         return outcomes
 

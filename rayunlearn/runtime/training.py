@@ -47,6 +47,7 @@ class TrainingJob:
         seed: of initial weights and batches.
         included: samples of these classes that are trained on all the same, of the training or of the test
             part, as indices into the dataset: a shadow model's.
+        excluded_samples: single training samples that are left out besides.
     """
 
     excluded: tuple[int, ...]
@@ -56,18 +57,22 @@ class TrainingJob:
     train: TrainSettings
     seed: int
     included: tuple[int, ...] = ()
+    excluded_samples: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse lists that would give one model two names."""
-        for name in ("excluded", "included"):
+        for name in ("excluded", "included", "excluded_samples"):
             ids = getattr(self, name)
             if list(ids) != sorted(set(ids)):
                 raise BadInput(f"TrainingJob.{name}", ids, "different ids, ascending")
 
     @property
     def key(self) -> str:
-        """A name from all that the result depends on."""
-        return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:24]
+        """A name from all that the result depends on; what is stored under it outlives new fields."""
+        told = asdict(self)
+        if not self.excluded_samples:
+            del told["excluded_samples"]
+        return hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:24]
 
 
 def classifier_spec(data: DataSettings, name: str, width: float) -> ClassifierSpec:
@@ -85,9 +90,15 @@ def classifier_spec(data: DataSettings, name: str, width: float) -> ClassifierSp
 
 
 def training_job(
-    recipe: Recipe, spec: ClassifierSpec, seed: int, *, excluded: Iterable[int] = (), gold: int | None = None
+    recipe: Recipe,
+    spec: ClassifierSpec,
+    seed: int,
+    *,
+    excluded: Iterable[int] = (),
+    excluded_samples: Iterable[int] = (),
+    gold: int | None = None,
 ) -> TrainingJob:
-    """The original of a service's seed, or the `gold`-th model retrained without some classes."""
+    """The original of a service's seed, or the `gold`-th model retrained without some classes and samples."""
     purpose = ("original",) if gold is None else ("gold", gold)
     return TrainingJob(
         excluded=tuple(sorted(excluded)),
@@ -96,18 +107,20 @@ def training_job(
         spec=spec,
         train=recipe.train,
         seed=derive_seed(seed, *purpose),
+        excluded_samples=tuple(sorted(excluded_samples)),
     )
 
 
 def fit(job: TrainingJob, *, shard: Shard | None = None) -> Classifier:
     """Train the job's classifier, or this worker's shard of it; every parameter is drawn anew.
 
-    Where classes are left out an epoch has fewer samples. The model gets as many epochs as make the
+    Where something is left out an epoch has fewer samples. The model gets as many epochs as make the
     original's number of steps, rounded up: a gold model that was trained for less would flatter what is
     measured against it, and a shadow model would remember its samples less than the original did.
 
     Raises:
-        BadInput: an included sample is none of the dataset's, or of a class that is not left out.
+        BadInput: an included sample is none of the dataset's, or of a class that is not left out; an
+            excluded one is no training sample.
     """
     model, samples, recipe = _begun(job)
     seed = derive_seed(job.seed, "original batches")
@@ -129,10 +142,12 @@ def _begun(job: TrainingJob) -> tuple[Classifier, Samples, TrainSettings]:
     dataset, parts = open_data(job.data, job.split_seed)
     ids, recipe = parts.train_ids, job.train
     included = _included(job, dataset)
-    if job.excluded:
+    if job.excluded or job.excluded_samples:
         steps = recipe.epochs * steps_per_epoch(len(ids), recipe)
         retain_ids, _ = retain_forget(dataset.labels[ids], job.excluded)
-        ids = torch.cat([ids[retain_ids], included]).sort().values
+        retained = ids[retain_ids]
+        retained = retained[~torch.isin(retained, _excluded_samples(job, ids))]
+        ids = torch.cat([retained, included]).sort().values
         recipe = replace(recipe, epochs=math.ceil(steps / steps_per_epoch(len(ids), recipe)))
     device = "cuda" if torch.cuda.is_available() and _gpu_assigned() else "cpu"
     model = build_classifier(job.spec, derive_seed(job.seed, "original weights")).to(device)
@@ -148,6 +163,16 @@ def _included(job: TrainingJob, dataset: LabelledImages) -> Tensor:
         allowed = f"samples of {job.data.dataset} of the classes {list(job.excluded)}"
         raise BadInput("included samples", foreign[:5], allowed, where="training job")
     return torch.tensor(job.included, dtype=torch.int64)
+
+
+def _excluded_samples(job: TrainingJob, train_ids: Tensor) -> Tensor:
+    """The job's excluded samples, int64 [n], each of the training part `train_ids`."""
+    samples = torch.tensor(job.excluded_samples, dtype=torch.int64)
+    foreign = samples[~torch.isin(samples, train_ids)].tolist()
+    if foreign:
+        allowed = f"training samples of {job.data.dataset}"
+        raise BadInput("excluded samples", foreign[:5], allowed, where="training job")
+    return samples
 
 
 def fit_gold(job: TrainingJob, original: Mapping[str, Tensor], *, shard: Shard | None = None) -> Classifier:

@@ -34,3 +34,18 @@ def check_correct(what: str, correct: object, count: object, *, prefix: str = ""
     check_count(f"{prefix}{what}_correct", correct)
     if correct > count:  # type: ignore[operator]
         raise BadInput(f"{prefix}{what}_correct", correct, f"at most {what}_count, which is {count}")
+
+
+def check_forget(correct: object, count: object, *, samples: bool) -> None:
+    """Refuse counts on forget images: of classes as any counts; of single samples, which none shows, 0 of 0.
+
+    >>> check_forget(0, 0, samples=True)
+    >>> check_forget(0, 0, samples=False)
+    Traceback (most recent call last):
+    rayunlearn.errors.BadInput: forget_count is 0; allowed: a whole number of at least 1
+    """
+    if not samples:
+        check_correct("forget", correct, count)
+    elif (correct, count) != (0, 0):
+        allowed = "0 of 0 where single samples are to be forgotten: no synthetic image shows them"
+        raise BadInput("forget_correct and forget_count", (correct, count), allowed)

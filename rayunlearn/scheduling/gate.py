@@ -1,6 +1,8 @@
 """The gate: may a result be published, by synthetic measures alone.
 
-Every check is made, also after one has failed, so that a parked result says all that is wrong with it.
+Every check is made, also after one has failed, so that a parked result says all that is wrong with it. Of
+single samples there is no synthetic image: what asks whether a class is gone is not asked of a request that
+names some.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rayunlearn.errors import BadInput
-from rayunlearn.scheduling.bounds import check_correct, check_count, check_share
+from rayunlearn.scheduling.bounds import check_correct, check_count, check_forget, check_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class GateMeasures:
         relearn_accuracy: accuracy on held-out synthetic forget images after 0, 1, 2, ... steps of
             relearning, from a head whose constant bias offsets were removed first.
         forgotten_share: class forgotten by an earlier request -> share of all predictions that go to it.
+        samples: the request names single samples. Forget counts are 0 then, and there is no relearning.
     """
 
     retain_correct: int
@@ -34,12 +37,15 @@ class GateMeasures:
     parent_retain_correct: int
     relearn_accuracy: tuple[float, ...]
     forgotten_share: Mapping[int, float] = field(default_factory=dict, hash=False)
+    samples: bool = False
 
     def __post_init__(self) -> None:
         """Refuse figures that no measurement can give."""
         check_correct("retain", self.retain_correct, self.retain_count)
-        check_correct("forget", self.forget_correct, self.forget_count)
+        check_forget(self.forget_correct, self.forget_count, samples=self.samples)
         check_correct("retain", self.parent_retain_correct, self.retain_count, prefix="parent_")
+        if self.samples and self.relearn_accuracy:
+            raise BadInput("relearn_accuracy", self.relearn_accuracy, "() where single samples are named")
         for step, accuracy in enumerate(self.relearn_accuracy):
             check_share(f"relearn_accuracy[{step}]", accuracy)
         for class_id, share in self.forgotten_share.items():
@@ -99,7 +105,7 @@ def judge(measures: GateMeasures, settings: GateSettings) -> Verdict:
     ... ).reasons
     ('forget accuracy is 6.00 % (3 of 50); at most 0.00 % is allowed',)
     """
-    checks = (_forget, _retain, _relearn, _forgotten)
+    checks = (_retain, _forgotten) if measures.samples else (_forget, _retain, _relearn, _forgotten)
     reasons = tuple(reason for check in checks for reason in check(measures, settings))
     return Verdict(passed=not reasons, reasons=reasons)
 

@@ -14,8 +14,8 @@ from rayunlearn.errors import BadInput, nearest
 from rayunlearn.scheduling.bounds import check_count
 
 DEFAULT_LINEAGE = "default"
-KINDS = ("classes",)
-"""What a request may name as its target; `examples` comes with the few-shot methods."""
+KINDS = ("classes", "samples")
+"""What a request may name as its target: classes, or training samples by their indices in the dataset."""
 DATA_ACCESS = ("few_examples", "forget", "pretrained_generator", "retain", "training_log", "weights")
 """What a run may be handed."""
 LEAST_RETAINED = 2
@@ -23,9 +23,9 @@ LEAST_RETAINED = 2
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NAME_ALLOWED = "1 to 128 characters of A-Z a-z 0-9 . _ - (but not '.' or '..')"
-_TARGET_ALLOWED = "a non-empty list of different class ids, whole numbers of at least 0, as in [0, 3]"
+_TARGET_ALLOWED = "a non-empty list of different ids, whole numbers of at least 0, as in [0, 3]"
 _TIME_ALLOWED = "an ISO 8601 time with its offset from UTC, as in '2026-01-31T12:00:00Z'"
-_LARGEST_CLASS = 2**31 - 1
+_LARGEST_ID = 2**31 - 1
 _SHOWN = 120
 
 
@@ -40,7 +40,7 @@ class _Missing:
 class Request:
     """One demand to forget, checked on construction as far as it can be without a model.
 
-    `target` is sorted, `data_access` is sorted, times are turned into UTC.
+    `target` holds ids of what `kind` says. It is sorted, `data_access` is sorted, times are turned into UTC.
 
     Raises:
         BadInput: naming the field, its value and what is allowed.
@@ -89,13 +89,15 @@ class Rejected:
         line: its number in the file, from 1.
         request_id: as given, or None where it has no usable one.
         lineage: the lineage it is filed under: as given, or the default where it names no usable one.
-        target: the class ids that could be read, sorted, each once.
+        kind: as given or by default; None where it is no kind.
+        target: the ids that could be read, sorted, each once.
         reason: where, which thing, its value, what is allowed.
     """
 
     line: int
     request_id: str | None
     lineage: str
+    kind: str | None
     target: tuple[int, ...]
     reason: str
 
@@ -139,25 +141,39 @@ def parse_requests(text: str, source: str) -> list[Request | Rejected]:
 
 
 def check(
-    request: Request, *, num_classes: int, forgotten: Sequence[int], served_ids: Collection[str]
+    request: Request,
+    *,
+    num_classes: int,
+    forgotten: Sequence[int],
+    samples_forgotten: Collection[int] = (),
+    served_ids: Collection[str],
 ) -> None:
     """Refuse a request that the current version of its lineage cannot serve.
+
+    Whether an id is that of a training sample, nobody can tell without the data: whoever may open the
+    dataset checks that besides.
 
     Args:
         request: well formed already, by construction.
         num_classes: of the model; class ids go from 0 to `num_classes - 1`.
         forgotten: classes that the lineage has forgotten before.
+        samples_forgotten: single samples that it has forgotten before.
         served_ids: ids of requests served before. A request that says what the served one said is to be
             answered by the caller (`same_request`) before it comes here.
 
     Raises:
-        BadInput: for a class that the model does not have, a class forgotten already, a request that
-            leaves fewer than two classes, and an id that was served with a different body.
+        BadInput: for a class that the model does not have, a class or a sample forgotten already, a
+            request that leaves fewer than two classes, and an id that was served with a different body.
     """
     where = f"request {request.request_id!r}"
     if request.request_id in served_ids:
         allowed = "an id that no served request has, or exactly the request that was served under it"
         raise BadInput("request_id", request.request_id, allowed, where=where)
+    if request.kind == "samples":
+        again = sorted(set(request.target) & set(samples_forgotten))
+        if again:
+            raise BadInput("target sample", _shown(again), "samples not forgotten already", where=where)
+        return
     unknown = [c for c in request.target if c >= num_classes]
     if unknown:
         allowed = f"classes of the model, 0 to {num_classes - 1}"
@@ -257,6 +273,7 @@ def _request(body: Mapping[str, Any]) -> Request:
 def _rejected(number: int, body: Mapping[str, Any], error: BadInput, source: str) -> Rejected:
     """The record of a bad line; the reason names the request where that is known."""
     request_id, lineage, target = (body.get(name) for name in ("request_id", "lineage", "target"))
+    kind = body.get("kind", KINDS[0])
     readable_id = request_id if _is_name(request_id) else None
     thing = error.thing
     if readable_id is not None and thing != "request_id":
@@ -265,7 +282,8 @@ def _rejected(number: int, body: Mapping[str, Any], error: BadInput, source: str
         line=number,
         request_id=readable_id,
         lineage=str(lineage) if _is_name(lineage) else DEFAULT_LINEAGE,
-        target=tuple(sorted({c for c in target if _is_class(c)})) if isinstance(target, list) else (),
+        kind=kind if kind in KINDS else None,
+        target=tuple(sorted({i for i in target if _is_id(i)})) if isinstance(target, list) else (),
         reason=str(BadInput(thing, error.value, error.allowed, where=f"{source}:{number}")),
     )
 
@@ -279,15 +297,15 @@ def _check_name(field: str, value: object) -> None:
         raise BadInput(field, _shown(value), _NAME_ALLOWED)
 
 
-def _is_class(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_CLASS
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_ID
 
 
 def _target(value: object) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)) or not value or not all(_is_class(c) for c in value):
+    if not isinstance(value, (list, tuple)) or not value or not all(_is_id(i) for i in value):
         raise BadInput("target", _shown(value), _TARGET_ALLOWED)
     if len(set(value)) != len(value):
-        raise BadInput("target", _shown(value), f"{_TARGET_ALLOWED}; each class once")
+        raise BadInput("target", _shown(value), f"{_TARGET_ALLOWED}; each id once")
     return tuple(sorted(value))
 
 

@@ -18,6 +18,9 @@ checkpoint before the accuracy on D_f starts to rise." What the paper leaves ope
   does; then the latest, because training longer under a falling learning rate still helps on real images
   when the synthetic ones cannot show it any more. The exact lowest mass would let noise far below the
   filter's eps pick an early checkpoint; what the filter itself cannot see makes no difference here either.
+
+Of single samples there is no synthetic image: for a request that names some, retain accuracy alone
+decides, and the reason says so.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from enum import StrEnum
 from statistics import median_low
 
 from rayunlearn.errors import BadInput
-from rayunlearn.scheduling.bounds import check_correct, check_count, check_share
+from rayunlearn.scheduling.bounds import check_correct, check_count, check_forget, check_share
 
 _ROUNDING = 1e-9
 """Differences of accuracies are compared with this much room; counts below 10^4 differ by far more."""
@@ -46,6 +49,7 @@ class CheckpointRecord:
         forget_count: ... of so many.
         forget_mass: mean probability that the student gives to the classes to forget on their images.
         pass_rate: share of the generator's images that the band-pass filter let through.
+        samples: the request names single samples. Forget counts and mass are 0 then.
     """
 
     step: int
@@ -55,12 +59,13 @@ class CheckpointRecord:
     forget_count: int
     forget_mass: float
     pass_rate: float
+    samples: bool = False
 
     def __post_init__(self) -> None:
         """Refuse figures that no measurement can give."""
         check_count("step", self.step)
         check_correct("retain", self.retain_correct, self.retain_count)
-        check_correct("forget", self.forget_correct, self.forget_count)
+        check_forget(self.forget_correct, self.forget_count, samples=self.samples)
         check_share("forget_mass", self.forget_mass)
         check_share("pass_rate", self.pass_rate)
 
@@ -71,8 +76,8 @@ class CheckpointRecord:
 
     @property
     def forget_accuracy(self) -> float:
-        """Share of the forget images that the student gets right."""
-        return self.forget_correct / self.forget_count
+        """Share of the forget images that the student gets right; 0 where there are none."""
+        return self.forget_correct / self.forget_count if self.forget_count else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,10 +223,16 @@ def choose(records: Sequence[CheckpointRecord], settings: StoppingSettings) -> C
     chosen = max(i for i in ties if records[i].forget_mass <= lowest_mass + settings.mass_delta)
     figures = (
         f"retain {_percent(records[chosen].retain_accuracy)} (smoothed {_percent(smoothed[chosen])}), "
-        f"forget {_percent(records[chosen].forget_accuracy)}, forget mass {records[chosen].forget_mass:.4f}"
+        f"{_forget_figures(records[chosen])}"
     )
     of = f"of {len(ties)} ties for best among {len(admissible)} admissible before {end}"
     return Choice(records[chosen].step, f"{figures}; {of}", steps)
+
+
+def _forget_figures(record: CheckpointRecord) -> str:
+    if record.samples:
+        return "forget not judged: synthetic images say nothing of single samples, only an audit does"
+    return f"forget {_percent(record.forget_accuracy)}, forget mass {record.forget_mass:.4f}"
 
 
 def _check_records(records: Sequence[CheckpointRecord]) -> None:

@@ -14,16 +14,9 @@ import torch
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings
+from rayunlearn.evaluation.bench import Bench, Measurement, MeasureSettings, Shadows
 from rayunlearn.evaluation.lira import shadow_plan
-from rayunlearn.evaluation.measures import (
-    MEASURES,
-    Bench,
-    Measurement,
-    MeasureSettings,
-    Shadows,
-    check_measures,
-    measured,
-)
+from rayunlearn.evaluation.measures import MEASURES, check_measures, measurable, measured
 from rayunlearn.evaluation.membership import EntropyAttackSettings
 from rayunlearn.evaluation.neighbours import NeighbourSettings
 from rayunlearn.evaluation.probe import ProbeSettings, linear_probe
@@ -219,6 +212,72 @@ def test_attacks(bench: Bench) -> None:
     assert roc[0] == (0, tpr.sum), "of under 100 non-members 1 % is none"
     assert roc[-1][1] == both[0] and len(roc) <= 200
     assert by_subject(rows, "lira_tpr_at_1_percent_fpr")["gold"].count == both[0]
+
+
+SAMPLES = torch.tensor([3, 40, 41, 200])
+"""Of the bench's training images, four of classes that are retained."""
+
+
+def with_samples(bench: Bench, forget: tuple[int, ...]) -> Bench:
+    """The bench after these single samples were forgotten, alone or beside a class."""
+    images, labels = bench.train
+    kept = torch.ones(len(labels), dtype=torch.bool)
+    kept[SAMPLES] = False
+    return replace(
+        bench,
+        train=(images[kept], labels[kept]),
+        samples=(images[SAMPLES], labels[SAMPLES]),
+        forget=forget,
+        retain=RETAIN if forget else tuple(range(10)),
+    )
+
+
+@pytest.mark.parametrize("forget", [(), FORGET])
+def test_figures_on_forgotten_samples(bench: Bench, forget: tuple[int, ...]) -> None:
+    """They are training data and name no class; accuracy and agreement are a count by hand's.
+
+    A class that was forgotten besides has the figures that it has without the samples.
+    """
+    both = with_samples(bench, forget)
+    assert set(both.samples[1].tolist()) <= set(both.retain)
+    rows = measured(both, ["accuracy", "distance"])
+    answers = {}
+    for subject, model in bench.subjects.items():
+        with torch.no_grad():
+            answers[subject] = model.eval()(both.samples[0]).argmax(dim=1)
+    right = by_subject(rows, "forget_accuracy", classes=())
+    agreeing = by_subject(rows, "agreement_with_gold", classes=())
+    for subject, answer in answers.items():
+        assert (right[subject].sum, right[subject].count) == (int((answer == both.samples[1]).sum()), 4)
+        golds = [gold for gold in bench.golds if gold != subject]
+        assert agreeing[subject].sum == sum(int((answer == answers[gold]).sum()) for gold in golds)
+    on_samples = [r for r in rows if not r.classes]
+    assert {r.split for r in on_samples} == {"train"}
+    if forget:
+        before = [r for r in measured(bench, ["accuracy", "distance"]) if r.split == "test"]
+        assert [r for r in rows if r.split == "test"] == before
+    else:
+        assert all(r.classes in ((), both.retain) or r.measure == "class_accuracy" for r in rows)
+
+
+def test_membership_of_all_that_was_forgotten(bench: Bench) -> None:
+    """Forget images of the attack are the class's training images and the samples together."""
+    of_class = int((bench.train[1] == 3).sum())
+    for forget, count in (((), 4), (FORGET, of_class + 4)):
+        called = by_subject(measured(with_samples(bench, forget), ["entropy"]), "entropy_attack_forget")
+        assert {r.count for r in called.values()} == {count}
+
+
+def test_a_measure_of_a_class_needs_one(bench: Bench) -> None:
+    """Where samples alone were forgotten seven measures are refused by name, and four are made."""
+    alone = with_samples(bench, ())
+    made = measurable(list(MEASURES), forget=())
+    assert made == ("accuracy", "distance", "calibration", "entropy")
+    assert measurable(list(MEASURES), FORGET) == tuple(MEASURES)
+    for name in set(MEASURES) - set(made):
+        with pytest.raises(BadInput, match=f"measure is '{name}'; allowed: accuracy, distance, .*class"):
+            measured(alone, ["accuracy", name])
+    assert measured(alone, ["calibration"])
 
 
 def test_the_same_bench_gives_the_same_rows(bench: Bench) -> None:

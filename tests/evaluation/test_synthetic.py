@@ -117,6 +117,23 @@ def test_balanced_labels_are_retain_classes_then_targets() -> None:
     assert labels.dtype == torch.int64
 
 
+def test_without_a_class_to_forget_nothing_is_forgotten_or_missed() -> None:
+    """Single samples: sets hold retain classes alone; forget figures are 0 of 0, the others as ever."""
+    roles = Roles(retain=(0, 1), target=(), forgotten=(3,), target_samples=(17, 254))
+    labels = balanced_labels(roles, per_retain_class=2, per_forget_class=3)
+    assert labels.tolist() == [0, 0, 1, 1] and labels.dtype == torch.int64
+    got, by_class = assess(Stub(), IMAGES.of((0, 1)), roles), assess(Stub(), IMAGES, ROLES)
+    assert (got.forget_correct, got.forget_count, got.forget_mass) == (0, 0, 0.0)
+    assert (got.retain_correct, got.retain_count) == (3, 5)
+    assert got.retain_loss == by_class.retain_loss and len(got.forgotten_share) == 1
+
+
+def test_a_class_to_forget_without_an_image_is_an_error() -> None:
+    """What was asked for and is not there is no 0 of 0."""
+    with pytest.raises(BadInput, match=r"synthetic forget images is 0; allowed: at least 1 of .*\[2\]"):
+        assess(Stub(), IMAGES.of((0, 1)), ROLES)
+
+
 # Relapse, with real digits in place of synthetic images.
 
 DIGIT_ROLES = Roles(retain=tuple(range(1, 10)), target=(0,))

@@ -19,7 +19,17 @@ from obstore.store import MemoryStore
 from rayunlearn.errors import AccessDenied, BadInput, IntegrityError
 from rayunlearn.results import ledger as ledger_module
 from rayunlearn.results.ledger import HEAD, NO_PREVIOUS, Ledger, LedgerReader, Tail, verify
-from rayunlearn.results.schemas import ALL_TABLES, ENUMS, JSON_COLUMNS, REQUIRED, SCHEMAS, SYNTHETIC_TABLES
+from rayunlearn.results.lineage import versions
+from rayunlearn.results.schemas import (
+    ALL_TABLES,
+    ENUMS,
+    JSON_COLUMNS,
+    REQUIRED,
+    SCHEMAS,
+    SYNTHETIC_TABLES,
+    schema_written_under,
+    table_from_rows,
+)
 from rayunlearn.results.store import Store
 from tests.results.ledgers import FIVE, NOON, TABLES, contents, entry, in_memory, link, row_of
 
@@ -88,7 +98,7 @@ def test_a_ledger_goes_on_where_it_was_left(tmp_path: Path) -> None:
     assert second.append("runs", [row_of("runs")]) == 2
     metadata = pq.read_schema(tmp_path / entry("runs", 2)).metadata
     assert metadata[b"previous"].decode() == first.tail.sha256
-    assert (metadata[b"seq"], metadata[b"table"], metadata[b"schema_version"]) == (b"2", b"runs", b"1")
+    assert (metadata[b"seq"], metadata[b"table"], metadata[b"schema_version"]) == (b"2", b"runs", b"2")
     assert pq.read_schema(tmp_path / entry("requests", 1)).metadata[b"previous"].decode() == NO_PREVIOUS
     assert json.loads((tmp_path / HEAD).read_bytes()) == {"seq": 2, "sha256": second.tail.sha256}
 
@@ -231,15 +241,46 @@ def test_entries_from_the_future_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     ledger = Ledger(store)
     ledger.append("runs", [row_of("runs")])
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_module, "SCHEMA_VERSION", 2)
+        patch.setattr(ledger_module, "SCHEMA_VERSION", 3)
         ledger.append("requests", [row_of("requests")])
     reader = LedgerReader(store)
     assert reader.read("runs").num_rows == 1
     for action in (lambda: reader.read("requests"), lambda: Ledger(store), lambda: verify(store)):
         with pytest.raises(
-            BadInput, match=f"{entry('requests', 2)}: schema version is 2; .*newer rayunlearn"
+            BadInput, match=f"{entry('requests', 2)}: schema version is 3; .*newer rayunlearn"
         ):
             action()
+
+
+def test_entries_of_an_earlier_schema_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger begun under schema 1 verifies and goes on; its versions have forgotten no single sample.
+
+    Negative control: an entry that says schema 1 and has a later column is refused.
+    """
+    store = in_memory()
+
+    def written_then(table: str, rows: Any) -> pa.Table:
+        made = table_from_rows(table, rows)
+        return made.select(schema_written_under(table, 1).names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_module, "SCHEMA_VERSION", 1)
+        patch.setattr(ledger_module, "table_from_rows", written_then)
+        ledger = Ledger(store)
+        ledger.append("versions", [row_of("versions", version="a", lineage="x", event="published")])
+    old = contents(store)
+    Ledger(store).append("versions", [row_of("versions", version="b", lineage="x", event="published")])
+    assert verify(store) == 2
+    assert LedgerReader(store).read("versions").column("samples_forgotten").to_pylist() == [None, [1, 2]]
+    first, second = versions(LedgerReader(store), "x")
+    assert (first.classes_forgotten, first.samples_forgotten) == ((1, 2), ())
+    assert second.samples_forgotten == (1, 2)
+    store = in_memory(old)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_module, "SCHEMA_VERSION", 1)
+        Ledger(store).append("versions", [row_of("versions")])
+    with pytest.raises(IntegrityError, match="its columns are not those of table 'versions'"):
+        verify(store)
 
 
 def test_other_columns_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

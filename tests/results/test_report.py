@@ -83,6 +83,25 @@ def test_the_figures_are_the_ledgers(summaries: list[RequestSummary], page: Page
     assert "33 entries" in page.text and "Unlearning report" in page.text
 
 
+def test_a_request_that_names_samples(summaries: list[RequestSummary]) -> None:
+    """Samples are told by number; no forget curve is drawn, and what the audit left out is said with why."""
+    accuracy = {"forget_accuracy": Figure(value=0.5, sum=1.0, count=2)}
+    figures = {s: {**summaries[0].figures[s], **accuracy} for s in ("unlearned", "gold", "original")}
+    summary = dataclasses.replace(
+        summaries[0], kind="samples", target=(17, 254), forgotten=(), forgotten_samples=(17, 254),
+        figures=figures, real={}, forget_by_class={}, left_out={"anamnesis": "it needs a class"},
+    )  # fmt: skip
+    images, labels = demo.demo_images((0, 2))
+    html = write_report([summary], {"r1": images}, {"r1": labels}, "{}", {}, 0)
+    page = Page(html)
+    assert "forget 2 samples" in page.text and "254" not in page.text
+    assert "Forgotten: 2 samples . The last version gets 50.0 % of the forgotten samples right" in page.text
+    assert "Left out, anamnesis: it needs a class." in page.text
+    (svg,) = pictures(page, "Accuracy over cycles").values()
+    assert b"<!-- retain, synthetic -->" in svg and b"forget" not in svg
+    assert len(pictures(page, "synthetic images of class")) == 2, "no class of the images is to be forgotten"
+
+
 def test_a_bound_stands_where_gold_did_not_relearn(summaries: list[RequestSummary]) -> None:
     """Each index is "below" its bound, and the best baseline is named by the largest; gold has none."""
     bounds = {"unlearned": 0.9, "mask_logit": 0.0312, "delete_head_row": 0.1, "gaussian_head": 0.02}

@@ -13,6 +13,7 @@ import pytest
 
 from rayunlearn.errors import BadInput
 from rayunlearn.results.schemas import (
+    ADDED,
     ALL_TABLES,
     ENUMS,
     JSON_COLUMNS,
@@ -21,6 +22,8 @@ from rayunlearn.results.schemas import (
     SCHEMAS,
     SYNTHETIC_TABLES,
     VOLATILE_COLUMNS,
+    brought_up_to_date,
+    schema_written_under,
     table_from_rows,
     without_volatile,
 )
@@ -108,6 +111,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "request_ids": ["q1"],
         "run_id": "r1",
         "classes_forgotten": [0],
+        "samples_forgotten": [17, 254],
         "model": '{"name": "allcnn"}',
         "event": "published",
         "created_at": NOON,
@@ -158,6 +162,20 @@ def test_every_table_is_described() -> None:
     for (table, event), columns in REQUIRED.items():
         assert event in ENUMS[table]["event"]
         assert all(SCHEMAS[table].field(column).nullable for column in columns)
+
+
+def test_rows_of_earlier_schemas_are_brought_up_to_date() -> None:
+    """A column that came later holds no value in them; all else is as it was written."""
+    assert {version for version in ADDED.values()} <= set(range(2, SCHEMA_VERSION + 1))
+    assert all(SCHEMAS[table].field(column).nullable for table, column in ADDED)
+    old = schema_written_under("versions", 1)
+    assert [n for n in SCHEMAS["versions"].names if n not in old.names] == ["samples_forgotten"]
+    rows = table_from_rows("versions", [ROWS["versions"]])
+    before = brought_up_to_date("versions", rows.drop_columns(["samples_forgotten"]))
+    assert before.schema.equals(SCHEMAS["versions"], check_metadata=True)
+    assert before.to_pylist() == [ROWS["versions"] | {"samples_forgotten": None}]
+    for table in SCHEMAS:
+        assert schema_written_under(table, SCHEMA_VERSION).equals(SCHEMAS[table])
 
 
 @pytest.mark.parametrize(("table", "column"), NOT_NULLABLE)
@@ -231,7 +249,7 @@ def test_unknown_columns_are_refused_with_the_nearest() -> None:
         ("runs", "at", datetime.min.replace(tzinfo=timezone(timedelta(hours=1))), "datetime"),
         ("requests", "target", [0, 1.0], "whole number"),
         ("requests", "target", [0, True], "whole number"),
-        ("requests", "kind", "class", "'classes', 'examples'"),
+        ("requests", "kind", "class", "'classes', 'samples'"),
         ("checkpoints", "stalled", 0, "True or False"),
         ("checkpoints", "forgotten_share", [0.5, "x"], "a number"),
         ("evaluations", "subject", "Retrain", "'original', 'unlearned', 'gold'"),

@@ -219,6 +219,46 @@ def test_a_class_that_came_back(summaries: dict[str, RequestSummary]) -> None:
         assert replace(r2, forget_by_class=by_class).returned == back
 
 
+def test_a_request_that_names_samples(ledger_and_reader: tuple[Ledger, LedgerReader]) -> None:
+    """Its D_f are the samples: rows that name no class. A class forgotten before is told by class alone.
+
+    What the audit left out is there with its reason, and no figure stands for it.
+    """
+    ledger, reader = ledger_and_reader
+    asked = {"kind": "samples", "target": [17, 254]}
+    ledger.append("requests", [demo.request_row("s", "received") | asked])
+    waiting = only(reader, "s")
+    assert (waiting.target_classes, waiting.forgotten, waiting.forgotten_samples) == ((), (), (17, 254))
+    ledger.append("runs", [demo.run_row("s", "run", "published", version="v")])
+    ledger.append("requests", [demo.request_row("s", "served", run_id="run") | asked])
+    ledger.append(
+        "versions",
+        [
+            row_of(
+                "versions", version="v", run_id="run", classes_forgotten=[0], samples_forgotten=[9, 17, 254]
+            )
+        ],
+    )
+    checkpoint = row_of("checkpoints", run_id="run", step=9, forget_correct=0, forget_count=0)
+    ledger.append("checkpoints", [checkpoint])
+    told = json.dumps({"left_out": "it needs a class"})
+    ledger.append(
+        "audits",
+        [
+            demo.share("run", "unlearned", "retain_accuracy", tuple(range(1, 10)), 0.9),
+            demo.share("run", "unlearned", "forget_accuracy", (0,), 0.1, split="test"),
+            demo.share("run", "unlearned", "probe_forget_recall", (0,), 0.7, split="test"),
+            demo.measure("run", "unlearned", "forget_accuracy", (), sum=2.0, count=3, split="train"),
+            demo.measure("run", "unlearned", "anamnesis", (), parameters=told),
+        ],
+    )
+    served = only(reader, "s")
+    figures = {name: figure.counts for name, figure in served.figures["unlearned"].items()}
+    assert figures == {"retain_accuracy": "721/801", "forget_accuracy": "2/3"}
+    assert served.left_out == {"anamnesis": "it needs a class"}
+    assert served.before == ((0,), (9,)) and served.returned == {0: 9 / 89}
+
+
 def test_the_best_baseline(summaries: dict[str, RequestSummary]) -> None:
     """AIN is compared by its ratio to 1, a bound as what it is, other measures by distance to gold's."""
     assert summaries["r1"].best_baseline("anamnesis_index") == "gaussian_head"

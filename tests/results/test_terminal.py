@@ -76,6 +76,17 @@ def test_a_class_that_came_back_is_said_below_the_table(summaries: list[RequestS
     assert "r2 came back: class 0 (25.0 % of its test images recognised)" in text
 
 
+def test_samples_are_told_by_their_number(summaries: list[RequestSummary]) -> None:
+    """Hundreds of ids fill no table: their number stands for them, also for those of earlier requests."""
+    many = tuple(range(1000, 1300))
+    after = replace(
+        summaries[1], kind="samples", target=many, forgotten=(0, 2), forgotten_samples=(7, *many)
+    )
+    text = " ".join(printed([after], 100).split())
+    assert "r2 300 samples served unlearned" in text and "1001" not in text
+    assert "after 0, 2 gold" in text and "and 1 sample original" in text
+
+
 def test_without_an_audit_the_gates_figures_stand_in() -> None:
     """A table without real data says so and shows what the gate saw."""
     summaries = summarise(LedgerReader(demo.demo_store()), ["r1"])

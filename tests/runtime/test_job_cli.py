@@ -15,7 +15,17 @@ from rayunlearn.results.lineage import versions
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.store import Store
 from rayunlearn.runtime import job
-from tests.runtime.tiny import BANK, Ended, forget, memory_store, run_job, tiny_recipe, tiny_scheduler
+from rayunlearn.runtime.labelled import open_data
+from tests.runtime.tiny import (
+    BANK,
+    Ended,
+    forget,
+    memory_store,
+    original_job,
+    run_job,
+    tiny_recipe,
+    tiny_scheduler,
+)
 
 GOOD = '{"request_id": "forget-0", "target": [0]}\n'
 QUICK = (*BANK, "audit.enabled=false")
@@ -102,6 +112,45 @@ def test_a_job_from_two_flags(requests: Path, tmp_path: Path) -> None:
     audited = set(reader.read("audits").column("subject").to_pylist())
     assert {"original", "unlearned", "gold", "mask_logit", "delete_head_row", "gaussian_head"} <= audited
     assert store.list("models") == [f"models/default/{ids[-1]}.safetensors"]  # the original was purged
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_samples_then_a_class(requests: Path, tmp_path: Path) -> None:
+    """A job that forgets two samples and then a class: served, audited against gold models without both.
+
+    The table tells the samples by their number. The same file again is served already.
+    """
+    recipe = tiny_recipe("digits", "method=retrain", "audit.golds=1")
+    split_seed = original_job().split_seed
+    dataset, parts = open_data(recipe.data, split_seed)
+    of_class = parts.train_ids[dataset.labels[parts.train_ids] == 0]
+    target = sorted([int(of_class[0]), int(parts.train_ids[dataset.labels[parts.train_ids] == 1][0])])
+    granted = '"data_access": ["weights", "retain"]'
+    requests.write_text(
+        f'{{"request_id": "two", "kind": "samples", "target": {target}, {granted}}}\n'
+        f'{{"request_id": "one", "target": [0], {granted}}}\n'
+    )
+    where = ("--requests", requests, "--storage", tmp_path / "storage")
+    settings = (*BANK, "method=retrain", "train.epochs=4")
+    ended = run_job(*where, settings=settings)
+    assert ended.code == ExitCode.OK, ended.out + ended.err
+    assert re.search(r"two +2 samples +served +unlearned", ended.out), ended.out
+    assert re.search(r"one +0 +served +unlearned", ended.out) and "after 2" in ended.out
+    reader = LedgerReader(Store.open(tmp_path / "storage", create=False), ALL_TABLES)
+    assert [(v.classes_forgotten, v.samples_forgotten) for v in versions(reader, "default")] == [
+        ((), ()), ((), tuple(target)), ((0,), tuple(target)),
+    ]  # fmt: skip
+    on_samples = [r for r in reader.read("audits", measure="forget_accuracy").to_pylist() if not r["classes"]]
+    counts = [(r["subject"], r["count"]) for r in on_samples]
+    # of the second version one sample counts as its class's, which was forgotten by then
+    assert counts[:3] == [("original", 2), ("unlearned", 2), ("gold", 2)]
+    assert {count for _, count in counts[3:]} == {1} and len(counts) == 9
+    left_out = [r["measure"] for r in reader.read("audits").to_pylist() if "left_out" in r["parameters"]]
+    assert left_out == ["probe", "anamnesis"]
+    rows_before = reader.read("requests").num_rows
+    assert run_job(*where, settings=settings).code == ExitCode.OK
+    assert reader.read("requests").num_rows == rows_before
 
 
 @pytest.mark.ray

@@ -16,12 +16,21 @@ from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.intake import Intake
+from rayunlearn.runtime.labelled import open_data
 from rayunlearn.runtime.scheduler import Outcome
 from rayunlearn.runtime.service import Place, Service, exit_code
 from rayunlearn.runtime.training import fit, fit_logged, training_job
 from rayunlearn.runtime.training_logs import load_log
 from rayunlearn.scheduling.requests import parse_requests
-from tests.runtime.tiny import Recording, memory_store, original, rows, tiny_context, tiny_recipe
+from tests.runtime.tiny import (
+    Recording,
+    memory_store,
+    original,
+    original_job,
+    rows,
+    tiny_context,
+    tiny_recipe,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 UNPUBLISHABLE = ("gate.max_forget=0", "gate.max_relearn=0", "gate.max_retain_drop=0")
@@ -102,6 +111,29 @@ def test_bad_requests_among_good_ones(serve: Any) -> None:
     assert found.keys() == expected.keys()
     for name, texts in expected.items():
         assert all(text in found[name] for text in texts), found[name]
+
+
+def test_bad_samples_among_good_ones(serve: Any) -> None:
+    """Ids are checked in another process at intake: the bad one is named, the good one served (exit 4).
+
+    A file with nothing that can be served ends with exit 2 before anything is trained.
+    """
+    recipe = tiny_recipe(
+        "digits", "method=fisher", "publish_refused=true", "inversion.iterations=5", "fisher.max_samples=2"
+    )
+    split_seed = original_job().split_seed
+    first, *_ = open_data(recipe.data, split_seed)[1].train_ids.tolist()
+    line = '{{"request_id": "{}", "kind": "samples", "target": [{}], "data_access": ["weights", "retain"]}}\n'
+    bad = line.format("bad", 99999)
+    store = memory_store()
+    service, code = serve(store, bad, recipe, checkpoint=None)
+    assert code == ExitCode.BAD_INPUT and service.context.progress.phases == []
+    assert rejections(store) == {
+        "bad": "request 'bad': target sample is [99999]; allowed: indices into 'digits', 0 to 1796"
+    }
+    _, code = serve(store, bad + line.format("good", first), recipe)
+    assert code == ExitCode.PARTIAL and statuses(store) == {"good": "served"}
+    assert versions(LedgerReader(store), "default")[-1].samples_forgotten == (first,)
 
 
 def test_nothing_bad_is_trained_for(serve: Any) -> None:

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import split
+from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.evaluation.accuracy import class_counts
-from rayunlearn.models.classifiers import Classifier, version_model
-from rayunlearn.runtime import training
+from rayunlearn.methods.training import TrainSettings
+from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
+from rayunlearn.recipes import DataSettings
+from rayunlearn.runtime import labelled, training
 from rayunlearn.runtime.training import (
     GOLD_ATTEMPTS,
     TrainingJob,
@@ -107,6 +110,32 @@ def test_a_gold_model_never_saw_the_class() -> None:
     assert gold.accuracy(range(1, 10)) > 0.9 and before.accuracy(range(1, 10)) > 0.9
 
 
+def test_a_gold_model_never_saw_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NaN in the place of the left-out samples' images it is the same model, bit for bit.
+
+    Negative control: NaN in another training sample is met. An id of no training sample is refused.
+    """
+    job = gold_job(1)
+    dataset = load_dataset("digits")
+    parts = split(dataset, job.data.test_fraction, job.split_seed)
+    kept, *samples = parts.train_ids[dataset.labels[parts.train_ids] != 0][:4].tolist()
+    without = replace(job, excluded_samples=tuple(samples))
+    expected = dict(fit(without).state_dict())
+
+    def blank(ids: list[int]) -> None:
+        images = dataset.images.clone()
+        images[ids] = torch.nan
+        monkeypatch.setattr(labelled, "load_dataset", lambda name: replace(dataset, images=images))
+
+    blank(samples)
+    assert same_bits(dict(fit(without).state_dict()), expected)
+    blank([kept])
+    with pytest.raises(RayUnlearnError, match="training diverged: loss nan"):
+        fit(without)
+    with pytest.raises(BadInput, match=f"excluded samples is \\[{parts.test_ids[0]}\\]; allowed: training"):
+        fit(replace(job, excluded_samples=(int(parts.test_ids[0]),)))
+
+
 def test_a_gold_model_takes_no_fewer_steps_than_the_original() -> None:
     """Fewer samples make an epoch shorter, so a gold model takes as many more as make up for it, no more."""
     job = gold_job(2)
@@ -160,10 +189,26 @@ def test_the_key_tells_jobs_apart() -> None:
     others = [
         replace(job, excluded=(1,)), replace(job, split_seed=1), replace(job, seed=1),
         replace(job, train=replace(job.train, lr=0.02)), replace(job, spec=replace(job.spec, width=0.25)),
-        replace(job, data=replace(job.data, test_fraction=0.25)),
+        replace(job, data=replace(job.data, test_fraction=0.25)), replace(job, excluded_samples=(17,)),
     ]  # fmt: skip
     assert len({j.key for j in [job, *others]}) == 1 + len(others)
     assert gold_job().key == job.key
+
+
+def test_keys_of_stored_models_stay() -> None:
+    """Models stored under these keys took hours: a job that leaves no single sample out keeps its key."""
+    job = TrainingJob(
+        excluded=(0,),
+        data=DataSettings(),
+        split_seed=1,
+        spec=ClassifierSpec(
+            name="allcnn", width=0.125, in_channels=1, image_size=8, num_classes=10, mean=(0.3053,),
+            std=(0.376,),
+        ),
+        train=TrainSettings(epochs=8),
+        seed=2,
+    )  # fmt: skip
+    assert job.key == "b84b9a1777ed51de0059d2d9"
 
 
 def test_the_tiny_recipe_trains_alike() -> None:

@@ -162,3 +162,24 @@ def test_a_verdict_cannot_contradict_its_reasons():
         Verdict(True, ("why",))
     with pytest.raises(BadInput):
         Verdict(False, ())
+
+
+SAMPLES = replace(GOOD, samples=True, forget_count=0, relearn_accuracy=())
+
+
+def test_single_samples_are_judged_by_what_is_left():
+    """Without a class to forget retain accuracy and classes forgotten earlier decide, at the same bounds."""
+    assert judge(SAMPLES, SETTINGS) == Verdict(True, ())
+    (reason,) = judge(replace(SAMPLES, retain_correct=879), SETTINGS).reasons
+    assert "retain accuracy" in reason
+    (reason,) = judge(replace(SAMPLES, forgotten_share={2: 0.021}), SETTINGS).reasons
+    assert "class 2, forgotten earlier" in reason
+
+
+@pytest.mark.parametrize(
+    "change", [{"forget_count": 1}, {"relearn_accuracy": (0.0,)}, {"samples": False}]
+)
+def test_no_image_shows_a_single_sample(change):
+    """Forget images or a relearning curve of samples are an error, and so are 0 of 0 images of a class."""
+    with pytest.raises(BadInput):
+        replace(SAMPLES, **change)

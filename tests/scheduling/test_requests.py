@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rayunlearn.errors import BadInput
 from rayunlearn.scheduling.requests import (
     DATA_ACCESS,
+    KINDS,
     Rejected,
     Request,
     check,
@@ -33,6 +34,7 @@ def well_formed(draw):
     return Request(
         request_id=draw(NAMES),
         lineage=draw(NAMES),
+        kind=draw(st.sampled_from(KINDS)),
         target=tuple(draw(st.lists(st.integers(0, 10**6), min_size=1, max_size=5, unique=True))),
         received_at=received_at,
         deadline=draw(st.sampled_from([None, received_at + wait if received_at else None])),
@@ -85,7 +87,7 @@ def test_every_field_is_read():
 BAD_LINES = {
     "class list empty": (line(target=[]), ["target of request 'r1' is []", "non-empty"]),
     "class negative": (line(target=[1, -1]), ["[1, -1]", "at least 0"]),
-    "class twice": (line(target=[1, 2, 1]), ["[1, 2, 1]", "each class once"]),
+    "class twice": (line(target=[1, 2, 1]), ["[1, 2, 1]", "each id once"]),
     "class a bool": (line(target=[True]), ["[True]", "whole numbers"]),
     "class a float": (line(target=[1.0]), ["[1.0]"]),
     "class a string": (line(target=["1"]), ["['1']"]),
@@ -104,6 +106,8 @@ BAD_LINES = {
     "lineage with a slash": (line(lineage="a/b"), ["lineage of request 'r1' is 'a/b'"]),
     "lineage null": (line(lineage=None), ["lineage of request 'r1' is None"]),
     "kind unknown": (line(kind="class"), ["kind of request 'r1' is 'class'", "'classes'"]),
+    "kind of the few-shot methods": (line(kind="examples"), ["is 'examples'", "'samples'"]),
+    "sample twice": (line(kind="samples", target=[17, 17]), ["[17, 17]", "each id once"]),
     "kind a list": (line(kind=["classes"]), ["['classes']"]),
     "field unknown": (line(dead_line="x"), ["is 'dead_line'", "'deadline'"]),
     "field given twice": ('{"request_id": "r1", "target": [0], "target": [1]}', ["'target'", "once"]),
@@ -155,8 +159,11 @@ def test_a_rejected_line_keeps_what_could_be_read():
     """Id, lineage and target survive for the record when another field is wrong; bad parts are left out."""
     entry = only(line(lineage="mnist", target=[5, 2, 2, "x", -1, True], kind="rows"))
     assert (entry.request_id, entry.lineage, entry.target) == ("r1", "mnist", (2, 5))
+    assert entry.kind is None
     entry = only(line(request_id="a b", lineage=3, target="all"))
     assert (entry.request_id, entry.lineage, entry.target) == (None, "default", ())
+    assert entry.kind == "classes"
+    assert only(line(kind="samples", target=[-1])).kind == "samples"
 
 
 def test_the_second_use_of_an_id_is_rejected():
@@ -242,9 +249,9 @@ def refused(request, **given_):
     return str(error.value)
 
 
-def asks(*target, request_id="r1"):
-    """A request to forget these classes."""
-    return Request(request_id=request_id, target=target)
+def asks(*target, request_id="r1", kind="classes"):
+    """A request to forget these classes, or samples."""
+    return Request(request_id=request_id, target=target, kind=kind)
 
 
 def test_a_class_the_model_does_not_have():
@@ -285,6 +292,20 @@ def test_two_classes_left_are_enough():
 def test_an_id_served_before():
     """The id of a served request is refused for a request that says something else."""
     assert "request_id is 'r1'" in refused(asks(0), served_ids={"r1"})
+    assert "request_id is 'r1'" in refused(asks(17, kind="samples"), served_ids={"r1"})
+
+
+def test_a_sample_already_forgotten():
+    """Only those are named; a class of the same number has nothing to do with it."""
+    message = refused(asks(3, 17, 254, kind="samples"), samples_forgotten=(254, 17))
+    assert message == "request 'r1': target sample is [17, 254]; allowed: samples not forgotten already"
+    check(asks(3, kind="samples"), num_classes=10, forgotten=(3,), served_ids=())
+    check(asks(3), num_classes=10, forgotten=(), samples_forgotten=(3,), served_ids=())
+
+
+def test_samples_are_no_classes():
+    """Ids beyond the model's classes, and as many as there are classes, are no reason to refuse samples."""
+    check(asks(*range(2000), kind="samples"), num_classes=10, forgotten=range(8), served_ids=())
 
 
 @QUICK
@@ -338,6 +359,7 @@ def test_a_deadline_at_receipt_is_well_formed():
         ({"request_id": "r2"}, False),
         ({"lineage": "other"}, False),
         ({"target": (0,)}, False),
+        ({"kind": "samples"}, False),
         ({"deadline": datetime(2026, 1, 1, tzinfo=UTC)}, False),
         ({"data_access": ("weights", "retain")}, False),
     ],
