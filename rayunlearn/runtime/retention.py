@@ -6,6 +6,7 @@ from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store
+from rayunlearn.runtime.banks import purge_banks
 from rayunlearn.runtime.context import Clock
 from rayunlearn.runtime.runs import RunFiles
 
@@ -24,8 +25,8 @@ def retain_images(store: Store, reader: LedgerReader, run: str) -> SyntheticSet 
 def purge(store: Store, ledger: Ledger, clock: Clock) -> list[str]:
     """Throw away what still knows forgotten classes, leaving tombstones.
 
-    The files of closed runs go (generators, checkpoints, synthetic images), and the weights of every
-    version that a later one of its lineage supersedes. Returns the versions purged now.
+    The files of closed runs go (generators, checkpoints, synthetic images), and the weights and images of
+    every version that a later one of its lineage supersedes. Returns the versions purged now.
     """
     reader = LedgerReader(store)
     for row in reader.read("runs").to_pylist():
@@ -34,7 +35,9 @@ def purge(store: Store, ledger: Ledger, clock: Clock) -> list[str]:
     purged = []
     for lineage in sorted(set(reader.read("versions").column("lineage").to_pylist())):
         latest = {r["version"]: r for r in reader.read("versions", lineage=lineage).to_pylist()}
-        for version in versions(reader, lineage)[:-1]:
+        chain = versions(reader, lineage)
+        purge_banks(store, lineage, keep=chain[-1].version)
+        for version in chain[:-1]:
             if store.exists(version.path):
                 store.delete(version.path)
             if latest[version.version]["event"] != "purged":

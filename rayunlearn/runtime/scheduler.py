@@ -29,6 +29,7 @@ from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.store import Store
 from rayunlearn.results.wording import asked
 from rayunlearn.roles import Roles
+from rayunlearn.runtime.banks import handed_on, keep_bank
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import Ensemble, Job, RunInputs
 from rayunlearn.runtime.grants import Granted, grant_by_task
@@ -242,6 +243,11 @@ class _Run:
             if not self.recipe.publish_refused:
                 return self._fail(refusals, choice)
         with self._phase("publish"):
+            # before the version: whoever finds that finds its images
+            keep_bank(
+                self.context.store, self.recipe, self.request.lineage, version_id(candidate), self.roles,
+                sets.get("bank"),
+            )  # fmt: skip
             version = self.scheduler.publish(
                 lineage=self.request.lineage,
                 weights=candidate,
@@ -276,7 +282,12 @@ class _Run:
         if kept is not None:
             return kept
         jobs = synthesis_jobs(self.spec, weights, self.roles, self.recipe, self.seed)
-        sets = dict(zip(jobs, ensemble.map(list(jobs.values())), strict=True))
+        bank = handed_on(
+            self.context.store, self.recipe, self.request.lineage, self.parent.version, self.roles
+        )
+        before = {} if bank is None else {"bank": bank}
+        jobs = {name: job for name, job in jobs.items() if name not in before}
+        sets = before | dict(zip(jobs, ensemble.map(list(jobs.values())), strict=True))
         self.files.put_synthetic(sets)
         return sets
 

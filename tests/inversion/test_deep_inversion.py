@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from rayunlearn.data.datasets import DATA_VARIABLE, LabelledImages, load_dataset
 from rayunlearn.errors import BadInput
 from rayunlearn.inversion.deep_inversion import (
+    LEAST_ACCEPTED,
     BatchNormStatistics,
     InversionSettings,
     SyntheticSet,
     _disturbed,
     _jitter,
+    _optimised,
     deep_inversion,
     total_variation,
 )
@@ -100,6 +102,27 @@ def test_images_are_the_seeds_alone(version: Classifier) -> None:
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(first.images, again.images)
     assert not torch.equal(first.images, deep_inversion(version, labels, settings, seed=1).images)
+
+
+def test_scarce_classes_are_made_again_with_less_weight_on_the_statistics(
+    version: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At ten times the weight most classes are scarce and two are lost; made again, none is.
+
+    Classes that were not scarce keep their first images. The negative control has one attempt.
+    """
+    strict = replace(QUICK, bn_weight=3.0)
+    first, confidence = _optimised(version, LABELS, strict, generator(0, "deep inversion"))
+    shares = {c: float((confidence[LABELS == c] >= 0.5).float().mean()) for c in range(10)}
+    enough = [c for c, share in shares.items() if share >= LEAST_ACCEPTED]
+    assert 0 < len(enough) < 5 and min(shares.values()) == 0
+    given = deep_inversion(version, LABELS, strict, seed=0)
+    assert all(len(given.of([c]).labels) >= 2 for c in range(10))
+    kept = (confidence >= 0.5) & torch.isin(LABELS, torch.tensor(enough))
+    assert torch.equal(given.of(enough).images, first[kept])
+    monkeypatch.setattr("rayunlearn.inversion.deep_inversion.ATTEMPTS", 1)
+    with pytest.raises(BadInput, match="can be inverted"):
+        deep_inversion(version, LABELS, strict, seed=0)
 
 
 def test_the_part_of_some_classes(made: SyntheticSet) -> None:
