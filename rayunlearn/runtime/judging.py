@@ -42,7 +42,11 @@ def synthesis_jobs(
 
 
 def gate_measures(
-    candidate: Assessment, parent: Assessment, curve: tuple[float, ...], roles: Roles
+    candidate: Assessment,
+    parent: Assessment,
+    curve: tuple[float, ...],
+    recall: float | None,
+    roles: Roles,
 ) -> GateMeasures:
     """What the gate sees of a candidate."""
     return GateMeasures(
@@ -52,6 +56,7 @@ def gate_measures(
         forget_count=candidate.forget_count,
         parent_retain_correct=parent.retain_correct,
         relearn_accuracy=curve,
+        probe_recall=recall,
         forgotten_share=dict(zip(roles.forgotten, candidate.forgotten_share, strict=True)),
         samples=not roles.target,
     )

@@ -35,7 +35,7 @@ from rayunlearn.runtime.ensemble import Ensemble, Job, RunInputs
 from rayunlearn.runtime.grants import Granted, grant_by_task
 from rayunlearn.runtime.judging import gate_measures, synthesis_jobs
 from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.sealed import measure, relapse
+from rayunlearn.runtime.sealed import measure, probe, relapse
 from rayunlearn.runtime.training_logs import drop_steps, load_log
 from rayunlearn.scheduling.gate import Verdict, judge
 from rayunlearn.scheduling.requests import Request, run_id
@@ -374,8 +374,9 @@ class _Run:
         jobs: list[Job] = [(measure, (self.spec, model, *common)) for model in (candidate, weights)]
         if self.roles.target:
             jobs.append((relapse, (self.spec, candidate, *common, self.recipe.relapse)))
-        ours, parents, *relapsed = ensemble.map(jobs)
-        curve = tuple(relapsed[0]) if relapsed else ()
+            jobs.append((probe, (self.spec, candidate, *common, self.seed)))
+        ours, parents, *hidden = ensemble.map(jobs)
+        curve, recall = (tuple(hidden[0]), hidden[1]) if hidden else ((), None)
         identity = version_id(candidate)
         reason = json.dumps({"reason": choice.reason, "admissible": len(choice.admissible)})
         chosen = {"step": choice.step, "parameters": reason}
@@ -390,9 +391,11 @@ class _Run:
         for step, accuracy in enumerate(curve):
             figures = {"value": accuracy, "step": step}
             rows.append(self._evaluation(identity, self.roles.target, "relapse_accuracy", figures))
+        if recall is not None:
+            rows.append(self._evaluation(identity, self.roles.target, "probe_recall", {"value": recall}))
         if not self._rows("evaluations"):
             self.context.ledger.append("evaluations", rows)
-        return judge(gate_measures(ours, parents, curve, self.roles), self.recipe.gate)
+        return judge(gate_measures(ours, parents, curve, recall, self.roles), self.recipe.gate)
 
     def _evaluation(
         self, version: str, classes: Sequence[int], name: str, figures: dict[str, Any]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rayunlearn.access import seal
-from rayunlearn.evaluation.synthetic import Assessment, RelapseSettings, assess, relapse_curve
+from rayunlearn.evaluation.synthetic import Assessment, RelapseSettings, assess, probe_recall, relapse_curve
 from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet, deep_inversion
 from rayunlearn.models.classifiers import ClassifierSpec, version_model
 from rayunlearn.roles import Roles
@@ -56,6 +56,19 @@ def relapse(
 ) -> tuple[float, ...]:
     """`relapse_curve` of a model given by its weights; runs in a sealed process."""
     return relapse_curve(version_model(spec, weights).to(device), check_set, roles, settings)
+
+
+def probe(
+    spec: ClassifierSpec,
+    weights: dict[str, Tensor],
+    check_set: SyntheticSet,
+    roles: Roles,
+    seed: int,
+    *,
+    device: str = "cpu",
+) -> float:
+    """`probe_recall` of a model given by its weights; runs in a sealed process."""
+    return probe_recall(version_model(spec, weights).to(device), check_set, roles, seed)
 
 
 class SealedProcess:

@@ -26,6 +26,8 @@ class GateMeasures:
         parent_retain_correct: the parent version's number right on the same retain images.
         relearn_accuracy: accuracy on held-out synthetic forget images after 0, 1, 2, ... steps of
             relearning, from a head whose constant bias offsets were removed first.
+        probe_recall: share of held-out synthetic forget images that a linear probe of the result's features
+            knows after one image of each class; None where single samples are named.
         forgotten_share: class forgotten by an earlier request -> share of all predictions that go to it.
         samples: the request names single samples. Forget counts are 0 then, and there is no relearning.
     """
@@ -36,6 +38,7 @@ class GateMeasures:
     forget_count: int
     parent_retain_correct: int
     relearn_accuracy: tuple[float, ...]
+    probe_recall: float | None
     forgotten_share: Mapping[int, float] = field(default_factory=dict, hash=False)
     samples: bool = False
 
@@ -46,6 +49,11 @@ class GateMeasures:
         check_correct("retain", self.parent_retain_correct, self.retain_count, prefix="parent_")
         if self.samples and self.relearn_accuracy:
             raise BadInput("relearn_accuracy", self.relearn_accuracy, "() where single samples are named")
+        if self.samples != (self.probe_recall is None):
+            allowed = "None where single samples are named, and nowhere else"
+            raise BadInput("probe_recall", self.probe_recall, allowed)
+        if self.probe_recall is not None:
+            check_share("probe_recall", self.probe_recall)
         for step, accuracy in enumerate(self.relearn_accuracy):
             check_share(f"relearn_accuracy[{step}]", accuracy)
         for class_id, share in self.forgotten_share.items():
@@ -64,6 +72,7 @@ class GateSettings:
         max_retain_drop: loss of accuracy against the parent on the same retain images, absolute.
         relearn_steps: how many steps of relearning are looked at, step 0 besides.
         max_relearn: a class that is back above this accuracy within `relearn_steps` was merely hidden.
+        max_probe: a class of which a probe knows more than this from the features is still in them.
         max_forgotten_share: share of predictions that go to any one class forgotten earlier.
     """
 
@@ -71,12 +80,13 @@ class GateSettings:
     max_retain_drop: float = 0.10
     relearn_steps: int = 3
     max_relearn: float = 0.5
+    max_probe: float = 0.8
     max_forgotten_share: float = 0.02
 
     def __post_init__(self) -> None:
         """Refuse bounds outside 0 to 1."""
         check_count("gate.relearn_steps", self.relearn_steps)
-        for name in ("max_forget", "max_retain_drop", "max_relearn", "max_forgotten_share"):
+        for name in ("max_forget", "max_retain_drop", "max_relearn", "max_probe", "max_forgotten_share"):
             check_share(f"gate.{name}", getattr(self, name))
 
 
@@ -99,13 +109,13 @@ def judge(measures: GateMeasures, settings: GateSettings) -> Verdict:
     >>> judge(
     ...     GateMeasures(
     ...         retain_correct=95, retain_count=100, forget_correct=3, forget_count=50,
-    ...         parent_retain_correct=98, relearn_accuracy=(0.0, 0.0, 0.1, 0.2),
+    ...         parent_retain_correct=98, relearn_accuracy=(0.0, 0.0, 0.1, 0.2), probe_recall=0.3,
     ...     ),
     ...     GateSettings(),
     ... ).reasons
     ('forget accuracy is 6.00 % (3 of 50); at most 0.00 % is allowed',)
     """
-    checks = (_retain, _forgotten) if measures.samples else (_forget, _retain, _relearn, _forgotten)
+    checks = (_retain, _forgotten) if measures.samples else (_forget, _retain, _relearn, _probe, _forgotten)
     reasons = tuple(reason for check in checks for reason in check(measures, settings))
     return Verdict(passed=not reasons, reasons=reasons)
 
@@ -138,6 +148,14 @@ def _relearn(measures: GateMeasures, settings: GateSettings) -> list[str]:
         measured = f"relearning was measured at {len(curve)} of {settings.relearn_steps + 1} steps"
         return [f"{measured} (0 to {settings.relearn_steps}); all are needed"]
     return []
+
+
+def _probe(measures: GateMeasures, settings: GateSettings) -> list[str]:
+    assert measures.probe_recall is not None, "asked of classes only"
+    if measures.probe_recall <= settings.max_probe:
+        return []
+    figure = f"the class is still in the features: a probe knows {_percent(measures.probe_recall)} of it"
+    return [f"{figure} after one image of each class; at most {_percent(settings.max_probe)} is allowed"]
 
 
 def _forgotten(measures: GateMeasures, settings: GateSettings) -> list[str]:

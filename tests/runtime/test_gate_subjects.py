@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,14 +12,14 @@ from torch import Tensor
 
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.gkt.settings import GKTSettings
-from rayunlearn.methods.trivial import mask_logit
+from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logit
 from rayunlearn.methods.unlearning import Handed
-from rayunlearn.models.classifiers import build_classifier, version_model
+from rayunlearn.models.classifiers import Classifier, build_classifier, version_model
 from rayunlearn.recipes import load_recipe
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.runtime.scheduler import gate_measures, synthesis_jobs
-from rayunlearn.runtime.sealed import measure, relapse
+from rayunlearn.runtime.sealed import measure, probe, relapse
 from rayunlearn.runtime.training import fit
 from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
 from rayunlearn.settings import override
@@ -48,7 +49,8 @@ def ask(candidate: Weights) -> tuple[Verdict, GateMeasures]:
     ours = measure(spec, candidate, check, ROLES)
     parents = measure(spec, weights, check, ROLES)
     curve = relapse(spec, candidate, check, ROLES, RECIPE.relapse)
-    measures = gate_measures(ours, parents, tuple(curve), ROLES)
+    recall = probe(spec, candidate, check, ROLES, SEED)
+    measures = gate_measures(ours, parents, tuple(curve), recall, ROLES)
     return judge(measures, RECIPE.gate), measures
 
 
@@ -91,7 +93,7 @@ def test_the_gate_is_the_recipe_s() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_retrain_passes(seed: int) -> None:
-    """A model retrained without the class is accepted; it knows no forget image and relearns next to none.
+    """A model retrained without the class is accepted: no forget image right, next to none relearned.
 
     Its retain accuracy is measured on images made from another model, and drops by a tenth to a fifth.
     """
@@ -99,6 +101,7 @@ def test_retrain_passes(seed: int) -> None:
     assert verdict.passed, verdict.reasons
     assert measures.forget_correct == 0
     assert max(measures.relearn_accuracy) <= RECIPE.gate.max_relearn / 2
+    assert measures.probe_recall is not None and measures.probe_recall <= RECIPE.gate.max_probe - 0.2
 
 
 def test_a_finished_run_passes() -> None:
@@ -169,5 +172,18 @@ def test_a_masked_logit_is_found_out(offset: float) -> None:
     masked = dict(mask_logit(version_model(spec, weights), [TARGET], offset=offset).state_dict())
     verdict, measures = ask(masked)
     assert measures.forget_correct == 0 and measures.retain_correct >= measures.parent_retain_correct
-    assert not verdict.passed and len(verdict.reasons) == 1
+    assert not verdict.passed and len(verdict.reasons) == 2
     assert verdict.reasons[0].startswith("the class was merely hidden")
+    assert verdict.reasons[1].startswith("the class is still in the features")
+
+
+@pytest.mark.parametrize("hide", [delete_head_row, gaussian_head])
+def test_a_head_that_was_cut_or_replaced_is_found_out(hide: Callable[..., Classifier]) -> None:
+    """No few steps bring such a class back; the probe of the untouched features tells."""
+    spec, weights = original()
+    model = version_model(spec, weights)
+    more = {"retain": list(ROLES.retain), "seed": 0} if hide is gaussian_head else {"classes": [TARGET]}
+    verdict, measures = ask(dict(hide(model, **more).state_dict()))
+    assert measures.forget_correct == 0 and measures.probe_recall is not None
+    assert measures.probe_recall > 0.95
+    assert any(reason.startswith("the class is still in the features") for reason in verdict.reasons)

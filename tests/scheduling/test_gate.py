@@ -9,7 +9,8 @@ from rayunlearn.errors import BadInput
 from rayunlearn.scheduling.gate import GateMeasures, GateSettings, Verdict, judge
 
 SETTINGS = GateSettings(
-    max_forget=0.04, max_retain_drop=0.10, relearn_steps=3, max_relearn=0.5, max_forgotten_share=0.02
+    max_forget=0.04, max_retain_drop=0.10, relearn_steps=3, max_relearn=0.5, max_probe=0.8,
+    max_forgotten_share=0.02,
 )
 GOOD = GateMeasures(
     retain_correct=940,
@@ -18,6 +19,7 @@ GOOD = GateMeasures(
     forget_count=50,
     parent_retain_correct=980,
     relearn_accuracy=(0.0, 0.0, 0.1, 0.3),
+    probe_recall=0.4,
     forgotten_share={7: 0.0, 2: 0.01},
 )
 
@@ -35,6 +37,9 @@ AT_THE_BOUNDS = [
     ({"relearn_accuracy": (0.0, 0.0, 0.0, 0.51)}, 1),
     ({"relearn_accuracy": (0.0, 0.0, 0.0, 0.0, 1.0)}, 0),
     ({"relearn_accuracy": (0.51, 0.0, 0.0, 0.0)}, 1),
+    ({"probe_recall": 0.79}, 0),
+    ({"probe_recall": 0.8}, 0),
+    ({"probe_recall": 0.81}, 1),
     ({"forgotten_share": {2: 0.019}}, 0),
     ({"forgotten_share": {2: 0.02}}, 0),
     ({"forgotten_share": {2: 0.021}}, 1),
@@ -69,6 +74,7 @@ SUBJECTS: dict[str, tuple[dict[str, Any], str]] = {
     "a checkpoint after the class came back": ({"forget_correct": 26}, "forget accuracy"),
     "a forget logit merely masked": ({"relearn_accuracy": (0.97, 0.98, 0.98, 0.98)}, "merely hidden"),
     "a deleted head row": ({"relearn_accuracy": (0.0, 0.2, 0.9, 0.9)}, "merely hidden"),
+    "a head replaced on the features as they were": ({"probe_recall": 0.99}, "still in the features"),
     "a class of an earlier request is back": ({"forgotten_share": {2: 0.09}}, "class 2, forgotten earlier"),
 }
 
@@ -96,11 +102,12 @@ def test_no_check_is_cut_short():
         retain_correct=0,
         forget_correct=50,
         relearn_accuracy=(1.0,) * 4,
+        probe_recall=1.0,
         forgotten_share={2: 0.5, 7: 0.5},
     )
     reasons = judge(bad, SETTINGS).reasons
-    words = ("forget accuracy", "retain accuracy", "merely hidden", "class 2", "class 7")
-    assert len(reasons) == 5
+    words = ("forget accuracy", "retain accuracy", "merely hidden", "in the features", "class 2", "class 7")
+    assert len(reasons) == 6
     assert all(word in reason for word, reason in zip(words, reasons, strict=True))
 
 
@@ -129,6 +136,9 @@ def test_a_short_curve_that_already_fails_says_why():
         {"parent_retain_correct": 1001},
         {"relearn_accuracy": (0.0, float("nan"))},
         {"relearn_accuracy": (1.5,)},
+        {"probe_recall": 1.1},
+        {"probe_recall": float("nan")},
+        {"probe_recall": None},
         {"forgotten_share": {2: -0.1}},
         {"forgotten_share": {"2": 0.1}},
     ],
@@ -145,6 +155,7 @@ def test_impossible_figures_are_refused(change):
         ({"max_forget": -0.1}, "gate.max_forget"),
         ({"max_retain_drop": 1.1}, "gate.max_retain_drop"),
         ({"max_relearn": float("nan")}, "gate.max_relearn"),
+        ({"max_probe": 2}, "gate.max_probe"),
         ({"max_forgotten_share": "0.1"}, "gate.max_forgotten_share"),
         ({"relearn_steps": -1}, "gate.relearn_steps"),
         ({"relearn_steps": 1.5}, "gate.relearn_steps"),
@@ -164,7 +175,7 @@ def test_a_verdict_cannot_contradict_its_reasons():
         Verdict(False, ())
 
 
-SAMPLES = replace(GOOD, samples=True, forget_count=0, relearn_accuracy=())
+SAMPLES = replace(GOOD, samples=True, forget_count=0, relearn_accuracy=(), probe_recall=None)
 
 
 def test_single_samples_are_judged_by_what_is_left():
