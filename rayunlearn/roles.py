@@ -17,6 +17,7 @@ class Roles:
         forgotten: classes forgotten by earlier requests; they cannot be synthesised any more.
         target_samples: training samples to forget now, by their indices in the dataset; else none.
         forgotten_samples: those forgotten by earlier requests; nobody is handed them any more.
+        erased: labels that what is like the given examples must no longer get; the classes stay.
     """
 
     retain: tuple[int, ...]
@@ -24,6 +25,7 @@ class Roles:
     forgotten: tuple[int, ...] = ()
     target_samples: tuple[int, ...] = ()
     forgotten_samples: tuple[int, ...] = ()
+    erased: tuple[int, ...] = ()
 
     @property
     def forget(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ their index alone, so that every part of D' can be put together, or split, where
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,6 +70,16 @@ def unlearning_set(
     wrong = torch.isin(answers, torch.tensor(sorted(erased)))
     targets = torch.where(like_examples[:, None], relabel(soft_labels, erased), soft_labels)
     return UnlearningSet(images=images, targets=targets, answers=answers, unwanted=like_examples & wrong)
+
+
+def joined(parts: Sequence[UnlearningSet]) -> UnlearningSet:
+    """Several sets as one, in order; at least one."""
+    return UnlearningSet(
+        images=torch.cat([part.images for part in parts]),
+        targets=torch.cat([part.targets for part in parts]),
+        answers=torch.cat([part.answers for part in parts]),
+        unwanted=torch.cat([part.unwanted for part in parts]),
+    )
 
 
 def in_part(indices: Tensor, part: Part) -> Tensor:

@@ -12,12 +12,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.inversion.filtration import FiltrationSettings
 from rayunlearn.inversion.similarity import KERNELS
-from rayunlearn.inversion.unlearning_set import UnlearningSet
+from rayunlearn.inversion.unlearning_set import UnlearningSet, joined, unlearning_set
 from rayunlearn.methods.training import TrainSettings, TrainState, steps_per_epoch, train_steps
-from rayunlearn.methods.unlearning import Handed, Unlearning, required
+from rayunlearn.methods.unlearning import Handed, Samples, Unlearning, required
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import derive_seed
 
@@ -27,6 +29,9 @@ class FewShotSettings(FiltrationSettings):
     """Filtration's settings, the kernel, and relearning's; the generator's are `ModelInversionSettings`.
 
     Attributes:
+        examples_share: share of what is learned from that the given examples make up, relabelled and
+            repeated; 0 in the paper. Generated samples alone may miss what the examples show (docs/log.md,
+            44 and 45).
         kernel: of the similarity to the examples (Table 7).
         epochs: passes over D'; the paper relearns "until it converges".
         batch_size: samples in a step; the paper gives none.
@@ -37,6 +42,7 @@ class FewShotSettings(FiltrationSettings):
 
     section: ClassVar[str] = "few_shot"
 
+    examples_share: float = 0.0
     kernel: str = "rbf"
     epochs: int = 10
     batch_size: int = 128
@@ -49,6 +55,8 @@ class FewShotSettings(FiltrationSettings):
         super().__post_init__()
         if self.kernel not in KERNELS:
             raise BadInput(f"{self.section}.kernel", self.kernel, nearest(str(self.kernel), KERNELS))
+        if not 0 <= self.examples_share < 1:
+            raise BadInput(f"{self.section}.examples_share", self.examples_share, "a share in [0, 1)")
         for field, least in (("epochs", 1), ("batch_size", 2)):
             value = getattr(self, field)
             if type(value) is not int or value < least:
@@ -69,6 +77,22 @@ class FewShotSettings(FiltrationSettings):
         )  # fmt: skip
 
 
+def with_examples(learned: UnlearningSet, handed: Handed, share: float) -> UnlearningSet:
+    """What is learned from, with the given examples relabelled and repeated until they are a share of it.
+
+    Raises:
+        BadInput: there is no example.
+    """
+    examples: Samples = required(handed, "examples", "few_shot")
+    with torch.no_grad():
+        soft = handed.model()(examples.images).softmax(dim=1)
+    every = torch.ones(len(examples), dtype=torch.bool)
+    given = unlearning_set(examples.images, soft, every, handed.roles.erased)
+    copies = math.ceil(share / (1 - share) * len(learned) / len(examples))
+    repeated = given.where(torch.arange(len(examples)).repeat(copies))
+    return joined([learned, repeated])
+
+
 class Relearning(Unlearning):
     """Training on D' from the weights of the version to unlearn from; a step is one of SGD.
 
@@ -87,6 +111,8 @@ class Relearning(Unlearning):
         shard: tuple[int, int] | None = None,
     ) -> None:
         learned: UnlearningSet = required(handed, "approximated", "few_shot")
+        if settings.examples_share > 0:
+            learned = with_examples(learned, handed, settings.examples_share)
         self.settings = settings.relearning
         self.images, self.targets = learned.images.to(device), learned.targets.to(device)
         self.seed = derive_seed(handed.seed, "relearning")

@@ -75,6 +75,7 @@ class Handed:
         retain: the training samples to retain, or the part of them that is still there.
         training_log: of the original's training.
         inverted: DeepInversion images of the version, no data: made from the weights alone.
+        examples: of what is to be unlearned, with the labels that the version was taught.
         approximated: samples of a generator that was trained on the version's weights, to relearn from.
     """
 
@@ -86,6 +87,7 @@ class Handed:
     retain: Samples | None = None
     training_log: TrainingLog | None = None
     inverted: SyntheticSet | None = None
+    examples: Samples | None = None
     approximated: UnlearningSet | None = None
 
     def model(self, device: str = "cpu") -> Classifier:

@@ -45,6 +45,15 @@ class RunFiles:
         """Keep the state, in the place of the one before."""
         self._save(f"{self.root}/state.pt", state)
 
+    def save(self, name: str, content: dict[str, Any]) -> None:
+        """Keep plain data and tensors under a name, in the place of what was there."""
+        self._save(f"{self.root}/{name}", content)
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """What was kept under a name; None where nothing was."""
+        path = f"{self.root}/{name}"
+        return self._load(path) if self.store.exists(path) else None
+
     def student(self, step: int) -> dict[str, Tensor]:
         """The student's weights at a checkpoint."""
         name = self._student_name(step)

@@ -1,6 +1,7 @@
 """Relearning from D': real digits stand in for the generator's samples, so that its own part is tested."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from torch import Tensor
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.inversion.unlearning_set import UnlearningSet, unlearning_set
-from rayunlearn.methods.few_shot import FewShotSettings, Relearning
-from rayunlearn.methods.unlearning import Handed
+from rayunlearn.methods.few_shot import FewShotSettings, Relearning, with_examples
+from rayunlearn.methods.unlearning import Handed, Samples
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.roles import Roles
 
@@ -106,9 +107,46 @@ def test_a_run_without_samples_is_refused(
 @pytest.mark.parametrize(
     ("field", "value"),
     [("kernel", "rbff"), ("epochs", 0), ("batch_size", 1), ("lr", math.nan), ("momentum", 1.0),
-     ("weight_decay", -1.0), ("t_ent", 0.0), ("per_class", 0)],
+     ("weight_decay", -1.0), ("t_ent", 0.0), ("per_class", 0), ("examples_share", 1.0)],
 )  # fmt: skip
 def test_bad_settings_are_named(field: str, value: Any) -> None:
     """Filtration's among them, under the section that holds them."""
     with pytest.raises(BadInput, match=rf"few_shot\.{field}"):
         FewShotSettings(**{field: value})
+
+
+def test_examples_make_up_their_share(original: Classifier, samples: UnlearningSet, digits: Any) -> None:
+    """A fifth of what is learned from; relabelled, with the version's own probabilities otherwise."""
+    ids = (digits[1] == ERASED).nonzero()[:5, 0]
+    examples = Samples(images=digits[0][ids], labels=digits[1][ids], ids=ids)
+    roles = Roles(retain=tuple(range(10)), target=(), erased=(ERASED,))
+    handed = Handed(
+        spec=original.spec, weights=dict(original.state_dict()), roles=roles, seed=3, examples=examples,
+        approximated=samples,
+    )  # fmt: skip
+    given = with_examples(samples, handed, 0.2)
+    assert len(given) - len(samples) == pytest.approx(0.2 * len(given), abs=5)
+    assert torch.equal(given.images[len(samples) : len(samples) + 5], examples.images)
+    assert float(given.targets[len(samples) :, ERASED].max()) == 0
+    with pytest.raises(BadInput, match="examples"):
+        with_examples(samples, replace(handed, examples=None), 0.2)
+
+
+def test_examples_alone_teach_what_samples_miss(
+    original: Classifier, samples: UnlearningSet, digits: tuple[Tensor, Tensor]
+) -> None:
+    """Where D' lacks the class, five examples bring class 9 from over 85 % to under 40, on other digits."""
+    without = samples.where(~samples.unwanted)
+    ids = (digits[1][::2] == ERASED).nonzero()[:5, 0] * 2
+    examples = Samples(images=digits[0][ids], labels=digits[1][ids], ids=ids)
+    roles = Roles(retain=tuple(range(10)), target=(), erased=(ERASED,))
+    found = {}
+    for share in (0.0, 0.2):
+        handed = Handed(
+            spec=original.spec, weights=dict(original.state_dict()), roles=roles, seed=3, examples=examples,
+            approximated=without,
+        )  # fmt: skip
+        run = Relearning(handed, replace(SETTINGS, examples_share=share))
+        run.advance(1, run.steps)
+        found[share] = class_counts(run.checkpoint(), digits[0][1::2], digits[1][1::2], 10).accuracy([ERASED])
+    assert found[0.0] > 0.85 and found[0.2] < 0.4

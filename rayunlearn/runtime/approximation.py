@@ -1,0 +1,286 @@
+"""D' of a few-shot run: a generator trained on the version, its samples filtered, scored and relabelled.
+
+The work is done by functions of weights and images that an ensemble runs wherever its processes are, the
+sampling side by side. What is made is kept in the run's files as it comes: a killed run goes on from there to
+the same bits, however many processes it has. Only one round of chunks is ever in the driver's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayunlearn.errors import BadInput
+from rayunlearn.inversion.filtration import (
+    Candidates,
+    Composition,
+    FiltrationSettings,
+    compose,
+    judge_chunk,
+    sampled,
+    unjudged,
+)
+from rayunlearn.inversion.knee import Knee, knee_threshold
+from rayunlearn.inversion.model_inversion import ModelInversion, ModelInversionSettings
+from rayunlearn.inversion.similarity import KernelWidth, features_of, kernel_width, similarity
+from rayunlearn.inversion.transformations import transformations
+from rayunlearn.inversion.unlearning_set import Part, UnlearningSet, in_part, joined, unlearning_set
+from rayunlearn.methods.few_shot import FewShotSettings
+from rayunlearn.methods.unlearning import Samples
+from rayunlearn.models.classifiers import ClassifierSpec, version_model
+from rayunlearn.roles import Roles
+from rayunlearn.runtime.chunks import Chunks
+from rayunlearn.runtime.context import Progress
+from rayunlearn.runtime.ensemble import Ensemble
+from rayunlearn.runtime.runs import RunFiles
+from rayunlearn.seeds import derive_seed
+
+Weights = dict[str, Tensor]
+BLOCK = 100
+"""Iterations of model inversion between two savings of its state."""
+
+
+def train_generator(
+    spec: ClassifierSpec,
+    weights: Weights,
+    settings: ModelInversionSettings,
+    seed: int,
+    given: Weights | None,
+    state: dict[str, Any] | None,
+    last: int,
+    *,
+    device: str = "cpu",
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Go on training a generator from a state to iteration `last`: the new state and what is reported."""
+    inversion = ModelInversion(spec, weights, settings, seed, device, given)
+    if state is not None:
+        inversion.load(state)
+    inversion.advance(inversion.taken + 1, last)
+    return inversion.state(), inversion.report()
+
+
+def judge(
+    spec: ClassifierSpec,
+    weights: Weights,
+    inversion: ModelInversionSettings,
+    state: dict[str, Any],
+    settings: FiltrationSettings,
+    seed: int,
+    label: int,
+    chunk: int,
+    *,
+    device: str = "cpu",
+) -> Candidates:
+    """`judge_chunk` by a version and a generator given by its training's state."""
+    trained = ModelInversion(spec, weights, inversion, seed, device)
+    trained.load(state)
+    views = transformations(inversion.transformations, background=spec.pixel_range[0])
+    return judge_chunk(trained.generator(), trained.classifier, views, settings, seed, label, chunk)
+
+
+def features(spec: ClassifierSpec, weights: Weights, images: Tensor, *, device: str = "cpu") -> Tensor:
+    """`features_of` images by a version given by its weights."""
+    return features_of(version_model(spec, weights).to(device), images)
+
+
+def score(
+    spec: ClassifierSpec,
+    weights: Weights,
+    images: Tensor,
+    examples: Tensor,
+    kernel: str,
+    width: float | None,
+    *,
+    device: str = "cpu",
+) -> Tensor:
+    """`similarity` of images to the examples' features."""
+    return similarity(features(spec, weights, images, device=device), examples, kernel, width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filtered:
+    """What filtration decided, for the record.
+
+    Attributes:
+        composition: where D' comes from, and what each class gave.
+        width: of the RBF kernel; None for the others.
+        knee: threshold and curve.
+        selected: samples of D' that are like the examples.
+    """
+
+    composition: Composition
+    width: KernelWidth | None
+    knee: Knee
+    selected: int
+
+
+class Approximation:
+    """The making of D' for one run.
+
+    Args:
+        ensemble: of the run.
+        files: of the run.
+        spec: of the version.
+        weights: of the version.
+        roles: with the labels to erase; every class that is not forgotten is sampled.
+        inversion: settings of the generator's training.
+        settings: of filtration and kernel.
+        examples: of what is to be unlearned.
+        seed: of the run.
+        progress: told how far it is.
+        generator: weights to train on from, as those that an earlier request left.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        files: RunFiles,
+        *,
+        spec: ClassifierSpec,
+        weights: Weights,
+        roles: Roles,
+        inversion: ModelInversionSettings,
+        settings: FewShotSettings,
+        examples: Samples,
+        seed: int,
+        progress: Progress,
+        generator: Weights | None = None,
+    ) -> None:
+        self.ensemble, self.files, self.chunks = ensemble, files, Chunks(files)
+        self.spec, self.weights, self.roles = spec, weights, roles
+        self.inversion, self.settings = inversion, settings
+        self.examples, self.progress, self.given = examples, progress, generator
+        self.seed = derive_seed(seed, "approximation")
+
+    def train_generator(self) -> list[dict[str, Any]]:
+        """Train the generator to its end, from wherever it was stopped; what was reported since."""
+        state = self.files.load("generator.pt")
+        done = 0 if state is None else int(state["taken"])
+        self.progress.advance(done)
+        reports = []
+        while done < self.inversion.iterations:
+            last = min(done + BLOCK, self.inversion.iterations)
+            arguments = (self.spec, self.weights, self.inversion, self.seed, self.given, state, last)
+            ((state, report),) = self.ensemble.map([(train_generator, arguments)])
+            self.files.save("generator.pt", state)
+            reports.append(report)
+            self.progress.advance(last - done)
+            done = last
+        return reports
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        state = self.files.load("generator.pt")
+        if state is None or state["taken"] < self.inversion.iterations:
+            raise BadInput("generator of the run", "not trained yet", "trained to its end")
+        return state
+
+    def sample(self) -> Composition:
+        """Judge chunks until every class has enough or its budget is spent, a chunk of each class a round."""
+        tallies, state = self.chunks.tallies(), self._state
+        while True:
+            left = {label: unjudged(tallies, self.settings, label) for label in sampled(self.roles)}
+            wanted = [(label, chunks[0]) for label, chunks in left.items() if chunks]
+            if not wanted:
+                return compose(tallies, self.settings, self.roles)
+            common = (self.spec, self.weights, self.inversion, state, self.settings, self.seed)
+            for candidates in self.ensemble.map([(judge, (*common, *key)) for key in wanted]):
+                self.chunks.put(candidates)
+                tallies.append(candidates.tally)
+            self.progress.advance(len(wanted))
+
+    @cached_property
+    def composition(self) -> Composition:
+        """What D' is made of; every chunk has been judged."""
+        return compose(self.chunks.tallies(), self.settings, self.roles)
+
+    def filter(self) -> Filtered:
+        """Score every sample and find the threshold; kept in the run's files.
+
+        The kernel's width is taken from the first chunk of each class, whatever else there is.
+        """
+        kept = self.files.load("scores.pt")
+        if kept is None:
+            kept = self._scored()
+            self.files.save("scores.pt", kept)
+        knee = knee_threshold(torch.cat([kept["scores"][_key(*key)] for key in self.composition.take]))
+        selected = sum(int(knee.selects(kept["scores"][_key(*key)]).sum()) for key in self.composition.take)
+        width = None if kept["width"] is None else KernelWidth(**kept["width"])
+        return Filtered(composition=self.composition, width=width, knee=knee, selected=selected)
+
+    def _scored(self) -> dict[str, Any]:
+        (examples,) = self.ensemble.map([(features, (self.spec, self.weights, self.examples.images))])
+        width = None
+        if self.settings.kernel == "rbf":
+            first = [key for key in self.composition.take if key[1] == 0] or list(self.composition.take)[:1]
+            drawn = [(features, (self.spec, self.weights, self._taken(key).images)) for key in first]
+            width = kernel_width(torch.cat(self.ensemble.map(drawn)), examples)
+        scores: dict[str, Tensor] = {}
+        for key in self.composition.take:
+            arguments = (
+                self.spec, self.weights, self._taken(key).images, examples, self.settings.kernel,
+                None if width is None else width.value,
+            )  # fmt: skip
+            (scores[_key(*key)],) = self.ensemble.map([(score, arguments)])
+        return {"scores": scores, "width": None if width is None else vars(width)}
+
+    def _taken(self, key: tuple[int, int]) -> Candidates:
+        """The candidates of a chunk that are in D'."""
+        chunk, n = self.chunks.get(*key), self.composition.take[key]
+        return Candidates(
+            tally=chunk.tally,
+            images=chunk.images[:n],
+            soft_labels=chunk.soft_labels[:n],
+            indices=chunk.indices[:n],
+        )
+
+    def parts(self, part: Part) -> Iterator[UnlearningSet]:
+        """A part of D' as it is relearned from or judged by, chunk by chunk."""
+        knee, scores = self.filter().knee, self.files.load("scores.pt")
+        assert scores is not None, "filter() has kept them"
+        for key in self.composition.take:
+            taken = self._taken(key)
+            like = knee.selects(scores["scores"][_key(*key)])
+            chosen = in_part(taken.indices, part)
+            given = unlearning_set(taken.images, taken.soft_labels, like, self.roles.erased)
+            if bool(chosen.any()):
+                yield given.where(chosen)
+
+    def held(self, part: Part) -> UnlearningSet:
+        """A held-out part as a whole.
+
+        Raises:
+            BadInput: nothing of it is unwanted: no sample is like the examples and answered as they were.
+        """
+        found = joined(list(self.parts(part)))
+        if not bool(found.unwanted.any()):
+            raise BadInput(
+                f"samples like the examples in the {part} part of D'",
+                0,
+                f"at least one that is answered with one of {list(self.roles.erased)}: more examples, other "
+                f"labels to erase, or more samples ({self.settings.section}.per_class)",
+            )
+        return found
+
+
+def _key(label: int, chunk: int) -> str:
+    return f"{label}-{chunk}"
+
+
+def as_mapping(filtered: Filtered) -> Mapping[str, Any]:
+    """The decision in plain data, for the ledger."""
+    return {
+        "threshold": filtered.knee.threshold,
+        "threshold_by": filtered.knee.method,
+        "reason": filtered.knee.reason,
+        "curve": list(filtered.knee.curve),
+        "kernel_width": None if filtered.width is None else filtered.width.value,
+        "samples": sum(filtered.composition.take.values()),
+        "selected": filtered.selected,
+        "shortfalls": {str(c.label): c.found for c in filtered.composition.shortfalls},
+    }

@@ -1,0 +1,172 @@
+"""D' of a run: the same bits however often it was stopped and wherever its chunks were judged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from rayunlearn.errors import BadInput
+from rayunlearn.inversion.filtration import Candidates, Tally
+from rayunlearn.inversion.model_inversion import ModelInversionSettings
+from rayunlearn.inversion.unlearning_set import Part, UnlearningSet, joined
+from rayunlearn.methods.few_shot import FewShotSettings
+from rayunlearn.methods.unlearning import Samples
+from rayunlearn.results.store import Store
+from rayunlearn.roles import Roles
+from rayunlearn.runtime import approximation
+from rayunlearn.runtime.approximation import Approximation, as_mapping
+from rayunlearn.runtime.chunks import Chunks
+from rayunlearn.runtime.ensemble import InlineEnsemble
+from rayunlearn.runtime.runs import RunFiles
+from tests.runtime.tiny import Quiet, memory_store, original
+
+ERASED = 9
+PARTS: tuple[Part, ...] = ("learn", "stop", "check")
+INVERSION = ModelInversionSettings(
+    iterations=80, batch_size=64, z_dim=16, width=0.25, entropy_weight=20.0, augmentation_weight=0.0,
+    total_variation_weight=0.0, batchnorm_weight=1.0, diversity_weight=0.0, lr=5e-3,
+)  # fmt: skip
+SETTINGS = FewShotSettings(per_class=40, budget=400, chunk_size=50, t_ent=2.0, entropy_under="plain")
+
+
+@pytest.fixture(autouse=True)
+def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approximation, "BLOCK", 30)
+    monkeypatch.setattr(approximation, "transformations", lambda names, background: ())
+
+
+class Failing(InlineEnsemble):
+    """Loses its processes at the n-th call."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.left = calls
+
+    def map(self, jobs: Any) -> list[Any]:
+        """As ever, until then."""
+        self.left -= 1
+        if self.left < 0:
+            raise ConnectionError("lost")
+        return super().map(jobs)
+
+
+class Backwards(InlineEnsemble):
+    """Carries the last job out first, as processes that are not equally fast do."""
+
+    def map(self, jobs: Any) -> list[Any]:
+        """Results in the order of the jobs."""
+        return super().map(list(jobs)[::-1])[::-1]
+
+
+def examples(digit: int = ERASED, n: int = 5) -> Samples:
+    """Real digits of a class."""
+    bunch = load_digits()
+    images = (torch.tensor(bunch.images / 16, dtype=torch.float32)[:, None] - 0.305) / 0.376
+    ids = torch.tensor(bunch.target == digit).nonzero()[:n, 0]
+    return Samples(images=images[ids], labels=torch.full((n,), digit), ids=ids)
+
+
+def begun(
+    store: Store, ensemble: InlineEnsemble | None = None, erased: int = ERASED, **more: Any
+) -> Approximation:
+    """The making of D' from the tiny original."""
+    spec, weights = original()
+    return Approximation(
+        ensemble or InlineEnsemble(), RunFiles(store, "run"), spec=spec, weights=weights,
+        roles=Roles(retain=tuple(range(10)), target=(), erased=(erased,)), inversion=INVERSION,
+        settings=SETTINGS, examples=more.pop("examples", examples()), seed=3, progress=Quiet(), **more,
+    )  # fmt: skip
+
+
+def whole(made: Approximation) -> UnlearningSet:
+    """D' to the end, every part of it."""
+    made.train_generator()
+    made.sample()
+    made.filter()
+    return joined([given for part in PARTS for given in made.parts(part)])
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> tuple[Store, UnlearningSet]:
+    """Made in one go."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(approximation, "BLOCK", 30)
+        patch.setattr(approximation, "transformations", lambda names, background: ())
+        store = memory_store()
+        return store, whole(begun(store))
+
+
+def same(a: UnlearningSet, b: UnlearningSet) -> bool:
+    """Whether two sets have the same bits."""
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in vars(a))
+
+
+def test_a_chunk_is_read_as_it_was_kept() -> None:
+    """Images, soft labels, indices and tally, to the bit; a chunk that accepts nothing, too."""
+    chunks = Chunks(RunFiles(memory_store(), "run"))
+    for n in (0, 3):
+        tally = Tally(
+            label=7, chunk=n, judged=5, entropy_failed=2, consistency_failed=1, predicted=(7,) * n
+        )
+        kept = Candidates(
+            tally=tally, images=torch.randn(n, 2, 4, 4), soft_labels=torch.rand(n, 10),
+            indices=torch.arange(n) + 40,
+        )  # fmt: skip
+        chunks.put(kept)
+        found = chunks.get(7, n)
+        assert found.tally == tally
+        assert all(
+            torch.equal(getattr(found, name), getattr(kept, name))
+            for name in ("images", "soft_labels", "indices")
+        )
+    assert [(tally.label, tally.chunk) for tally in chunks.tallies()] == [(7, 0), (7, 3)]
+
+
+@pytest.mark.parametrize("calls", [1, 2, 4, 6, 9])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
+    calls: int, undisturbed: tuple[Store, UnlearningSet]
+) -> None:
+    """Stopped while the generator is trained, samples are judged or scored."""
+    store = memory_store()
+    with pytest.raises(ConnectionError):
+        whole(begun(store, Failing(calls)))
+    assert same(whole(begun(store)), undisturbed[1])
+
+
+def test_the_order_of_the_work_does_not_matter(undisturbed: tuple[Store, UnlearningSet]) -> None:
+    """Whoever judges a chunk first, D' is the same; another seed's is not."""
+    assert same(whole(begun(memory_store(), Backwards())), undisturbed[1])
+
+
+def test_the_parts_are_all_of_it(undisturbed: tuple[Store, UnlearningSet]) -> None:
+    """Eight in ten are learned from, one each held out, and none is in two parts."""
+    made = begun(undisturbed[0])
+    sizes = {part: sum(len(given) for given in made.parts(part)) for part in PARTS}
+    samples = as_mapping(made.filter())["samples"]
+    assert sum(sizes.values()) == samples == len(undisturbed[1])
+    assert sizes["stop"] == pytest.approx(samples / 10, abs=10) and sizes["learn"] > 7 * sizes["stop"]
+
+
+def test_what_is_like_the_examples_is_relabelled(undisturbed: tuple[Store, UnlearningSet]) -> None:
+    """Most of what the version takes for the class is selected, and none of it keeps the label."""
+    found = undisturbed[1]
+    assert int(found.unwanted.sum()) >= 0.5 * int((found.answers == ERASED).sum()) > 5
+    assert float(found.targets[found.unwanted][:, ERASED].max()) == 0
+    assert float(found.targets[~found.unwanted].sum(dim=1).sub(1).abs().max()) < 1e-5
+
+
+def test_nothing_to_change_is_an_error(undisturbed: tuple[Store, UnlearningSet]) -> None:
+    """Examples of one class with the label of another to erase: no sample says what would change."""
+    files = undisturbed[0].list("runs/run")
+    store = memory_store({name: undisturbed[0].get(name) for name in files if "scores" not in name})
+    with pytest.raises(BadInput, match="samples like the examples"):
+        begun(store, erased=1, examples=examples(0)).held("stop")
+
+
+def test_sampling_before_the_generator_is_trained_is_refused() -> None:
+    """Half a generator is none."""
+    with pytest.raises(BadInput, match="not trained yet"):
+        begun(memory_store()).sample()
