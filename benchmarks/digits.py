@@ -47,7 +47,6 @@ from rayunlearn.runtime.scheduler import Scheduler, load_version, run_seed
 from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, fit_gold, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
-from rayunlearn.settings import config_hash
 
 SEEDS = (0, 1, 2, 3, 4)
 ORDERS = ((0, 2, 3), (4, 9, 7))
@@ -434,7 +433,7 @@ def main(
     pending: dict[ray.ObjectRef[Any], Path] = {}
     for recipe in loaded.values():
         for seed in used:
-            kept = out.parent / f".{out.stem}-{recipe.name}-{seed}-{config_hash(recipe)[:12]}.json"
+            kept = out.parent / f".{out.stem}-{recipe.name}-{seed}-{recipe.config_hash[:12]}.json"
             if kept.exists():
                 rows += json.loads(kept.read_text())
             else:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -97,12 +97,17 @@ def _replaced(settings: Any, values: dict[str, Any]) -> Any:
 
 def to_json(settings: Any) -> str:
     """Canonical JSON of settings: sorted keys, no spaces."""
-    return json.dumps(dataclasses.asdict(settings), sort_keys=True, separators=(",", ":"))
+    return _canonical(dataclasses.asdict(settings))
 
 
-def config_hash(settings: Any) -> str:
-    """SHA-256 of the settings' canonical JSON.
+def config_hash(settings: Any, without: Collection[str] = ()) -> str:
+    """SHA-256 of the settings' canonical JSON, some sections left out.
 
     Placement, storage and address are no settings of a recipe, so they cannot enter it.
     """
-    return hashlib.sha256(to_json(settings).encode()).hexdigest()
+    kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in without}
+    return hashlib.sha256(_canonical(kept).encode()).hexdigest()
+
+
+def _canonical(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -197,6 +197,16 @@ def test_settings_are_rebuilt_from_their_paths(wanted: Top, base: Top) -> None:
     assert config_hash(rebuilt) == config_hash(wanted)
 
 
+def test_the_hash_of_a_recipe_is_of_what_its_method_depends_on() -> None:
+    """Another method's section changes nothing; the method's own, what all share, and the method do."""
+    base = digits()
+    same = [override(base, [setting]) for setting in ("gkt.epsilon=0.5", "ispf.epochs=3", "fisher.alpha=0")]
+    assert {recipe.config_hash for recipe in same} == {base.config_hash}
+    assert len({config_hash(recipe) for recipe in same}) == 3
+    others = ("gated_inversion.epsilon=0.5", "gate.max_probe=0.5", "train.epochs=3", "method=gkt")
+    assert len({base.config_hash, *(override(base, [setting]).config_hash for setting in others)}) == 5
+
+
 def test_the_hash_changes_with_every_leaf() -> None:
     """One leaf at a time, over both recipes: all hashes differ."""
     for recipe in (digits(), digits_gkt()):

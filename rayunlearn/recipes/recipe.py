@@ -18,12 +18,13 @@ from rayunlearn.methods.fisher import FisherSettings
 from rayunlearn.methods.gkt.settings import GatedInversionSettings, GKTSettings
 from rayunlearn.methods.ispf import ISPFSettings
 from rayunlearn.methods.min_max import MinMaxSettings
-from rayunlearn.methods.registry import method_named
+from rayunlearn.methods.registry import METHODS, method_named
 from rayunlearn.methods.training import TrainSettings
 from rayunlearn.methods.trivial import TrivialSettings
 from rayunlearn.methods.unsir import UNSIRSettings
 from rayunlearn.scheduling.gate import GateSettings
 from rayunlearn.scheduling.stopping import StoppingSettings
+from rayunlearn.settings import config_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,16 @@ class Recipe:
     relapse: RelapseSettings = field(default_factory=RelapseSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of every setting that a run under the recipe's method can depend on.
+
+        Sections of other methods are left out: a method that is added, or set otherwise, makes no other
+        run another one.
+        """
+        idle = {method.section for method in METHODS.values()} - {method_named(self.method).section, "train"}
+        return config_hash(self, without=idle)
 
     @property
     def method_settings(self) -> Any:

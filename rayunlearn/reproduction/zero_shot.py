@@ -23,7 +23,7 @@ from rayunlearn.reproduction.zero_shot_figures import (
     THRESHOLDS,
     Printed,
 )
-from rayunlearn.settings import config_hash, override, paths
+from rayunlearn.settings import override, paths
 
 SCALES = ("cpu", "paper")
 NOT_SETTINGS = ("name", "publish_refused")
@@ -61,7 +61,7 @@ class Row:
     @property
     def key(self) -> str:
         """Where its results are kept: changes with any setting."""
-        return f"{self.name}-{config_hash(self.recipe)[:10]}"
+        return f"{self.name}-{self.recipe.config_hash[:10]}"
 
 
 @dataclass(frozen=True, kw_only=True)

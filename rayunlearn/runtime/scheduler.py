@@ -41,7 +41,7 @@ from rayunlearn.scheduling.gate import Verdict, judge
 from rayunlearn.scheduling.requests import Request, run_id
 from rayunlearn.scheduling.stopping import CheckpointRecord, Choice, choose, should_stop
 from rayunlearn.seeds import derive_seed
-from rayunlearn.settings import config_hash, to_json
+from rayunlearn.settings import to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ class Scheduler:
         self.open_ensemble = open_ensemble
         self.placement = placement
         self.grant = grant
-        self.config_hash = config_hash(context.recipe)
+        self.config_hash = context.recipe.config_hash
 
     def publish(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rayunlearn.errors import BadInput
 from rayunlearn.methods.gkt.cycle import Pull
 from rayunlearn.methods.gkt.settings import GKTSettings
+from rayunlearn.models.generators import Generator as Network
 from rayunlearn.seeds import generator as seeded
 
 
@@ -28,7 +29,7 @@ class Generator:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         settings: GKTSettings,
         seed: int,
         inverted: Tensor | None = None,
@@ -95,6 +96,25 @@ class Generator:
             cells = torch.randn((shape[0] * shape[1], 1, 3, 3), generator=draws)
             mask = F.interpolate(cells, size=(size, size), mode="bilinear") > 0
             images = torch.where(mask.view(*shape, 1, size, size).to(self.device), images, other)
+        return self._varied(images, draws)
+
+    def _varied(self, images: Tensor, draws: torch.Generator) -> Tensor:
+        """Images `[S, B, C, H, W]`, each moved and with less contrast, by as much as the settings allow."""
+        low = self.model.spec.low or 0.0
+        steps, batch, *_, size = images.shape
+        if self.settings.jitter:
+            pixels = self.settings.jitter
+            moves = torch.randint(0, 2 * pixels + 1, (2, steps * batch), generator=draws).to(self.device)
+            padded = F.pad(images.flatten(0, 1), (pixels,) * 4, value=low)
+            down, across = (torch.arange(size, device=self.device) + move[:, None] for move in moves)
+            every = torch.arange(steps * batch, device=self.device)[:, None, None]
+            # the channels come last where indices are on both sides of them
+            moved = padded[every, :, down[:, :, None], across[:, None, :]]
+            images = moved.permute(0, 3, 1, 2).reshape(images.shape)
+        if self.settings.contrast < 1:
+            least = self.settings.contrast
+            kept = least + (1 - least) * torch.rand((steps, batch, 1, 1, 1), generator=draws)
+            images = low + (images - low) * kept.to(self.device)
         return images
 
     def _draw(self, shape: tuple[int, int], draws: torch.Generator) -> Tensor:

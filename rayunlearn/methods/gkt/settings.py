@@ -63,6 +63,10 @@ class GKTSettings:
             repeats the cycle's one batch `student_steps` times.
         generated_share: share of images drawn from the replayed batches where there are inverted ones.
         mixing: "none", or "cutmix": each image is cut together from two along a smooth random mask.
+        jitter: pixels by which each image that the student learns from is moved, at most.
+        contrast: least contrast that such an image may have left, of the full 1. Both are for models without
+            BatchNorm, whose inverted images have no statistics to match and cover little of what real ones
+            are (docs/log.md, 46).
         stall_pass_rate, stall_cycles: the generator has stalled when its pass rate stays below the
             first for this many of its steps running (one a cycle in the paper); it then goes back to its
             last healthy snapshot.
@@ -102,6 +106,8 @@ class GKTSettings:
     replayed_batches: int = 0
     generated_share: float = 0.5
     mixing: Literal["none", "cutmix"] = "none"
+    jitter: int = 0
+    contrast: float = 1.0
     stall_pass_rate: float = 0.1
     stall_cycles: int = 10
     snapshot_every: int = 10
@@ -131,19 +137,21 @@ class GKTSettings:
         for field in (
             "beta", "student_weight_decay", "adversarial_weight", "generator_bn_weight",
             "generator_gate_weight", "inverted_per_class", "replayed_batches", "generator_halving",
-            "plateau_patience",
+            "plateau_patience", "jitter",
         ):  # fmt: skip
             if not 0 <= getattr(self, field) < math.inf:
                 raise BadInput(f"{self.section}.{field}", getattr(self, field), "a number >= 0")
         if not 0 < self.epsilon <= 1:
             raise BadInput(f"{self.section}.epsilon", self.epsilon, "a probability in (0, 1]")
+        if not 0 < self.contrast <= 1:
+            raise BadInput(f"{self.section}.contrast", self.contrast, "a share in (0, 1]")
         for field in ("generated_share", "stall_pass_rate"):
             if not 0 <= getattr(self, field) <= 1:
                 raise BadInput(f"{self.section}.{field}", getattr(self, field), "a share in [0, 1]")
-        if self.mixing != "none" and not self.learns_from_bank:
-            raise BadInput(
-                f"{self.section}.mixing", self.mixing, "'none' without inverted_per_class or replayed_batches"
-            )
+        for field, neutral in (("mixing", "none"), ("jitter", 0), ("contrast", 1.0)):
+            if getattr(self, field) != neutral and not self.learns_from_bank:
+                allowed = f"{neutral!r} without inverted_per_class or replayed_batches"
+                raise BadInput(f"{self.section}.{field}", getattr(self, field), allowed)
 
     @property
     def learns_from_bank(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional
 
 from rayunlearn.errors import BadInput
 from rayunlearn.methods.gkt.cycle import Pull, run_cycle
@@ -76,6 +77,34 @@ def test_cutmix_takes_each_pixel_from_one_of_two_images(version: Classifier) -> 
     assert bool((mixed[:, None] == bank[None]).any(1).all())
     whole = (mixed[:, None] == bank[None]).flatten(2).all(2).any(1)
     assert float(whole.float().mean()) < 0.3
+
+
+def test_jitter_moves_each_image_by_itself(version: Classifier) -> None:
+    """Every image is a bank image moved by up to two pixels, black where it came from; moves differ."""
+    settings = replace(BANK, mixing="none", replayed_batches=0, jitter=2)
+    *_, generator = roles(version, settings)
+    low = generator.model.spec.low
+    padded = functional.pad(stand_ins(), (2,) * 4, value=low)
+    moved = {
+        as_bytes(padded[i, :, y : y + 8, x : x + 8].contiguous()): (y, x)
+        for i in range(len(padded)) for y in range(5) for x in range(5)
+    }  # fmt: skip
+    drawn = [moved[as_bytes(image)] for image in generator.supply(0).flatten(0, 1)]
+    assert len(set(drawn)) > 10
+
+
+def test_contrast_is_taken_from_each_image_by_itself(version: Classifier) -> None:
+    """An image keeps between a quarter and all of its distance from black, the same share everywhere."""
+    plain = replace(BANK, mixing="none", replayed_batches=0)
+    *_, generator = roles(version, plain)
+    *_, paler = roles(version, replace(plain, contrast=0.25))
+    low = generator.model.spec.low
+    before, after = (g.supply(0).flatten(0, 1).flatten(1) - low for g in (generator, paler))
+    far = before.abs() > 0.1
+    kept = torch.where(far, after / before, torch.nan)
+    shares = kept.nanmedian(dim=1).values
+    assert bool(((kept - shares[:, None]).abs()[far] < 1e-3).all())
+    assert 0.25 <= float(shares.min()) < 0.4 and 0.85 < float(shares.max()) <= 1
 
 
 def feed(generator: Generator, cycle: int, passed: int) -> None:

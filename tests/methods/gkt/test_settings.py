@@ -21,6 +21,7 @@ from rayunlearn.methods.gkt.settings import GKTSettings
         ("student_weight_decay", -0.1), ("adversarial_weight", -1.0), ("generator_bn_weight", -1.0),
         ("generator_gate_weight", -1.0), ("inverted_per_class", -1), ("inverted_per_class", 0.5),
         ("replayed_batches", -1), ("generated_share", 1.1), ("stall_pass_rate", -0.1), ("mixing", "cutmix"),
+        ("jitter", -1), ("jitter", 2), ("contrast", 0.0), ("contrast", 1.5), ("contrast", 0.5),
         ("divergence", "kld"), ("divergence_mean", "sample"), ("attention", "sqared"), ("targets", "none"),
         ("student_schedule", "onecycle"), ("generator_output", "batchnrm"), ("mixing", "mixup"),
     ],
