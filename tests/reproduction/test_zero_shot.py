@@ -61,20 +61,23 @@ def test_the_papers_scale_has_no_reduction(kind: str, number: str) -> None:
 
 
 def test_the_papers_settings() -> None:
-    """Section V.A: batch 256, 40 or 10 epochs, beta 250, epsilon 0.01, 4000 cycles of 1 and 10 steps."""
+    """Section V.A: batch 256, 40 or 10 epochs, beta 250, epsilon 0.01, 4000 cycles of 1 and 10 steps.
+
+    But the rates are the published code's, on MNIST too, where the paper has 0.01.
+    """
     named = {f"{d}_{m}" for d in ("cifar10", "svhn", "mnist") for m in ("allcnn", "lenet", "resnet9")}
     assert named <= set(RECIPES)
-    for name, epochs, rate, temperature, impair in (
-        ("cifar10_allcnn", 40, 1e-3, 0.5, (2, 0.01)),
-        ("svhn_resnet9", 10, 1e-3, 1.0, (3, 0.001)),
-        ("mnist_lenet", 10, 1e-2, 1.0, (1, 0.01)),
+    for name, epochs, temperature, impair in (
+        ("cifar10_allcnn", 40, 0.5, (2, 0.01)),
+        ("svhn_resnet9", 10, 1.0, (3, 0.001)),
+        ("mnist_lenet", 10, 1.0, (1, 0.01)),
     ):
         recipe = load_recipe(name)
         gkt, noise = recipe.gkt, recipe.min_max
         assert (recipe.train.epochs, recipe.train.batch_size, recipe.model.width) == (epochs, 256, 1.0)
         assert (gkt.cycles, gkt.generator_steps, gkt.student_steps, gkt.batch_size) == (4000, 1, 10, 256)
         assert (gkt.beta, gkt.epsilon, gkt.z_dim, gkt.temperature) == (250.0, 0.01, 128, temperature)
-        assert gkt.student_lr == gkt.generator_lr == rate
+        assert gkt.student_lr == gkt.generator_lr == 1e-3 and gkt.generator_halving == 150
         assert (noise.noise_images, noise.noise_steps, noise.noise_lr) == (256, 400, 0.1)
         assert (noise.impair_epochs, noise.impair_lr) == impair
         assert recipe.data.test_fraction is None and recipe.audit.relearn.batch_size == 256
