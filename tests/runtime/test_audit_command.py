@@ -59,6 +59,7 @@ def options(store: Store, **changed: Any) -> AuditOptions:
     return AuditOptions(**{**given, **changed})
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_version_is_measured_recorded_and_shown(
     served: Store, connected: None, capsys: pytest.CaptureFixture[str]
@@ -161,6 +162,7 @@ def test_versions_that_cannot_be_audited(
     assert "this one was purged" in capsys.readouterr().out.replace("\n", " ")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_job_audits_with_as_many_gold_models_as_asked(tmp_path: Path, cluster: None) -> None:
     """`audit.golds=2` gives two gold subjects in the job's own audit, each with its own figures."""

@@ -120,6 +120,7 @@ def test_a_log_that_was_never_written_is_named() -> None:
         scheduler.serve(request_for("amnesiac_rollback"))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("method", ["unsir", "bad_teacher", "ispf", "delete", "retrain"])
 def test_a_sealed_actor_gives_the_same_version(cluster: None, method: str) -> None:

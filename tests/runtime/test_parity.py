@@ -37,6 +37,7 @@ def published(store: Store, outcome: Outcome) -> Any:
     return weights_from_bytes(store.get(f"models/default/{outcome.version}.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("recipe", ["digits", "digits_gkt"])
