@@ -37,6 +37,7 @@ from rayunlearn.recipes import AuditSettings, DataSettings
 from rayunlearn.results.audit_figures import InvertedImages
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.cluster import role_share
+from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.labelled import open_data
 from rayunlearn.runtime.relearning import RelearnJob, relearn_by_train
 from rayunlearn.seeds import derive_seed
@@ -193,17 +194,18 @@ def _bench(inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> Bench:
         }
     samples = forgotten_samples(dataset, inputs.roles)
     train_ids = parts.train_ids[~torch.isin(parts.train_ids, samples)]
-    shadows = None
+    device, shadows = own_device(), None
     if inputs.shadows:
         candidates = shadow_candidates(inputs.data, inputs.split_seed, forget)
         plan = shadow_plan(candidates, len(inputs.shadows), inputs.split_seed)
-        shadows = Shadows(models=[version_model(inputs.spec, w) for w in inputs.shadows], included=plan)
+        models = [version_model(inputs.spec, weights).to(device) for weights in inputs.shadows]
+        shadows = Shadows(models=models, included=plan)
     return Bench(
         train=(dataset.images[train_ids], dataset.labels[train_ids]),
         test=(dataset.images[parts.test_ids], dataset.labels[parts.test_ids]),
         retain=inputs.roles.retain,
         forget=forget,
-        subjects=subjects,
+        subjects={name: model.to(device) for name, model in subjects.items()},
         golds=tuple(golds),
         settings=settings,
         seed=inputs.seed,
@@ -231,7 +233,7 @@ def _relearn_by_train(inputs: AuditInputs, samples: Tensor) -> Relearn:
         jobs = [
             RelearnJob(
                 spec=model.spec,
-                weights=dict(model.state_dict()),
+                weights={name: tensor.cpu() for name, tensor in model.state_dict().items()},
                 forget=inputs.roles.forget,
                 target_accuracy=target,
                 data=inputs.data,
@@ -297,7 +299,8 @@ def _trajectory(inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> l
     forget: dict[int, tuple[int, int]] = {}
     rows: list[Row] = []
     for step, weights in inputs.checkpoints.items():
-        counts = class_counts(version_model(inputs.spec, weights), images, labels, inputs.spec.num_classes)
+        model = version_model(inputs.spec, weights).to(own_device())
+        counts = class_counts(model, images, labels, inputs.spec.num_classes)
         for name, classes, into in (("retain", roles.retain, retain), ("forget", roles.forget, forget)):
             right, count = into[step] = counts.sums(classes)
             figure = Measurement(

@@ -25,6 +25,7 @@ from rayunlearn.methods.unlearning import Samples, TrainingLog
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
 from rayunlearn.models.weights import load_into, weights_from_bytes, weights_to_bytes
 from rayunlearn.recipes import DataSettings, Recipe
+from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.labelled import open_data
 from rayunlearn.runtime.train_run import Shard, train_run
 from rayunlearn.seeds import derive_seed
@@ -149,7 +150,7 @@ def _begun(job: TrainingJob) -> tuple[Classifier, Samples, TrainSettings]:
         retained = retained[~torch.isin(retained, _excluded_samples(job, ids))]
         ids = torch.cat([retained, included]).sort().values
         recipe = replace(recipe, epochs=math.ceil(steps / steps_per_epoch(len(ids), recipe)))
-    device = "cuda" if torch.cuda.is_available() and _gpu_assigned() else "cpu"
+    device = own_device()
     model = build_classifier(job.spec, derive_seed(job.seed, "original weights")).to(device)
     samples = Samples(images=dataset.images[ids], labels=dataset.labels[ids], ids=ids)
     return model, samples.to(device), recipe
@@ -203,12 +204,6 @@ def fit_gold(job: TrainingJob, original: Mapping[str, Tensor], *, shard: Shard |
             break
     assert best is not None
     return best[1]
-
-
-def _gpu_assigned() -> bool:
-    if not ray.is_initialized():
-        return True
-    return bool(ray.get_runtime_context().get_accelerator_ids().get("GPU"))
 
 
 @ray.remote
