@@ -44,6 +44,9 @@ class Options:
     checkpoint: Path | None = None
     """Weights of the original (safetensors, or a plain torch state dict); else one is trained."""
 
+    generator: Path | None = None
+    """Weights of a conditional generator trained elsewhere, for few_shot_pretrained; else one is trained."""
+
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE")] = ()
     """Settings to change, as gated_inversion.cycles=80; a wrong name lists the nearest."""
 
@@ -52,6 +55,9 @@ class Options:
 
     gpus_per_role: float | None = None
     """GPUs reserved for each actor; else a share of what the cluster has."""
+
+    workers: int = 1
+    """Processes that share out synthesis and sampling, where the run itself is in one."""
 
     dry_run: bool = False
     """Check everything, show the plan, and run nothing."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Roles:
     """Which classes and which single samples play which part in a request.
 
-    A request names either classes or samples of classes that are retained.
+    A request names classes, or samples of classes that are retained, or labels to erase.
 
     Attributes:
         retain: classes to retain.
@@ -26,6 +26,13 @@ class Roles:
     target_samples: tuple[int, ...] = ()
     forgotten_samples: tuple[int, ...] = ()
     erased: tuple[int, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Of the request: "classes", "samples" or "examples"."""
+        if self.target:
+            return "classes"
+        return "examples" if self.erased else "samples"
 
     @property
     def forget(self) -> tuple[int, ...]:

@@ -59,6 +59,23 @@ def read_parquet(folder: Path, name: str, needed: str, *, num_classes: int | Non
     return train, _read_part(shards["test"], name, num_classes, tuple(train.pixels.shape[1:]))
 
 
+def read_shards(
+    files: Sequence[Path], name: str, num_classes: int | None, shape: tuple[int, ...] | None
+) -> Part:
+    """Every row of these files, at least one file.
+
+    Args:
+        files: read in this order.
+        name: of the dataset, for messages.
+        num_classes: labels are below it, where it is known.
+        shape: of each image, [C, H, W]; None takes that of the first.
+
+    Raises:
+        BadInput: as `read_parquet`.
+    """
+    return _read_part(files, name, num_classes, shape)
+
+
 def count_classes(parts: Parts, name: str) -> int:
     """Number of classes: the largest label + 1; every part must have samples of every class.
 
@@ -101,7 +118,7 @@ def _read_part(
             pixels = _decode(content, place, name)
             shape = shape or pixels.shape
             if pixels.shape != shape:
-                allowed = f"{list(shape)} [channels, height, width], as the first image"
+                allowed = f"{list(shape)} [channels, height, width]: all have one"
                 raise BadInput(f"image in {place}", list(pixels.shape), allowed, where=name)
             images.append(pixels)
             labels.append(label)

@@ -66,7 +66,7 @@ class ModelInversionSettings:
         weight_decay: Adam's, L2.
     """
 
-    section: ClassVar[str] = "model_inversion"
+    section: ClassVar[str] = "few_shot.model_inversion"
 
     iterations: int = 3000
     batch_size: int = 128

@@ -56,7 +56,7 @@ class ConditionalGANSettings:
         discriminator_width: multiplier of the discriminator's channels 64 and 128.
     """
 
-    section: ClassVar[str] = "conditional_gan"
+    section: ClassVar[str] = "few_shot.gan"
 
     epochs: int = 25
     batch_size: int = 128

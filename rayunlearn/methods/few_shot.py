@@ -1,7 +1,9 @@
 """Few-shot unlearning by model inversion: the last part, relearning from D' (few-shot paper, algorithm 4).
 
 The parts before it, a generator trained by model inversion and D' filtered from its samples, are
-`rayunlearn.inversion`'s. What the run is handed is their result: the part of D' to learn from.
+`rayunlearn.inversion`'s. What the run is handed is their result: the part of D' to learn from. "Ours" and
+"Ours+" differ in the generator alone, and so in what they declare: "Ours+" begins with one that was trained
+on data.
 """
 
 from __future__ import annotations
@@ -9,26 +11,36 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.inversion.filtration import FiltrationSettings
+from rayunlearn.inversion.model_inversion import ModelInversionSettings
 from rayunlearn.inversion.similarity import KERNELS
 from rayunlearn.inversion.unlearning_set import UnlearningSet, joined, unlearning_set
+from rayunlearn.methods.conditional_gan import ConditionalGANSettings
 from rayunlearn.methods.training import TrainSettings, TrainState, steps_per_epoch, train_steps
-from rayunlearn.methods.unlearning import Handed, Samples, Unlearning, required
+from rayunlearn.methods.unlearning import Handed, Method, Samples, Unlearning, required
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotSettings(FiltrationSettings):
-    """Filtration's settings, the kernel, and relearning's; the generator's are `ModelInversionSettings`.
+    """Filtration's settings, the kernel, relearning's, and the generator's in a section of its own.
 
     Attributes:
+        model_inversion: how a generator is trained on the version.
+        gan: how one is trained on data, for who declares it.
+        further_iterations: of model inversion, by which a generator that was trained elsewhere (on data, on
+            another classifier, for an earlier request) learns the version; the paper takes it as it is.
+        keep_generator: hand the generator on to the lineage's next request, as long as no class is
+            forgotten: it shows every class that it was trained with.
+        workers: of the Ray Train run that relearns; 0: the run's own process. Several share each step, and
+            give the same weights up to the order of floating-point sums.
         examples_share: share of what is learned from that the given examples make up, relabelled and
             repeated; 0 in the paper. Generated samples alone may miss what the examples show (docs/log.md,
             44 and 45).
@@ -42,6 +54,11 @@ class FewShotSettings(FiltrationSettings):
 
     section: ClassVar[str] = "few_shot"
 
+    model_inversion: ModelInversionSettings = field(default_factory=ModelInversionSettings)
+    gan: ConditionalGANSettings = field(default_factory=ConditionalGANSettings)
+    further_iterations: int = 0
+    keep_generator: bool = False
+    workers: int = 0
     examples_share: float = 0.0
     kernel: str = "rbf"
     epochs: int = 10
@@ -57,10 +74,14 @@ class FewShotSettings(FiltrationSettings):
             raise BadInput(f"{self.section}.kernel", self.kernel, nearest(str(self.kernel), KERNELS))
         if not 0 <= self.examples_share < 1:
             raise BadInput(f"{self.section}.examples_share", self.examples_share, "a share in [0, 1)")
-        for field, least in (("epochs", 1), ("batch_size", 2)):
-            value = getattr(self, field)
+        counts = (("further_iterations", 0), ("workers", 0), ("epochs", 1), ("batch_size", 2))
+        for name, least in counts:
+            value = getattr(self, name)
             if type(value) is not int or value < least:
-                raise BadInput(f"{self.section}.{field}", value, f"a whole number >= {least}")
+                raise BadInput(f"{self.section}.{name}", value, f"a whole number >= {least}")
+        if self.further_iterations > self.model_inversion.iterations:
+            allowed = f"at most model_inversion.iterations, {self.model_inversion.iterations}"
+            raise BadInput(f"{self.section}.further_iterations", self.further_iterations, allowed)
         if not 0 < self.lr < math.inf:
             raise BadInput(f"{self.section}.lr", self.lr, "a number above 0")
         if not 0 <= self.momentum < 1:
@@ -150,3 +171,29 @@ class Relearning(Unlearning):
         """Go on from a `state`."""
         self.training.load_state_dict(copy.deepcopy(state["training"]))
         self._losses = list(state["losses"])
+
+
+def begin(handed: Handed, settings: FewShotSettings, device: str) -> Relearning:
+    """A run, in one process."""
+    return Relearning(handed, settings, device)
+
+
+METHOD = Method(
+    name="few_shot",
+    summary="relearns from a generator's samples, relabelled where they are like a few given examples",
+    source='Few-Shot Unlearning by Model Inversion, algorithm 4, "Ours"',
+    data_access=frozenset({"weights", "few_examples"}),
+    granularity=frozenset({"examples"}),
+    section=FewShotSettings.section,
+    begin=begin,
+)
+
+PRETRAINED = Method(
+    name="few_shot_pretrained",
+    summary="the same, by a generator that was trained on data",
+    source='Few-Shot Unlearning by Model Inversion, section 4.2, "Ours+"',
+    data_access=METHOD.data_access | {"pretrained_generator"},
+    granularity=METHOD.granularity,
+    section=FewShotSettings.section,
+    begin=begin,
+)

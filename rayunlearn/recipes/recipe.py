@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from rayunlearn.data.mislabelling import Mislabelling
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.bench import MeasureSettings
 from rayunlearn.evaluation.measures import check_measures
@@ -14,6 +15,7 @@ from rayunlearn.methods.amnesiac_relabel import RelabelSettings
 from rayunlearn.methods.amnesiac_rollback import RollbackSettings
 from rayunlearn.methods.bad_teacher import BadTeacherSettings
 from rayunlearn.methods.delete import DeleteSettings
+from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.fisher import FisherSettings
 from rayunlearn.methods.gkt.settings import GatedInversionSettings, GKTSettings
 from rayunlearn.methods.ispf import ISPFSettings
@@ -36,12 +38,14 @@ class DataSettings:
         test_fraction: share of each class held out for testing; None takes the official split.
         train_per_class: at most so many training images of a class; None takes all.
         test_per_class: the same of test images.
+        mislabelling: wrong labels that training images get on purpose; None where all stay as they are.
     """
 
     dataset: str = "digits"
     test_fraction: float | None = 0.5
     train_per_class: int | None = None
     test_per_class: int | None = None
+    mislabelling: Mislabelling | None = None
 
     def __post_init__(self) -> None:
         """Check the limits; the rest is checked where the data is opened."""
@@ -154,6 +158,7 @@ class Recipe:
     amnesiac_rollback: RollbackSettings = field(default_factory=RollbackSettings)
     bad_teacher: BadTeacherSettings = field(default_factory=BadTeacherSettings)
     fisher: FisherSettings = field(default_factory=FisherSettings)
+    few_shot: FewShotSettings = field(default_factory=FewShotSettings)
     trivial: TrivialSettings = field(default_factory=TrivialSettings)
     stopping: StoppingSettings = field(default_factory=StoppingSettings)
     relapse: RelapseSettings = field(default_factory=RelapseSettings)

@@ -16,10 +16,14 @@ import pyarrow as pa
 
 from rayunlearn.errors import BadInput, nearest
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Goes up with every change to a schema; entries say which one they were written under."""
 
-ADDED = {("versions", "samples_forgotten"): 2}
+ADDED = {
+    ("versions", "samples_forgotten"): 2,
+    ("requests", "examples"): 3,
+    ("requests", "whole_classes"): 3,
+}
 """(table, column) -> the schema version that it came with; entries of an earlier one have no value there."""
 
 _STRING = pa.string()
@@ -69,13 +73,18 @@ SCHEMAS: dict[str, pa.Schema] = {
             "received_at": _TIME,
             "deadline": _TIME,
             "data_access": _STRINGS,
+            "examples": _STRING,  # "sha256:" and the digest of what was given
+            "whole_classes": _BOOL,
             "event": _STRING,
             "at": _TIME,
             "reason": _STRING,
             "run_id": _STRING,
         },
         # what a rejected request may lack, or have malformed; every other event requires it (REQUIRED)
-        null=("lineage", "kind", "target", "received_at", "deadline", "data_access", "reason", "run_id"),
+        null=(
+            "lineage", "kind", "target", "received_at", "deadline", "data_access", "examples",
+            "whole_classes", "reason", "run_id",
+        ),
     ),
     "runs": _schema(
         "runs",
@@ -153,7 +162,7 @@ _SUBJECTS = ("original", "unlearned", "gold", "mask_logit", "delete_head_row", "
 
 ENUMS: dict[str, dict[str, tuple[str, ...]]] = {
     "requests": {
-        "kind": ("classes", "samples"),
+        "kind": ("classes", "samples", "examples"),
         "event": ("received", "rejected", "planned", "served", "failed"),
     },
     "runs": {"event": ("planned", "started", "resumed", "phase", "published", "failed")},

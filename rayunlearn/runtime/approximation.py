@@ -7,8 +7,10 @@ the same bits, however many processes it has. Only one round of chunks is ever i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,90 +18,26 @@ import torch
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
-from rayunlearn.inversion.filtration import (
-    Candidates,
-    Composition,
-    FiltrationSettings,
-    compose,
-    judge_chunk,
-    sampled,
-    unjudged,
-)
+from rayunlearn.inversion.filtration import Candidates, Composition, compose, sampled, unjudged
 from rayunlearn.inversion.knee import Knee, knee_threshold
-from rayunlearn.inversion.model_inversion import ModelInversion, ModelInversionSettings
-from rayunlearn.inversion.similarity import KernelWidth, features_of, kernel_width, similarity
-from rayunlearn.inversion.transformations import transformations
+from rayunlearn.inversion.similarity import KernelWidth, kernel_width
 from rayunlearn.inversion.unlearning_set import Part, UnlearningSet, in_part, joined, unlearning_set
 from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.unlearning import Samples
-from rayunlearn.models.classifiers import ClassifierSpec, version_model
+from rayunlearn.models.classifiers import ClassifierSpec
+from rayunlearn.models.weights import version_id
+from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.chunks import Chunks
 from rayunlearn.runtime.context import Progress
 from rayunlearn.runtime.ensemble import Ensemble
-from rayunlearn.runtime.runs import RunFiles
+from rayunlearn.runtime.runs import RunFiles, loaded, saved
+from rayunlearn.runtime.sampling import features, judge, score, train_generator
 from rayunlearn.seeds import derive_seed
 
 Weights = dict[str, Tensor]
 BLOCK = 100
 """Iterations of model inversion between two savings of its state."""
-
-
-def train_generator(
-    spec: ClassifierSpec,
-    weights: Weights,
-    settings: ModelInversionSettings,
-    seed: int,
-    given: Weights | None,
-    state: dict[str, Any] | None,
-    last: int,
-    *,
-    device: str = "cpu",
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Go on training a generator from a state to iteration `last`: the new state and what is reported."""
-    inversion = ModelInversion(spec, weights, settings, seed, device, given)
-    if state is not None:
-        inversion.load(state)
-    inversion.advance(inversion.taken + 1, last)
-    return inversion.state(), inversion.report()
-
-
-def judge(
-    spec: ClassifierSpec,
-    weights: Weights,
-    inversion: ModelInversionSettings,
-    state: dict[str, Any],
-    settings: FiltrationSettings,
-    seed: int,
-    label: int,
-    chunk: int,
-    *,
-    device: str = "cpu",
-) -> Candidates:
-    """`judge_chunk` by a version and a generator given by its training's state."""
-    trained = ModelInversion(spec, weights, inversion, seed, device)
-    trained.load(state)
-    views = transformations(inversion.transformations, background=spec.pixel_range[0])
-    return judge_chunk(trained.generator(), trained.classifier, views, settings, seed, label, chunk)
-
-
-def features(spec: ClassifierSpec, weights: Weights, images: Tensor, *, device: str = "cpu") -> Tensor:
-    """`features_of` images by a version given by its weights."""
-    return features_of(version_model(spec, weights).to(device), images)
-
-
-def score(
-    spec: ClassifierSpec,
-    weights: Weights,
-    images: Tensor,
-    examples: Tensor,
-    kernel: str,
-    width: float | None,
-    *,
-    device: str = "cpu",
-) -> Tensor:
-    """`similarity` of images to the examples' features."""
-    return similarity(features(spec, weights, images, device=device), examples, kernel, width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +66,13 @@ class Approximation:
         spec: of the version.
         weights: of the version.
         roles: with the labels to erase; every class that is not forgotten is sampled.
-        inversion: settings of the generator's training.
-        settings: of filtration and kernel.
+        settings: of the generator's training, of filtration and kernel.
         examples: of what is to be unlearned.
         seed: of the run.
         progress: told how far it is.
-        generator: weights to train on from, as those that an earlier request left.
+        generator: weights of one that was trained elsewhere; it learns the version for
+            `settings.further_iterations` alone.
+        shared: where runs that train the same generator, to the bit, share it; None where this run does not.
     """
 
     def __init__(
@@ -144,39 +83,58 @@ class Approximation:
         spec: ClassifierSpec,
         weights: Weights,
         roles: Roles,
-        inversion: ModelInversionSettings,
         settings: FewShotSettings,
         examples: Samples,
         seed: int,
         progress: Progress,
         generator: Weights | None = None,
+        shared: Store | None = None,
     ) -> None:
         self.ensemble, self.files, self.chunks = ensemble, files, Chunks(files)
         self.spec, self.weights, self.roles = spec, weights, roles
-        self.inversion, self.settings = inversion, settings
+        self.inversion, self.settings = settings.model_inversion, settings
+        self.iterations = settings.further_iterations if generator else self.inversion.iterations
         self.examples, self.progress, self.given = examples, progress, generator
+        self.shared = shared
         self.seed = derive_seed(seed, "approximation")
 
     def train_generator(self) -> list[dict[str, Any]]:
         """Train the generator to its end, from wherever it was stopped; what was reported since."""
         state = self.files.load("generator.pt")
+        if state is None and self.shared is not None and self.shared.exists(self._shared_name):
+            state = loaded(self.shared.get(self._shared_name))
+            self.files.save("generator.pt", state)
         done = 0 if state is None else int(state["taken"])
         self.progress.advance(done)
         reports = []
-        while done < self.inversion.iterations:
-            last = min(done + BLOCK, self.inversion.iterations)
+        while state is None or done < self.iterations:
+            last = min(done + BLOCK, self.iterations)
             arguments = (self.spec, self.weights, self.inversion, self.seed, self.given, state, last)
             ((state, report),) = self.ensemble.map([(train_generator, arguments)])
             self.files.save("generator.pt", state)
             reports.append(report)
             self.progress.advance(last - done)
             done = last
+        if reports and self.shared is not None:
+            self.shared.put(self._shared_name, saved(self._state))
         return reports
+
+    @property
+    def _shared_name(self) -> str:
+        given = None if self.given is None else version_id(self.given)
+        made_by = [version_id(self.weights), asdict(self.inversion), self.iterations, self.seed, given]
+        digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
+        return f"generators/{digest[:24]}.pt"
+
+    def generator(self) -> Weights:
+        """The generator's weights, trained to its end."""
+        weights: Weights = self._state["generator"]
+        return weights
 
     @property
     def _state(self) -> dict[str, Any]:
         state = self.files.load("generator.pt")
-        if state is None or state["taken"] < self.inversion.iterations:
+        if state is None or state["taken"] < self.iterations:
             raise BadInput("generator of the run", "not trained yet", "trained to its end")
         return state
 
@@ -272,15 +230,26 @@ def _key(label: int, chunk: int) -> str:
     return f"{label}-{chunk}"
 
 
-def as_mapping(filtered: Filtered) -> Mapping[str, Any]:
-    """The decision in plain data, for the ledger."""
-    return {
-        "threshold": filtered.knee.threshold,
-        "threshold_by": filtered.knee.method,
-        "reason": filtered.knee.reason,
-        "curve": list(filtered.knee.curve),
-        "kernel_width": None if filtered.width is None else filtered.width.value,
-        "samples": sum(filtered.composition.take.values()),
-        "selected": filtered.selected,
-        "shortfalls": {str(c.label): c.found for c in filtered.composition.shortfalls},
+def filtered_rows(filtered: Filtered, erased: Collection[int]) -> list[dict[str, Any]]:
+    """The decision for the record: the threshold with its curve (Fig. 4a), and what each class gave."""
+    knee, composition, width = filtered.knee, filtered.composition, filtered.width
+    told = {
+        "by": knee.method,
+        "reason": knee.reason,
+        "curve": list(knee.curve),
+        "kernel_width": None if width is None else width.value,
+        "kernel_width_from": None if width is None else width.source,
     }
+    samples = sum(composition.take.values())
+    threshold = {
+        "measure": "threshold", "classes": erased, "value": knee.threshold,
+        "sum": float(filtered.selected), "count": samples, "parameters": json.dumps(told),
+    }  # fmt: skip
+    yields = [
+        {
+            "measure": "yield", "classes": [given.label], "value": given.found / given.wanted,
+            "sum": float(given.found), "count": given.judged, "parameters": json.dumps(asdict(given)),
+        }
+        for given in composition.classes
+    ]  # fmt: skip
+    return [threshold, *yields]

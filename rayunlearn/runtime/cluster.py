@@ -21,10 +21,9 @@ class Placement(StrEnum):
     SPLIT = "split"
     COLOCATED = "colocated"
 
-    @property
-    def actors(self) -> int:
-        """How many actors hold a run."""
-        return 3 if self is Placement.SPLIT else 1
+    def actors(self, workers: int = 1) -> int:
+        """How many actors a run has; `workers` are for one that is colocated."""
+        return 3 if self is Placement.SPLIT else workers
 
 
 def connect(address: str | None = None, **options: Any) -> None:
@@ -73,13 +72,14 @@ def bundles(
     *,
     cpus_per_role: float | None = None,
     gpus_per_role: float | None = None,
+    workers: int = 1,
 ) -> list[dict[str, float]]:
     """The resource bundles of a run's roles: as asked, or a fair share of what the cluster has.
 
     Raises:
         BadInput: more than the cluster can ever give.
     """
-    n = placement.actors
+    n = placement.actors(workers)
     cpus = role_share(cluster.get("CPU", 0), n) if cpus_per_role is None else cpus_per_role
     gpus = role_share(cluster.get("GPU", 0), n) if gpus_per_role is None else gpus_per_role
     bundle = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount > 0}
@@ -121,11 +121,13 @@ def open_ensemble(
     cpus_per_role: float | None = None,
     gpus_per_role: float | None = None,
     threads: int = 1,
+    workers: int = 1,
 ) -> Ensemble:
-    """Actors for the roles of a run, in one placement group."""
+    """Actors for the roles of a run, or so many workers of a colocated one, in one placement group."""
     wanted = bundles(
-        placement, ray.cluster_resources(), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role
-    )
+        placement, ray.cluster_resources(), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role,
+        workers=workers,
+    )  # fmt: skip
     options = [{"num_cpus": b.get("CPU", 0), "num_gpus": b.get("GPU", 0)} for b in wanted]
     kind = SplitEnsemble if placement is Placement.SPLIT else ColocatedEnsemble
     return kind(reserve(wanted), options, threads)

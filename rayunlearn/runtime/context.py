@@ -51,6 +51,8 @@ class Context:
         seed: root of every draw.
         clock: gives the time that is recorded, UTC.
         progress: told how far the service is.
+        generators: where runs share generators that model inversion trained alike, by content; None where
+            each trains its own. What is there outlives the runs, so it is for experiments.
     """
 
     store: Store
@@ -59,3 +61,4 @@ class Context:
     seed: int
     clock: Clock
     progress: Progress
+    generators: Store | None = None

@@ -11,7 +11,7 @@ One interface, three executions with the same weights:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
@@ -19,8 +19,10 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
-from rayunlearn.evaluation.synthetic import Assessment, assess
-from rayunlearn.inversion.deep_inversion import SyntheticSet
+from rayunlearn.errors import BadInput
+from rayunlearn.evaluation.judged import Evidence, judged
+from rayunlearn.evaluation.synthetic import Assessment
+from rayunlearn.inversion.unlearning_set import UnlearningSet, joined
 from rayunlearn.methods.gkt.cycle import run_cycle
 from rayunlearn.methods.gkt.run import build_run_generator, build_student, build_teacher, share_out
 from rayunlearn.methods.registry import method_named
@@ -41,13 +43,13 @@ class RunInputs:
         method: its name.
         settings: of the method.
         handed: all that the method is handed.
-        stop_set: the synthetic set by which checkpoints are judged.
+        stop_set: what checkpoints are judged by.
     """
 
     method: str
     settings: Any
     handed: Handed
-    stop_set: SyntheticSet
+    stop_set: Evidence
 
 
 class Ensemble(Protocol):
@@ -58,6 +60,9 @@ class Ensemble(Protocol):
 
         Each is told its `device` besides.
         """
+
+    def receive(self, part: UnlearningSet) -> None:
+        """Take a part of what the run is to learn from; all of them come before `begin`."""
 
     def begin(self, inputs: RunInputs) -> int:
         """Build the run; returns the most steps that it takes."""
@@ -87,11 +92,11 @@ class Judged(Protocol):
 
 
 def take_checkpoint(
-    run: Judged, stop_set: SyntheticSet, roles: Roles
+    run: Judged, stop_set: Evidence, roles: Roles
 ) -> tuple[Assessment, dict[str, Any], dict[str, Tensor]]:
     """The model's assessment, of which the run hears, the run's figures, and the model's weights."""
     model = run.checkpoint()
-    assessment = assess(model, stop_set, roles)
+    assessment = judged(model, stop_set, roles)
     run.observe(assessment.retain_loss)
     return assessment, run.report(), {k: v.detach().cpu() for k, v in model.state_dict().items()}
 
@@ -110,15 +115,22 @@ class InlineEnsemble:
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
+        self._parts: list[UnlearningSet] = []
 
     def map(self, jobs: Sequence[Job]) -> list[Any]:
         """One after another."""
         return [function(*arguments, device=self.device) for function, arguments in jobs]
 
+    def receive(self, part: UnlearningSet) -> None:
+        """Take a part of what the run is to learn from."""
+        self._parts.append(part)
+
     def begin(self, inputs: RunInputs) -> int:
         """Build the run."""
-        self.inputs = inputs
-        self.run = method_named(inputs.method).begin(inputs.handed, inputs.settings, self.device)
+        self.inputs, handed = inputs, inputs.handed
+        if self._parts:
+            handed, self._parts = replace(handed, approximated=joined(self._parts)), []
+        self.run = method_named(inputs.method).begin(handed, inputs.settings, self.device)
         return self.run.steps
 
     def advance(self, first: int, last: int) -> None:
@@ -176,13 +188,19 @@ class _ActorEnsemble:
 
 
 class ColocatedEnsemble(_ActorEnsemble):
-    """One sealed actor holds the run."""
+    """One sealed actor holds the run; others, where there are some, take their share of `map`."""
+
+    def __init__(self, group: PlacementGroup, options: Sequence[dict[str, Any]], threads: int) -> None:
+        super().__init__(group, options, threads)
+        self.inline = Handle(self.actors[0], "ensemble")
+        ray.get(self.actors[0].create.remote("ensemble", InlineEnsemble))
+
+    def receive(self, part: UnlearningSet) -> None:
+        """Pass a part of what the run is to learn from on to the actor."""
+        ray.get(self.inline.receive(pack(part)))
 
     def begin(self, inputs: RunInputs) -> int:
         """Build the run in the actor."""
-        (actor,) = self.actors
-        self.inline = Handle(actor, "ensemble")
-        ray.get(actor.create.remote("ensemble", InlineEnsemble))
         steps: int = ray.get(self.inline.begin(pack(inputs)))
         return steps
 
@@ -207,6 +225,10 @@ class ColocatedEnsemble(_ActorEnsemble):
 
 class SplitEnsemble(_ActorEnsemble):
     """Three sealed actors for gated knowledge transfer: teacher, student, generator."""
+
+    def receive(self, part: UnlearningSet) -> None:
+        """Refused: none of the three learns from samples that others made."""
+        raise BadInput("placement", "split", "colocated, for a method that learns from D'")
 
     def begin(self, inputs: RunInputs) -> int:
         """Build each role in its actor; each is handed only what it needs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from rayunlearn.methods.registry import require_access, require_granularity
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.scheduler import request_row, roles_of
+from rayunlearn.runtime.examples import PREFIX
+from rayunlearn.runtime.requested import request_row, roles_of
 from rayunlearn.scheduling.requests import Rejected, Request, check, parse_requests, same_request
 
 
@@ -35,7 +36,7 @@ class Intake:
 
 
 def read_requests(path: str | Path) -> list[Request | Rejected]:
-    """The lines of a requests file.
+    """The lines of a requests file; examples are looked for from where it is.
 
     Raises:
         BadInput: the file cannot be read, is not UTF-8 text, or holds no request.
@@ -49,7 +50,13 @@ def read_requests(path: str | Path) -> list[Request | Rejected]:
     entries = parse_requests(text, str(path))
     if not entries:
         raise BadInput("--requests", str(path), "a file with at least one request, one JSON object a line")
-    return entries
+    return [_from_here(entry, Path(path).parent) for entry in entries]
+
+
+def _from_here(entry: Request | Rejected, folder: Path) -> Request | Rejected:
+    if isinstance(entry, Rejected) or entry.examples is None or entry.examples.startswith(PREFIX):
+        return entry
+    return replace(entry, examples=str(folder / entry.examples))
 
 
 def take_in(
@@ -59,6 +66,7 @@ def take_in(
     method: str,
     num_classes: int,
     check_samples: Callable[[Roles], None],
+    read_examples: Callable[[Request], str],
     config_hash: str,
     now: datetime,
 ) -> tuple[Intake, list[dict[str, Any]]]:
@@ -73,6 +81,7 @@ def take_in(
         method: that will serve them.
         num_classes: of a lineage that has no version yet.
         check_samples: refuses single samples that cannot be forgotten; asked where data may be read.
+        read_examples: takes a request's examples in and says by which reference they are kept.
         config_hash: of the settings; a request that failed under others is tried again.
         now: the time of receipt of what has none.
 
@@ -100,6 +109,11 @@ def take_in(
             },
         )
         before = events.get(entry.request_id, [])
+        try:
+            entry = _with_examples(entry, before, read_examples)
+        except BadInput as error:
+            rejected.append(_refused(entry, error))
+            continue
         again = bool(before) and same_request(entry, _request_of(before[0]))
         if again and _is_closed(reader, before, config_hash):
             done.append(entry)
@@ -124,7 +138,8 @@ def take_in(
         except BadInput as error:
             rejected.append(_refused(entry, error))
             continue
-        gone[entry.kind] |= set(entry.target)
+        gone["classes"] |= set(entry.classes)
+        gone["samples"] |= set(entry.target if entry.kind == "samples" else ())
         pending.append(entry)
         if not before:
             rows.append(request_row(entry, "received", now))
@@ -132,6 +147,27 @@ def take_in(
         pending=tuple(pending), done=tuple(done), rejected=tuple(rejected), failed=tuple(failed)
     )
     return intake, rows + _rejections(reader, rejected, now)
+
+
+def _with_examples(
+    request: Request, before: Sequence[Mapping[str, Any]], read: Callable[[Request], str]
+) -> Request:
+    """A request with its examples by reference, as the ledger has it.
+
+    Of a request that is known the files may be gone, as they should be once it was served: then what was
+    taken in at first counts.
+
+    Raises:
+        BadInput: the examples of a new request cannot be taken in.
+    """
+    if request.kind != "examples":
+        return request
+    try:
+        return replace(request, examples=read(request))
+    except BadInput:
+        if not before or before[0]["examples"] is None:
+            raise
+        return replace(request, examples=before[0]["examples"])
 
 
 def _refused(request: Request, error: BadInput) -> Rejected:
@@ -192,4 +228,6 @@ def _request_of(row: Mapping[str, Any]) -> Request:
         target=tuple(row["target"]),
         deadline=row["deadline"],  # may have passed when it was received
         data_access=tuple(row["data_access"]),
+        examples=row["examples"],
+        whole_classes=bool(row["whole_classes"]),  # none in entries that are older than the column
     )

@@ -44,9 +44,11 @@ def run_job(
     seed: int,
     address: str | None,
     checkpoint: Path | None,
+    generator: Path | None,
     set: Sequence[str],
     cpus_per_role: float | None,
     gpus_per_role: float | None,
+    workers: int,
     dry_run: bool,
     keep: bool,
 ) -> int:
@@ -57,8 +59,9 @@ def run_job(
         entries = read_requests(requests)
         store = _dry_store(storage) if dry_run else Store.open(storage)
         place = Place(
-            placement=Placement(placement), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role
-        )
+            placement=Placement(placement), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role,
+            workers=workers,
+        )  # fmt: skip
         with JobProgress(console) as progress:
             progress.phase("Ray", "connect")
             connect(address)
@@ -72,7 +75,7 @@ def run_job(
                     clock=lambda: datetime.now(UTC),
                     progress=progress,
                 )
-                service = Service(context, place, checkpoint=checkpoint)
+                service = Service(context, place, checkpoint=checkpoint, generator=generator)
                 intake = service.take_in(entries, record=not dry_run)
                 for bad in intake.rejected:
                     progress.say(f"rejected: {bad.reason}")

@@ -36,6 +36,10 @@ class RunFiles:
         """Keep the synthetic sets."""
         self._save(f"{self.root}/synthetic.pt", {key: vars(value) for key, value in sets.items()})
 
+    def kept(self) -> bool:
+        """Whether anything of the run is still there."""
+        return bool(self.store.list(self.root))
+
     def state(self) -> dict[str, Any] | None:
         """The run's state and its `step` at the last checkpoint, or None before the first."""
         name = f"{self.root}/state.pt"
@@ -72,12 +76,26 @@ class RunFiles:
         return f"{self.root}/students/{step:08d}.safetensors"
 
     def _save(self, name: str, content: dict[str, Any]) -> None:
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        self.store.put(name, buffer.getvalue())
+        self.store.put(name, saved(content))
 
     def _load(self, name: str) -> dict[str, Any]:
-        loaded = torch.load(io.BytesIO(self.store.get(name)), weights_only=True)
-        if not isinstance(loaded, dict):
-            raise IntegrityError(f"{name} holds {type(loaded).__name__}, not a run's files")
-        return loaded
+        return loaded(self.store.get(name), name)
+
+
+def saved(content: dict[str, Any]) -> bytes:
+    """Plain data and tensors as bytes."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def loaded(data: bytes, name: str = "a run's file") -> dict[str, Any]:
+    """What `saved` made bytes of; nothing but plain data and tensors is read.
+
+    Raises:
+        IntegrityError: the bytes hold something else.
+    """
+    content = torch.load(io.BytesIO(data), weights_only=True)
+    if not isinstance(content, dict):
+        raise IntegrityError(f"{name} holds {type(content).__name__}, not a run's files")
+    return content

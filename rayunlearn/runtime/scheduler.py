@@ -2,22 +2,23 @@
 
 A run goes through phases (synthesise, prepare, unlearn, gate, publish), each recorded when it is done. It is
 handed the version's weights and what else its method declares; its processes are sealed. What decides is
-pure (`rayunlearn.scheduling`) and sees synthetic measures only.
+pure (`rayunlearn.scheduling`) and sees synthetic measures only. A request of kind "examples" differs in what
+is synthesised, D' (generator, sample, filter), and in being judged by it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from dataclasses import dataclass, fields, replace
 from time import perf_counter
 from typing import Any
 
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, IntegrityError
+from rayunlearn.evaluation.judged import Evidence
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.registry import method_named, require_access, require_granularity
 from rayunlearn.methods.unlearning import Handed
@@ -29,13 +30,16 @@ from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.store import Store
 from rayunlearn.results.wording import asked
 from rayunlearn.roles import Roles
+from rayunlearn.runtime.approximation import Approximation, filtered_rows
 from rayunlearn.runtime.banks import handed_on, keep_bank
 from rayunlearn.runtime.context import Context
-from rayunlearn.runtime.ensemble import Ensemble, Job, RunInputs
+from rayunlearn.runtime.ensemble import Ensemble, RunInputs
+from rayunlearn.runtime.examples import load_examples
+from rayunlearn.runtime.generators import generator_to_begin_with, keep_generator
 from rayunlearn.runtime.grants import Granted, grant_by_task
-from rayunlearn.runtime.judging import gate_measures, synthesis_jobs
+from rayunlearn.runtime.judging import gate_jobs, gate_measures, gate_rows, synthesis_jobs
+from rayunlearn.runtime.requested import request_row, roles_of, run_seed
 from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.sealed import measure, probe, relapse
 from rayunlearn.runtime.training_logs import drop_steps, load_log
 from rayunlearn.scheduling.gate import Verdict, judge
 from rayunlearn.scheduling.requests import Request, run_id
@@ -64,20 +68,6 @@ class Outcome:
     choice: Choice | None
 
 
-def roles_of(
-    request: Request, num_classes: int, classes_forgotten: Collection[int], samples_forgotten: Collection[int]
-) -> Roles:
-    """Who plays which part in a request, after all that its lineage has forgotten before."""
-    classes = request.target if request.kind == "classes" else ()
-    return Roles(
-        retain=tuple(c for c in range(num_classes) if c not in {*classes_forgotten, *classes}),
-        target=classes,
-        forgotten=tuple(sorted(classes_forgotten)),
-        target_samples=request.target if request.kind == "samples" else (),
-        forgotten_samples=tuple(sorted(samples_forgotten)),
-    )
-
-
 def load_version(store: Store, version: Version) -> dict[str, Tensor]:
     """A version's weights, checked against its id.
 
@@ -90,24 +80,6 @@ def load_version(store: Store, version: Version) -> dict[str, Tensor]:
     return weights
 
 
-def run_seed(root: int, lineage: str, request_id: str, attempt: int) -> int:
-    """The seed of every draw of a run."""
-    return derive_seed(root, lineage, request_id, attempt)
-
-
-def require_same_seed(reader: LedgerReader, root: int, where: str) -> None:
-    """A run goes on with its own draws, and an audit tests on what its original did not train on.
-
-    Raises:
-        BadInput: the storage location was begun with another seed.
-    """
-    for row in reader.read("runs", event="started").to_pylist():
-        if row["seed"] != run_seed(root, row["lineage"], row["request_ids"][0], row["attempt"]):
-            raise BadInput(
-                "--seed", root, f"the seed that {where} was begun with; another takes another --storage"
-            )
-
-
 class Scheduler:
     """Serves requests against the lineages of one storage location.
 
@@ -116,6 +88,7 @@ class Scheduler:
         open_ensemble: reserves a place for a run; called once a run.
         placement: its name, for the record.
         grant: reads the data that a run's method declares.
+        pretrained: gives the generator that a method declares, trained elsewhere.
     """
 
     def __init__(
@@ -125,12 +98,14 @@ class Scheduler:
         open_ensemble: Callable[[], Ensemble],
         placement: str,
         grant: Callable[[DataSettings, int, Roles, Collection[str]], Granted] = grant_by_task,
+        pretrained: Callable[[], dict[str, Tensor]] | None = None,
     ) -> None:
         self.context = context
         self.reader = LedgerReader(context.store)  # no audits: nothing here may decide on real data
         self.open_ensemble = open_ensemble
         self.placement = placement
         self.grant = grant
+        self.pretrained = pretrained
         self.config_hash = context.recipe.config_hash
 
     def publish(
@@ -208,6 +183,7 @@ class _Run:
         self.roles = roles_of(request, self.spec.num_classes, *gone)
         self.seed = run_seed(scheduler.context.seed, request.lineage, request.request_id, attempt)
         self.files = RunFiles(scheduler.context.store, run)
+        self.approximation: Approximation | None = None
         self.title = f"{request.request_id}: forget {asked(request.kind, request.target)}"
 
     def carry_out(self) -> Outcome:
@@ -220,8 +196,10 @@ class _Run:
         ensemble = self.scheduler.open_ensemble()
         refusals: list[str] = []
         try:
-            with self._phase("synthesise"):
-                sets = self._synthesise(ensemble, weights)
+            try:
+                sets = self._evidence(ensemble, weights)
+            except BadInput as error:  # what the version, or the examples, give is not enough
+                return self._fail([f"synthesis: {error}"], None)
             with self._phase("prepare"):
                 steps = self._prepare(ensemble, weights, sets)
             with self._phase("unlearn", total=steps):
@@ -243,18 +221,15 @@ class _Run:
             if not self.recipe.publish_refused:
                 return self._fail(refusals, choice)
         with self._phase("publish"):
-            # before the version: whoever finds that finds its images
-            keep_bank(
-                self.context.store, self.recipe, self.request.lineage, version_id(candidate), self.roles,
-                sets.get("bank"),
-            )  # fmt: skip
+            # before the version: whoever finds that finds what comes with it
+            self._hand_on(version_id(candidate), sets)
             version = self.scheduler.publish(
                 lineage=self.request.lineage,
                 weights=candidate,
                 spec=self.spec,
                 parent=self.parent,
                 request_ids=[self.request.request_id],
-                classes_forgotten=self.roles.forget,
+                classes_forgotten=sorted({*self.roles.forget, *self.request.classes}),
                 samples_forgotten=self.roles.forget_samples,
                 run=self.run,
             )
@@ -277,7 +252,55 @@ class _Run:
             request=self.request, run_id=self.run, version=version.version, reason=reason, choice=choice
         )
 
-    def _synthesise(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> dict[str, SyntheticSet]:
+    def _hand_on(self, version: str, sets: Mapping[str, Evidence]) -> None:
+        """Keep for the next request of the lineage what may be kept."""
+        store, lineage, bank = self.context.store, self.request.lineage, sets.get("bank")
+        if isinstance(bank, SyntheticSet):
+            keep_bank(store, self.recipe, lineage, version, self.roles, bank)
+        if self.approximation is not None and not self.request.classes:
+            keep_generator(store, self.recipe, lineage, version, self.approximation.generator())
+
+    def _evidence(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> Mapping[str, Evidence]:
+        """What the run is judged by and, of inverted images, learns from."""
+        if self.roles.erased:
+            self.approximation = self._begin_approximation(ensemble, weights)
+            return self._approximate(self.approximation)
+        with self._phase("synthesise"):
+            return self._synthesise(ensemble, weights)
+
+    def _begin_approximation(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> Approximation:
+        store, lineage = self.context.store, self.request.lineage
+        return Approximation(
+            ensemble,
+            self.files,
+            spec=self.spec,
+            weights=weights,
+            roles=self.roles,
+            settings=self.recipe.few_shot,
+            examples=load_examples(store, str(self.request.examples)),
+            seed=self.seed,
+            progress=self.context.progress,
+            generator=generator_to_begin_with(
+                store, self.recipe, lineage, self.parent.version, self.scheduler.pretrained
+            ),
+            shared=self.context.generators,
+        )
+
+    def _approximate(self, made: Approximation) -> Mapping[str, Evidence]:
+        """D', and the parts of it that the run is judged by."""
+        with self._phase("generator", total=made.iterations):
+            made.train_generator()
+        with self._phase("sample"):
+            made.sample()
+        with self._phase("filter"):
+            filtered = made.filter()
+        if not self._rows("evaluations", measure="threshold"):
+            rows = filtered_rows(filtered, self.roles.erased)
+            stamped = [self._evaluation(self.parent.version, row) for row in rows]
+            self.context.ledger.append("evaluations", stamped)
+        return {"stop": made.held("stop"), "check": made.held("check")}
+
+    def _synthesise(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> Mapping[str, SyntheticSet]:
         kept = self.files.synthetic()
         if kept is not None:
             return kept
@@ -292,11 +315,13 @@ class _Run:
         return sets
 
     def _prepare(
-        self, ensemble: Ensemble, weights: dict[str, Tensor], sets: dict[str, SyntheticSet]
+        self, ensemble: Ensemble, weights: dict[str, Tensor], sets: Mapping[str, Evidence]
     ) -> int:
         """Hand the method what it declares; returns the most steps that it takes."""
-        granted = self._granted(self.method.data_access)
-        logged = "training_log" in self.method.data_access
+        granted, access = self._granted(self.method.data_access), self.method.data_access
+        bank, made = sets.get("bank"), self.approximation
+        for part in made.parts("learn") if made is not None else ():
+            ensemble.receive(part)  # one chunk at a time, of however many there are
         return ensemble.begin(
             RunInputs(
                 method=self.method.name,
@@ -308,8 +333,13 @@ class _Run:
                     seed=self.seed,
                     forget=granted.forget,
                     retain=granted.retain,
-                    training_log=load_log(self.context.store, self.request.lineage) if logged else None,
-                    inverted=sets.get("bank"),
+                    training_log=(
+                        load_log(self.context.store, self.request.lineage)
+                        if "training_log" in access
+                        else None
+                    ),
+                    inverted=bank if isinstance(bank, SyntheticSet) else None,
+                    examples=made.examples if made is not None and "few_examples" in access else None,
                 ),
                 stop_set=sets["stop"],
             )
@@ -350,7 +380,7 @@ class _Run:
             self.files.put_state({"step": last, "run": ensemble.state()})
             records.append(self._record(row))
             shown = {"retain": records[-1].retain_accuracy}
-            if self.roles.target:
+            if self.roles.kind != "samples":
                 shown["forget"] = records[-1].forget_accuracy
             self.context.progress.advance(last - done, **shown)
             done = last
@@ -360,7 +390,7 @@ class _Run:
         """The stopping rule's view of a checkpoint row."""
         known = {f.name: row[f.name] for f in fields(CheckpointRecord) if f.name in row}
         known["pass_rate"] = row["pass_rate"] or 0.0
-        return CheckpointRecord(**known, samples=not self.roles.target)
+        return CheckpointRecord(**known, samples=self.roles.kind == "samples")
 
     def _gate(
         self,
@@ -368,39 +398,19 @@ class _Run:
         weights: dict[str, Tensor],
         candidate: dict[str, Tensor],
         choice: Choice,
-        check_set: SyntheticSet,
+        check: Evidence,
     ) -> Verdict:
-        common = (check_set, self.roles)
-        jobs: list[Job] = [(measure, (self.spec, model, *common)) for model in (candidate, weights)]
-        if self.roles.target:
-            jobs.append((relapse, (self.spec, candidate, *common, self.recipe.relapse)))
-            jobs.append((probe, (self.spec, candidate, *common, self.seed)))
-        ours, parents, *hidden = ensemble.map(jobs)
-        curve, recall = (tuple(hidden[0]), hidden[1]) if hidden else ((), None)
-        identity = version_id(candidate)
-        reason = json.dumps({"reason": choice.reason, "admissible": len(choice.admissible)})
-        chosen = {"step": choice.step, "parameters": reason}
-        rows = [self._evaluation(identity, self.roles.retain, "chosen_step", chosen)]
-        parts = [(self.roles.retain, "retain")]
-        if self.roles.target:
-            parts.append((self.roles.target, "forget"))
-        for classes, name in parts:
-            correct, count = getattr(ours, f"{name}_correct"), getattr(ours, f"{name}_count")
-            figures = {"sum": float(correct), "count": count, "value": correct / count}
-            rows.append(self._evaluation(identity, classes, f"{name}_accuracy", figures))
-        for step, accuracy in enumerate(curve):
-            figures = {"value": accuracy, "step": step}
-            rows.append(self._evaluation(identity, self.roles.target, "relapse_accuracy", figures))
-        if recall is not None:
-            rows.append(self._evaluation(identity, self.roles.target, "probe_recall", {"value": recall}))
-        if not self._rows("evaluations"):
-            self.context.ledger.append("evaluations", rows)
-        return judge(gate_measures(ours, parents, curve, recall, self.roles), self.recipe.gate)
+        jobs = gate_jobs(self.spec, candidate, weights, check, self.roles, self.recipe, self.seed)
+        measures = gate_measures(ensemble.map(jobs), self.roles)
+        if not self._rows("evaluations", measure="chosen_step"):
+            rows = gate_rows(measures, choice, self.roles, self.recipe)
+            identity = version_id(candidate)
+            self.context.ledger.append("evaluations", [self._evaluation(identity, r) for r in rows])
+        return judge(measures, self.recipe.gate)
 
-    def _evaluation(
-        self, version: str, classes: Sequence[int], name: str, figures: dict[str, Any]
-    ) -> dict[str, Any]:
-        return {
+    def _evaluation(self, version: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row of evaluations, of a version and by this run."""
+        stamp = {
             "run_id": self.run,
             "lineage": self.request.lineage,
             "version": version,
@@ -408,16 +418,14 @@ class _Run:
             "dataset": "synthetic",
             "dataset_hash": self.parent.version,
             "split": "check",
-            "classes": sorted(classes),
-            "measure": name,
-            "parameters": json.dumps(asdict(self.recipe.relapse) if "relapse" in name else {}),
+            "parameters": "{}",
             "seed": self.seed,
             "censored": False,
             "at": self.context.clock(),
-            **figures,
         }
+        return {**stamp, **row, "classes": sorted(row["classes"])}
 
-    def _fail(self, refusals: Sequence[str], choice: Choice) -> Outcome:
+    def _fail(self, refusals: Sequence[str], choice: Choice | None) -> Outcome:
         reason = "; ".join(refusals)
         self._event("failed", reason=reason)
         self._request_event("failed", reason=reason)
@@ -469,19 +477,3 @@ class _Run:
             table, run_id=self.run, **equals
         ).to_pylist()
         return rows
-
-
-def request_row(request: Request, event: str, now: datetime, **columns: Any) -> dict[str, Any]:
-    """A row of the requests table; a request without a time of receipt was received now."""
-    return {
-        "request_id": request.request_id,
-        "lineage": request.lineage,
-        "kind": request.kind,
-        "target": list(request.target),
-        "received_at": request.received_at or now,
-        "deadline": request.deadline,
-        "data_access": list(request.data_access),
-        "event": event,
-        "at": now,
-        **columns,
-    }

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rayunlearn.access import seal
-from rayunlearn.evaluation.synthetic import Assessment, RelapseSettings, assess, probe_recall, relapse_curve
+from rayunlearn.evaluation.judged import Evidence, judged
+from rayunlearn.evaluation.synthetic import Assessment, RelapseSettings, probe_recall, relapse_curve
 from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet, deep_inversion
 from rayunlearn.models.classifiers import ClassifierSpec, version_model
 from rayunlearn.roles import Roles
@@ -36,13 +37,13 @@ def invert(
 def measure(
     spec: ClassifierSpec,
     weights: dict[str, Tensor],
-    check_set: SyntheticSet,
+    check_set: Evidence,
     roles: Roles,
     *,
     device: str = "cpu",
 ) -> Assessment:
-    """`assess` a model given by its weights; runs in a sealed process."""
-    return assess(version_model(spec, weights).to(device), check_set, roles)
+    """How a model given by its weights is judged; runs in a sealed process."""
+    return judged(version_model(spec, weights).to(device), check_set, roles)
 
 
 def relapse(

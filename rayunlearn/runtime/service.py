@@ -17,18 +17,29 @@ import ray
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, ExitCode, Interrupted
-from rayunlearn.methods.registry import method_named
+from rayunlearn.methods.registry import METHODS, method_named
 from rayunlearn.models.classifiers import build_classifier
-from rayunlearn.models.weights import load_into, load_weights_file, version_id
+from rayunlearn.models.weights import (
+    load_into,
+    load_weights_file,
+    version_id,
+    weights_from_bytes,
+    weights_to_bytes,
+)
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import versions
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
 from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.ensemble import Ensemble
+from rayunlearn.runtime.examples import PREFIX, keep_examples, load_examples, read_by_task, reference
+from rayunlearn.runtime.generators import PRETRAINED, train_on_data_task
 from rayunlearn.runtime.grants import check_samples_by_task
 from rayunlearn.runtime.intake import Intake, take_in
+from rayunlearn.runtime.requested import require_same_seed
 from rayunlearn.runtime.retention import purge
-from rayunlearn.runtime.scheduler import Outcome, Scheduler, require_same_seed
+from rayunlearn.runtime.scheduler import Outcome, Scheduler
+from rayunlearn.runtime.train_ensemble import TrainEnsemble
 from rayunlearn.runtime.training import describe, train_logged_original, train_original, training_job
 from rayunlearn.runtime.training_logs import keep_log
 from rayunlearn.scheduling.requests import Rejected, Request
@@ -44,12 +55,19 @@ class Place:
         cpus_per_role: None shares out what the cluster has.
         gpus_per_role: the same for GPUs.
         threads: torch threads in each role; results are compared at equal threads.
+        workers: processes that share out what a colocated run can do side by side, synthesis and sampling.
     """
 
     placement: Placement = Placement.SPLIT
     cpus_per_role: float | None = None
     gpus_per_role: float | None = None
     threads: int = 1
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse a place without a process."""
+        if self.workers < 1:
+            raise BadInput("--workers", self.workers, "a whole number >= 1")
 
 
 class Service:
@@ -59,14 +77,26 @@ class Service:
         context: what the job's parts share.
         place: where runs are put.
         checkpoint: file with the original's weights; None trains an original where a lineage has none.
+        generator: file with the weights of a conditional generator that was trained elsewhere, for a method
+            that declares one; None trains it on the recipe's data.
     """
 
-    def __init__(self, context: Context, place: Place, *, checkpoint: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        place: Place,
+        *,
+        checkpoint: str | Path | None = None,
+        generator: str | Path | None = None,
+    ) -> None:
         recipe = context.recipe
         self.method = method_named(recipe.method)
         if checkpoint is not None and "training_log" in self.method.data_access:
             allowed = f"none: {recipe.method!r} needs the log of the original's training, so it trains it"
             raise BadInput("--checkpoint", str(checkpoint), allowed)
+        if generator is not None and "pretrained_generator" not in self.method.data_access:
+            able = ", ".join(m.name for m in METHODS.values() if "pretrained_generator" in m.data_access)
+            raise BadInput("--generator", str(generator), f"none for {recipe.method!r}; {able} take one")
         # a run of one part has nothing to split
         placement = place.placement if self.method.roles else Placement.COLOCATED
         bundles(
@@ -74,6 +104,7 @@ class Service:
             ray.cluster_resources(),
             cpus_per_role=place.cpus_per_role,
             gpus_per_role=place.gpus_per_role,
+            workers=place.workers,
         )
         self.context = context
         self.place = place
@@ -81,16 +112,45 @@ class Service:
         require_same_seed(self.reader, context.seed, context.store.where)
         self.spec = describe(recipe.data, recipe.model.name, recipe.model.width)
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
+        self.generator = None if generator is None else load_weights_file(generator)
         self.scheduler = Scheduler(
             context,
-            open_ensemble=lambda: open_ensemble(
-                placement,
-                cpus_per_role=place.cpus_per_role,
-                gpus_per_role=place.gpus_per_role,
-                threads=place.threads,
-            ),
+            open_ensemble=lambda: self._open_ensemble(placement),
             placement=placement.value,
+            pretrained=self._pretrained,
         )
+
+    def _open_ensemble(self, placement: Placement) -> Ensemble:
+        place, recipe = self.place, self.context.recipe
+        ensemble = open_ensemble(
+            placement,
+            cpus_per_role=place.cpus_per_role,
+            gpus_per_role=place.gpus_per_role,
+            threads=place.threads,
+            workers=place.workers,
+        )
+        workers = recipe.few_shot.workers if self.method.section == recipe.few_shot.section else 0
+        if not workers:
+            return ensemble
+        return TrainEnsemble(
+            ensemble, self.context.store.local_path("train"), workers=workers, threads=place.threads
+        )
+
+    def _pretrained(self) -> dict[str, Tensor]:
+        """The generator given, or one trained on the recipe's data, once for the storage location."""
+        if self.generator is not None:
+            return self.generator
+        store, recipe = self.context.store, self.context.recipe
+        if not store.exists(PRETRAINED):
+            self.context.progress.phase("generator", "train on the data")
+            split_seed, seed = (derive_seed(self.context.seed, what) for what in ("split", "pretrained"))
+            task = train_on_data_task.remote(
+                recipe.data, self.spec, recipe.few_shot, split_seed, seed, self.place.threads
+            )
+            trained: dict[str, Tensor] = ray.get(task)
+            store.put(PRETRAINED, weights_to_bytes(trained))
+            self.context.progress.done()
+        return weights_from_bytes(store.get(PRETRAINED), PRETRAINED)
 
     def _given_weights(self, checkpoint: str | Path) -> dict[str, Tensor]:
         model = build_classifier(self.spec, 0)
@@ -124,12 +184,22 @@ class Service:
             method=self.context.recipe.method,
             num_classes=self.spec.num_classes,
             check_samples=lambda roles: check_samples_by_task(self.context.recipe.data, split_seed, roles),
+            read_examples=lambda request: self._examples(request, record=record),
             config_hash=self.scheduler.config_hash,
             now=self.context.clock(),
         )
         if record:
             self.context.ledger.append("requests", rows)
         return intake
+
+    def _examples(self, request: Request, *, record: bool) -> str:
+        """The reference of a request's examples, which are kept unless this is a dry run."""
+        store, said = self.context.store, str(request.examples)
+        if said.startswith(PREFIX):
+            load_examples(store, said)
+            return said
+        examples = read_by_task(said, self.spec, request.target)
+        return keep_examples(store, examples) if record else reference(examples)
 
     def serve(self, intake: Intake) -> list[Outcome]:
         """Serve what is pending, in order; each starts from the version that the one before published."""

@@ -2,7 +2,8 @@
 
 Every check is made, also after one has failed, so that a parked result says all that is wrong with it. Of
 single samples there is no synthetic image: what asks whether a class is gone is not asked of a request that
-names some.
+names some. Of a behaviour it is asked whether it is still shown; that it could come back is not, since what
+it is made of, the classes, are to stay.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ class GateMeasures:
         relearn_accuracy: accuracy on held-out synthetic forget images after 0, 1, 2, ... steps of
             relearning, from a head whose constant bias offsets were removed first.
         probe_recall: share of held-out synthetic forget images that a linear probe of the result's features
-            knows after one image of each class; None where single samples are named.
+            knows after one image of each class; None where no class is named.
         forgotten_share: class forgotten by an earlier request -> share of all predictions that go to it.
-        samples: the request names single samples. Forget counts are 0 then, and there is no relearning.
+        kind: of the request. Of "samples" forget counts are 0; of "examples" they are of samples of D' that
+            are like the examples, and retain counts of the others. Neither has a relearning curve.
     """
 
     retain_correct: int
@@ -40,17 +42,20 @@ class GateMeasures:
     relearn_accuracy: tuple[float, ...]
     probe_recall: float | None
     forgotten_share: Mapping[int, float] = field(default_factory=dict, hash=False)
-    samples: bool = False
+    kind: str = "classes"
 
     def __post_init__(self) -> None:
         """Refuse figures that no measurement can give."""
+        if self.kind not in _CHECKS:
+            raise BadInput("kind", self.kind, ", ".join(_CHECKS))
         check_correct("retain", self.retain_correct, self.retain_count)
-        check_forget(self.forget_correct, self.forget_count, samples=self.samples)
+        check_forget(self.forget_correct, self.forget_count, samples=self.kind == "samples")
         check_correct("retain", self.parent_retain_correct, self.retain_count, prefix="parent_")
-        if self.samples and self.relearn_accuracy:
-            raise BadInput("relearn_accuracy", self.relearn_accuracy, "() where single samples are named")
-        if self.samples != (self.probe_recall is None):
-            allowed = "None where single samples are named, and nowhere else"
+        no_class = self.kind != "classes"
+        if no_class and self.relearn_accuracy:
+            raise BadInput("relearn_accuracy", self.relearn_accuracy, f"() for a request of {self.kind}")
+        if no_class != (self.probe_recall is None):
+            allowed = "None for a request of samples or examples, and for no other"
             raise BadInput("probe_recall", self.probe_recall, allowed)
         if self.probe_recall is not None:
             check_share("probe_recall", self.probe_recall)
@@ -115,8 +120,7 @@ def judge(measures: GateMeasures, settings: GateSettings) -> Verdict:
     ... ).reasons
     ('forget accuracy is 6.00 % (3 of 50); at most 0.00 % is allowed',)
     """
-    checks = (_retain, _forgotten) if measures.samples else (_forget, _retain, _relearn, _probe, _forgotten)
-    reasons = tuple(reason for check in checks for reason in check(measures, settings))
+    reasons = tuple(reason for check in _CHECKS[measures.kind] for reason in check(measures, settings))
     return Verdict(passed=not reasons, reasons=reasons)
 
 
@@ -165,6 +169,14 @@ def _forgotten(measures: GateMeasures, settings: GateSettings) -> list[str]:
         for class_id, share in measures.forgotten_share.items()
         if share > settings.max_forgotten_share
     ]
+
+
+_CHECKS = {
+    "classes": (_forget, _retain, _relearn, _probe, _forgotten),
+    "samples": (_retain, _forgotten),
+    "examples": (_forget, _retain, _forgotten),
+}
+"""What is asked of the result of a request of each kind."""
 
 
 def _percent(share: float) -> str:

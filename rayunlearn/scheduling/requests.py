@@ -14,8 +14,9 @@ from rayunlearn.errors import BadInput, nearest
 from rayunlearn.scheduling.bounds import check_count
 
 DEFAULT_LINEAGE = "default"
-KINDS = ("classes", "samples")
-"""What a request may name as its target: classes, or training samples by their indices in the dataset."""
+KINDS = ("classes", "samples", "examples")
+"""What a request may name as its target: classes; training samples, by their indices in the dataset; or,
+beside a few examples of a behaviour, the labels that what is like them must no longer get."""
 DATA_ACCESS = ("few_examples", "forget", "pretrained_generator", "retain", "training_log", "weights")
 """What a run may be handed."""
 LEAST_RETAINED = 2
@@ -23,6 +24,7 @@ LEAST_RETAINED = 2
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NAME_ALLOWED = "1 to 128 characters of A-Z a-z 0-9 . _ - (but not '.' or '..')"
+_EXAMPLES_ALLOWED = "the path of a folder of Parquet shards, or of one, with what is to be unlearned"
 _TARGET_ALLOWED = "a non-empty list of different ids, whole numbers of at least 0, as in [0, 3]"
 _TIME_ALLOWED = "an ISO 8601 time with its offset from UTC, as in '2026-01-31T12:00:00Z'"
 _LARGEST_ID = 2**31 - 1
@@ -42,6 +44,12 @@ class Request:
 
     `target` holds ids of what `kind` says. It is sorted, `data_access` is sorted, times are turned into UTC.
 
+    Attributes:
+        examples: of kind "examples" alone: where they are, a path; once they were taken in, "sha256:" and the
+            digest that they are kept under.
+        whole_classes: of kind "examples" alone: the labels to erase are classes to forget, all of what is
+            in them; otherwise the classes stay, and what is like the examples gets another of their labels.
+
     Raises:
         BadInput: naming the field, its value and what is allowed.
     """
@@ -53,6 +61,8 @@ class Request:
     received_at: datetime | None = None
     deadline: datetime | None = None
     data_access: tuple[str, ...] = ("weights",)
+    examples: str | None = None
+    whole_classes: bool = False
 
     def __post_init__(self) -> None:
         """Check every field and bring it into its one form."""
@@ -67,6 +77,12 @@ class Request:
             received_at = self.received_at.isoformat()
             raise BadInput("deadline", self.deadline.isoformat(), f"not before received_at, {received_at}")
         object.__setattr__(self, "data_access", _data_access(self.data_access))
+        _check_examples(self)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The classes that are forgotten once the request is served; their images are in no later run."""
+        return self.target if self.kind == "classes" or self.whole_classes else ()
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values; `parse_requests` reads them back unchanged."""
@@ -78,6 +94,8 @@ class Request:
             "received_at": self.received_at.isoformat() if self.received_at else None,
             "deadline": self.deadline.isoformat() if self.deadline else None,
             "data_access": list(self.data_access),
+            "examples": self.examples,
+            "whole_classes": self.whole_classes,
         }
 
 
@@ -115,7 +133,7 @@ def parse_requests(text: str, source: str) -> list[Request | Rejected]:
     >>> text = '{"request_id": "a", "targets": [0]}\\n{"request_id": "a", "target": [0]}'
     >>> bad, good = parse_requests(text, "f")
     >>> print(bad.reason)
-    f:1: field of request 'a' is 'targets'; allowed: 'target' (nearest of 7)
+    f:1: field of request 'a' is 'targets'; allowed: 'target' (nearest of 9)
     >>> good.target
     (0,)
     """
@@ -183,6 +201,11 @@ def check(
     if again:
         allowed = f"classes not forgotten already, which are {remaining}"
         raise BadInput("target class", again, allowed, where=where)
+    if not request.classes:
+        if request.target == tuple(remaining):
+            allowed = "a target that leaves a label to get in their place"
+            raise BadInput("target", list(request.target), allowed, where=where)
+        return
     retained = len(remaining) - len(request.target)
     if retained < LEAST_RETAINED:
         every = "every class" if len(remaining) == num_classes else "every remaining class"
@@ -318,6 +341,20 @@ def _data_access(value: object) -> tuple[str, ...]:
     if len(set(value)) != len(value):
         raise BadInput("data_access", _shown(value), "each kind of access once")
     return tuple(sorted(value))
+
+
+def _check_examples(request: Request) -> None:
+    """Refuse a request of kind "examples" without examples, and any other with some."""
+    examples, whole = request.examples, request.whole_classes
+    if not isinstance(whole, bool):
+        raise BadInput("whole_classes", _shown(whole), "true or false")
+    if request.kind == "examples":
+        if not isinstance(examples, str) or not examples.strip() or "\0" in examples:
+            raise BadInput("examples", _shown(examples), _EXAMPLES_ALLOWED)
+    else:
+        for name, value in (("examples", examples), ("whole_classes", whole)):
+            if value:
+                raise BadInput(name, _shown(value), f"none; kind is {request.kind!r}, not 'examples'")
 
 
 def _timestamp(field: str, value: object) -> datetime | None:

@@ -16,8 +16,8 @@ from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
-from rayunlearn.runtime import approximation
-from rayunlearn.runtime.approximation import Approximation, as_mapping
+from rayunlearn.runtime import approximation, sampling
+from rayunlearn.runtime.approximation import Approximation, filtered_rows
 from rayunlearn.runtime.chunks import Chunks
 from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.runs import RunFiles
@@ -29,13 +29,14 @@ INVERSION = ModelInversionSettings(
     iterations=80, batch_size=64, z_dim=16, width=0.25, entropy_weight=20.0, augmentation_weight=0.0,
     total_variation_weight=0.0, batchnorm_weight=1.0, diversity_weight=0.0, lr=5e-3,
 )  # fmt: skip
-SETTINGS = FewShotSettings(per_class=40, budget=400, chunk_size=50, t_ent=2.0, entropy_under="plain")
+SETTINGS = FewShotSettings(
+    model_inversion=INVERSION, per_class=40, budget=400, chunk_size=50, t_ent=2.0, entropy_under="plain")
 
 
 @pytest.fixture(autouse=True)
 def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approximation, "BLOCK", 30)
-    monkeypatch.setattr(approximation, "transformations", lambda names, background: ())
+    monkeypatch.setattr(sampling, "transformations", lambda names, background: ())
 
 
 class Failing(InlineEnsemble):
@@ -76,7 +77,7 @@ def begun(
     spec, weights = original()
     return Approximation(
         ensemble or InlineEnsemble(), RunFiles(store, "run"), spec=spec, weights=weights,
-        roles=Roles(retain=tuple(range(10)), target=(), erased=(erased,)), inversion=INVERSION,
+        roles=Roles(retain=tuple(range(10)), target=(), erased=(erased,)),
         settings=SETTINGS, examples=more.pop("examples", examples()), seed=3, progress=Quiet(), **more,
     )  # fmt: skip
 
@@ -94,7 +95,7 @@ def undisturbed() -> tuple[Store, UnlearningSet]:
     """Made in one go."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(approximation, "BLOCK", 30)
-        patch.setattr(approximation, "transformations", lambda names, background: ())
+        patch.setattr(sampling, "transformations", lambda names, background: ())
         store = memory_store()
         return store, whole(begun(store))
 
@@ -145,7 +146,7 @@ def test_the_parts_are_all_of_it(undisturbed: tuple[Store, UnlearningSet]) -> No
     """Eight in ten are learned from, one each held out, and none is in two parts."""
     made = begun(undisturbed[0])
     sizes = {part: sum(len(given) for given in made.parts(part)) for part in PARTS}
-    samples = as_mapping(made.filter())["samples"]
+    samples = filtered_rows(made.filter(), (ERASED,))[0]["count"]
     assert sum(sizes.values()) == samples == len(undisturbed[1])
     assert sizes["stop"] == pytest.approx(samples / 10, abs=10) and sizes["learn"] > 7 * sizes["stop"]
 

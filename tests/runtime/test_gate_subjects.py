@@ -18,8 +18,7 @@ from rayunlearn.models.classifiers import Classifier, build_classifier, version_
 from rayunlearn.recipes import load_recipe
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
-from rayunlearn.runtime.scheduler import gate_measures, synthesis_jobs
-from rayunlearn.runtime.sealed import measure, probe, relapse
+from rayunlearn.runtime.judging import gate_jobs, gate_measures, synthesis_jobs
 from rayunlearn.runtime.training import fit
 from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
 from rayunlearn.settings import override
@@ -46,11 +45,8 @@ def ask(candidate: Weights) -> tuple[Verdict, GateMeasures]:
     """The gate's verdict about a candidate, by the measures and in the order of a run's gate phase."""
     spec, weights = original()
     check = sets()["check"]
-    ours = measure(spec, candidate, check, ROLES)
-    parents = measure(spec, weights, check, ROLES)
-    curve = relapse(spec, candidate, check, ROLES, RECIPE.relapse)
-    recall = probe(spec, candidate, check, ROLES, SEED)
-    measures = gate_measures(ours, parents, tuple(curve), recall, ROLES)
+    jobs = gate_jobs(spec, candidate, weights, check, ROLES, RECIPE, SEED)
+    measures = gate_measures(InlineEnsemble().map(jobs), ROLES)
     return judge(measures, RECIPE.gate), measures
 
 

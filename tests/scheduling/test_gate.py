@@ -175,7 +175,7 @@ def test_a_verdict_cannot_contradict_its_reasons():
         Verdict(False, ())
 
 
-SAMPLES = replace(GOOD, samples=True, forget_count=0, relearn_accuracy=(), probe_recall=None)
+SAMPLES = replace(GOOD, kind="samples", forget_count=0, relearn_accuracy=(), probe_recall=None)
 
 
 def test_single_samples_are_judged_by_what_is_left():
@@ -188,7 +188,7 @@ def test_single_samples_are_judged_by_what_is_left():
 
 
 @pytest.mark.parametrize(
-    "change", [{"forget_count": 1}, {"relearn_accuracy": (0.0,)}, {"samples": False}]
+    "change", [{"forget_count": 1}, {"relearn_accuracy": (0.0,)}, {"kind": "classes"}]
 )
 def test_no_image_shows_a_single_sample(change):
     """Forget images or a relearning curve of samples are an error, and so are 0 of 0 images of a class."""

@@ -1,0 +1,102 @@
+"""Examples of what is to be unlearned: read where files may be read, kept by what they say.
+
+They are real data of whoever asked. They are kept while a request that names them is open, and thrown away
+with its run's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import ray
+import torch
+from ray.exceptions import RayTaskError
+
+from rayunlearn.data.parquet import read_shards
+from rayunlearn.errors import BadInput
+from rayunlearn.methods.unlearning import Samples
+from rayunlearn.models.classifiers import ClassifierSpec
+from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
+from rayunlearn.results.store import Store
+
+PREFIX = "sha256:"
+"""Of a reference to examples that were taken in."""
+
+
+def read_examples(place: str, spec: ClassifierSpec, target: Collection[int]) -> Samples:
+    """Examples from a folder of Parquet shards, or from one shard, normalised for a model.
+
+    Raises:
+        BadInput: there is no such file, one is not as it should be (`rayunlearn.data.parquet`), an image is
+            not of the model's shape, or a label is none of those to erase.
+    """
+    path = Path(place)
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+    if not files:
+        allowed = "a folder with *.parquet files, or a Parquet file: a row an example, with image and label"
+        raise BadInput("examples", place, allowed)
+    shape = (spec.in_channels, spec.image_size, spec.image_size)
+    pixels, labels = read_shards(files, "examples", spec.num_classes, shape)
+    other = sorted(set(labels.tolist()) - set(target))
+    if other:
+        allowed = f"the labels that they got wrongly and that are to be erased, {sorted(target)}"
+        raise BadInput("labels of the examples", other, allowed)
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+    return Samples(images=(pixels / 255 - mean) / std, labels=labels, ids=torch.arange(len(labels)))
+
+
+def reference(examples: Samples) -> str:
+    """What a request says in the place of a path: a digest of images and labels."""
+    return PREFIX + version_id(_tensors(examples))
+
+
+def keep_examples(store: Store, examples: Samples) -> str:
+    """Keep examples, and say by which reference `load_examples` finds them."""
+    said = reference(examples)
+    store.put(_name(said), weights_to_bytes(_tensors(examples)))
+    return said
+
+
+def load_examples(store: Store, said: str) -> Samples:
+    """Examples that were kept.
+
+    Raises:
+        BadInput: they are not there, or no longer.
+    """
+    if not are_kept(store, said):
+        raise BadInput("examples", said, "those of an open request; they are thrown away when it is closed")
+    return Samples(**weights_from_bytes(store.get(_name(said)), _name(said)))
+
+
+def are_kept(store: Store, said: str) -> bool:
+    """Whether the examples of a reference are there."""
+    return said.startswith(PREFIX) and store.exists(_name(said))
+
+
+def purge_examples(store: Store, keep: Collection[str]) -> None:
+    """Throw away all examples but those of these references."""
+    kept = {_name(said) for said in keep}
+    for name in store.list("examples"):
+        if name not in kept:
+            store.delete(name)
+
+
+_read = ray.remote(read_examples)
+
+
+def read_by_task(place: str, spec: ClassifierSpec, target: Collection[int]) -> Samples:
+    """`read_examples`, asked of another process: the driver itself never opens data."""
+    try:
+        found: Samples = ray.get(_read.remote(place, spec, tuple(target)))
+    except RayTaskError as error:
+        raise error.cause from None
+    return found
+
+
+def _tensors(examples: Samples) -> dict[str, torch.Tensor]:
+    return {"images": examples.images, "labels": examples.labels, "ids": examples.ids}
+
+
+def _name(said: str) -> str:
+    return f"examples/{said.removeprefix(PREFIX)}.safetensors"

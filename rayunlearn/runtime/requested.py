@@ -1,0 +1,64 @@
+"""A request in its lineage: who plays which part in it, the seed of its run, and its row in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from rayunlearn.errors import BadInput
+from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.roles import Roles
+from rayunlearn.scheduling.requests import Request
+from rayunlearn.seeds import derive_seed
+
+
+def roles_of(
+    request: Request, num_classes: int, classes_forgotten: Collection[int], samples_forgotten: Collection[int]
+) -> Roles:
+    """Who plays which part in a request, after all that its lineage has forgotten before."""
+    classes = request.target if request.kind == "classes" else ()
+    return Roles(
+        retain=tuple(c for c in range(num_classes) if c not in {*classes_forgotten, *classes}),
+        target=classes,
+        forgotten=tuple(sorted(classes_forgotten)),
+        target_samples=request.target if request.kind == "samples" else (),
+        forgotten_samples=tuple(sorted(samples_forgotten)),
+        erased=request.target if request.kind == "examples" else (),
+    )
+
+
+def run_seed(root: int, lineage: str, request_id: str, attempt: int) -> int:
+    """The seed of every draw of a run."""
+    return derive_seed(root, lineage, request_id, attempt)
+
+
+def require_same_seed(reader: LedgerReader, root: int, where: str) -> None:
+    """A run goes on with its own draws, and an audit tests on what its original did not train on.
+
+    Raises:
+        BadInput: the storage location was begun with another seed.
+    """
+    for row in reader.read("runs", event="started").to_pylist():
+        if row["seed"] != run_seed(root, row["lineage"], row["request_ids"][0], row["attempt"]):
+            raise BadInput(
+                "--seed", root, f"the seed that {where} was begun with; another takes another --storage"
+            )
+
+
+def request_row(request: Request, event: str, now: datetime, **columns: Any) -> dict[str, Any]:
+    """A row of the requests table; a request without a time of receipt was received now."""
+    return {
+        "request_id": request.request_id,
+        "lineage": request.lineage,
+        "kind": request.kind,
+        "target": list(request.target),
+        "received_at": request.received_at or now,
+        "deadline": request.deadline,
+        "data_access": list(request.data_access),
+        "examples": request.examples,
+        "whole_classes": request.whole_classes,
+        "event": event,
+        "at": now,
+        **columns,
+    }
