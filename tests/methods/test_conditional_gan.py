@@ -290,7 +290,7 @@ def test_data_that_do_not_fit_are_refused(change: Any, message: str) -> None:
 )  # fmt: skip
 def test_bad_settings_are_named(field: str, value: Any) -> None:
     """A field out of range is refused by its section and name."""
-    with pytest.raises(BadInput, match=f"conditional_gan.{field} is "):
+    with pytest.raises(BadInput, match=f"few_shot.gan.{field} is "):
         ConditionalGANSettings(**{field: value})
 
 

@@ -25,6 +25,7 @@ from rayunlearn.results.schemas import (
     ENUMS,
     JSON_COLUMNS,
     REQUIRED,
+    SCHEMA_VERSION,
     SCHEMAS,
     SYNTHETIC_TABLES,
     schema_written_under,
@@ -98,7 +99,8 @@ def test_a_ledger_goes_on_where_it_was_left(tmp_path: Path) -> None:
     assert second.append("runs", [row_of("runs")]) == 2
     metadata = pq.read_schema(tmp_path / entry("runs", 2)).metadata
     assert metadata[b"previous"].decode() == first.tail.sha256
-    assert (metadata[b"seq"], metadata[b"table"], metadata[b"schema_version"]) == (b"2", b"runs", b"2")
+    version = str(SCHEMA_VERSION).encode()
+    assert (metadata[b"seq"], metadata[b"table"], metadata[b"schema_version"]) == (b"2", b"runs", version)
     assert pq.read_schema(tmp_path / entry("requests", 1)).metadata[b"previous"].decode() == NO_PREVIOUS
     assert json.loads((tmp_path / HEAD).read_bytes()) == {"seq": 2, "sha256": second.tail.sha256}
 
@@ -241,14 +243,13 @@ def test_entries_from_the_future_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     ledger = Ledger(store)
     ledger.append("runs", [row_of("runs")])
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_module, "SCHEMA_VERSION", 3)
+        patch.setattr(ledger_module, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
         ledger.append("requests", [row_of("requests")])
     reader = LedgerReader(store)
     assert reader.read("runs").num_rows == 1
+    said = f"{entry('requests', 2)}: schema version is {SCHEMA_VERSION + 1}; .*newer rayunlearn"
     for action in (lambda: reader.read("requests"), lambda: Ledger(store), lambda: verify(store)):
-        with pytest.raises(
-            BadInput, match=f"{entry('requests', 2)}: schema version is 3; .*newer rayunlearn"
-        ):
+        with pytest.raises(BadInput, match=said):
             action()
 
 

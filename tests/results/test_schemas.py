@@ -58,6 +58,8 @@ ROWS: dict[str, dict[str, Any]] = {
         "received_at": NOON,
         "deadline": NOON + timedelta(days=30),
         "data_access": ["weights"],
+        "examples": "sha256:c0ffee",
+        "whole_classes": True,
         "event": "failed",
         "at": NOON,
         "reason": "gate",

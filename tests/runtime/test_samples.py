@@ -248,6 +248,7 @@ def taken_in(scheduler: Scheduler, text: str) -> tuple[Intake, dict[str, str]]:
         method=recipe.method,
         num_classes=10,
         check_samples=functools.partial(check_samples, recipe.data, seed),
+        read_examples=lambda request: str(request.examples),
         config_hash=scheduler.config_hash,
         now=NOON,
     )

@@ -31,14 +31,18 @@ def well_formed(draw):
     """Any well-formed request."""
     received_at = draw(st.none() | MOMENTS)
     wait = timedelta(seconds=draw(st.integers(0, 10**6)))
+    kind = draw(st.sampled_from(KINDS))
+    given = kind == "examples"
     return Request(
         request_id=draw(NAMES),
         lineage=draw(NAMES),
-        kind=draw(st.sampled_from(KINDS)),
+        kind=kind,
         target=tuple(draw(st.lists(st.integers(0, 10**6), min_size=1, max_size=5, unique=True))),
         received_at=received_at,
         deadline=draw(st.sampled_from([None, received_at + wait if received_at else None])),
         data_access=tuple(draw(st.lists(st.sampled_from(DATA_ACCESS), min_size=1, unique=True))),
+        examples=draw(NAMES) if given else None,
+        whole_classes=given and draw(st.booleans()),
     )
 
 
@@ -67,7 +71,7 @@ def test_the_shortest_request_and_its_defaults():
 
 
 def test_every_field_is_read():
-    """All seven fields are read; times are turned into UTC."""
+    """Every field is read; times are turned into UTC."""
     request = only(
         line(
             lineage="mnist",
@@ -106,7 +110,11 @@ BAD_LINES = {
     "lineage with a slash": (line(lineage="a/b"), ["lineage of request 'r1' is 'a/b'"]),
     "lineage null": (line(lineage=None), ["lineage of request 'r1' is None"]),
     "kind unknown": (line(kind="class"), ["kind of request 'r1' is 'class'", "'classes'"]),
-    "kind of the few-shot methods": (line(kind="examples"), ["is 'examples'", "'samples'"]),
+    "examples without any": (line(kind="examples"), ["examples of request 'r1' is None", "Parquet"]),
+    "examples not a path": (line(kind="examples", examples=[1]), ["examples of request 'r1' is [1]"]),
+    "examples of classes": (line(examples="shard"), ["'shard'", "kind is 'classes'"]),
+    "whole classes of samples": (line(kind="samples", whole_classes=True), ["is True", "'samples'"]),
+    "whole classes a word": (line(kind="examples", examples="x", whole_classes="yes"), ["'yes'", "true"]),
     "sample twice": (line(kind="samples", target=[17, 17]), ["[17, 17]", "each id once"]),
     "kind a list": (line(kind=["classes"]), ["['classes']"]),
     "field unknown": (line(dead_line="x"), ["is 'dead_line'", "'deadline'"]),
@@ -249,9 +257,9 @@ def refused(request, **given_):
     return str(error.value)
 
 
-def asks(*target, request_id="r1", kind="classes"):
-    """A request to forget these classes, or samples."""
-    return Request(request_id=request_id, target=target, kind=kind)
+def asks(*target, request_id="r1", **more):
+    """A request to forget these classes, or what else its kind says."""
+    return Request(request_id=request_id, target=target, **more)
 
 
 def test_a_class_the_model_does_not_have():
@@ -301,6 +309,17 @@ def test_a_sample_already_forgotten():
     assert message == "request 'r1': target sample is [17, 254]; allowed: samples not forgotten already"
     check(asks(3, kind="samples"), num_classes=10, forgotten=(3,), served_ids=())
     check(asks(3), num_classes=10, forgotten=(), samples_forgotten=(3,), served_ids=())
+
+
+def test_labels_to_erase_leave_a_label():
+    """All but one may be erased from what is like the examples; whole classes obey the rules of classes."""
+    given = {"kind": "examples", "examples": "shard"}
+    common = {"num_classes": 4, "forgotten": [0], "served_ids": ()}
+    check(asks(1, 2, **given), **common)
+    assert "a target that leaves a label" in refused(asks(1, 2, 3, **given), **common)
+    assert "leaves at least 2 classes" in refused(asks(1, 2, whole_classes=True, **given), **common)
+    assert "not forgotten already" in refused(asks(0, **given), **common)
+    assert asks(1, **given).classes == () and asks(1, whole_classes=True, **given).classes == (1,)
 
 
 def test_samples_are_no_classes():
