@@ -1,7 +1,8 @@
 """Run a paper's tables and figures again and set ours beside theirs.
 
-`python jobs/reproduce.py --table II --rows "mnist-lenet*"`, or by `ray job submit`. A run that was stopped
-goes on where it was: rows that are done are read, a row under way continues from its last checkpoint.
+`python jobs/reproduce.py --table II --rows "mnist-lenet*"`, `--paper few-shot --table 1`, or by
+`ray job submit`. A run that was stopped goes on where it was: rows that are done are read, a row under way
+continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from rayunlearn.runtime.reproduce_command import run_reproduction
 class Options:
     """Run a paper's tables and figures again."""
 
-    paper: Literal["zero-shot"] = "zero-shot"
+    paper: Literal["zero-shot", "few-shot"] = "zero-shot"
     """Which paper."""
 
     table: str | None = None
-    """I, II, III, IV, VI or VII. Table III needs no run."""
+    """I, II, III, IV, VI or VII; 1 to 7 of the few-shot paper. Table III needs no run."""
 
     figure: str | None = None
-    """3 to 9; 4 and 7 are one page, and so are 6 and 8."""
+    """3 to 9; 4 and 7 are one page, and so are 6 and 8. 2 to 10 of the few-shot paper."""
 
     rows: tuple[str, ...] = ("*",)
     """Names of rows, * and ? stand for anything; a name that matches nothing lists them all."""

@@ -1,6 +1,9 @@
 """Settings as frozen dataclasses: dotted paths, values from text, and one hash of them all.
 
 A command line (`--set gkt.epsilon=0.02`), a recipe and a search space name a setting by the same path.
+
+A section may be optional: a field that is declared `D | None` for settings D. `--set data.mislabelling=none`
+takes it away; where there is none, setting its fields makes it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Collection, Sequence
+from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,13 +24,25 @@ S = TypeVar("S")
 
 
 @functools.cache
-def _hints(settings: type[Any]) -> dict[str, Any]:
+def _hints(settings: Any) -> dict[str, Any]:
     """`get_type_hints`, which evaluates every annotation anew at each call."""
     return get_type_hints(settings)
 
 
+def _optional_section(declared: Any) -> Any:
+    """D of a field that is declared `D | None` for settings D, else None."""
+    kinds = get_args(declared)
+    if len(kinds) != 2 or NoneType not in kinds:
+        return None
+    other = kinds[kinds[0] is NoneType]
+    return other if dataclasses.is_dataclass(other) else None
+
+
 def paths(settings: Any) -> dict[str, tuple[Any, Any]]:
-    """Every leaf of nested settings: dotted path -> (declared type, value)."""
+    """Every leaf of nested settings: dotted path -> (declared type, value).
+
+    An optional section that is not there is a leaf, None.
+    """
     hints = _hints(settings.__class__)
     leaves: dict[str, tuple[Any, Any]] = {}
     for field in dataclasses.fields(settings):
@@ -38,6 +54,20 @@ def paths(settings: Any) -> dict[str, tuple[Any, Any]]:
     return leaves
 
 
+def _settable(settings: Any) -> dict[str, Any]:
+    """Every path that can be set -> its declared type: leaves, and optional sections with their own."""
+    found: dict[str, Any] = {}
+    hints = _hints(settings)
+    for field in dataclasses.fields(settings):
+        declared = hints[field.name]
+        section = declared if dataclasses.is_dataclass(declared) else _optional_section(declared)
+        if section is not declared:
+            found[field.name] = declared
+        if section is not None:
+            found |= {f"{field.name}.{path}": kind for path, kind in _settable(section).items()}
+    return found
+
+
 def override(settings: S, assignments: Sequence[str]) -> S:
     """Settings with `path=value` assignments applied, every check made again on the result.
 
@@ -45,19 +75,20 @@ def override(settings: S, assignments: Sequence[str]) -> S:
 
     Raises:
         BadInput: no `=`, an unknown path (with the nearest ones), a value that is not of the setting's
-            type, or one that the settings refuse.
+            type, one that the settings refuse, or part of an optional section that is not there.
     """
-    leaves = paths(settings)
+    settable = _settable(type(settings))
     values: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         path = path.strip()
         if not equals:
             raise BadInput("--set", assignment, "key.path=value")
-        if path not in leaves:
-            raise BadInput("setting", path, nearest(path, leaves), where="--set")
-        declared, _ = leaves[path]
-        values[path] = parse_value(path, text.strip(), declared)
+        if path not in settable:
+            raise BadInput("setting", path, nearest(path, settable), where="--set")
+        # a section that is taken away takes along what was assigned in it
+        values = {name: value for name, value in values.items() if not name.startswith(f"{path}.")}
+        values[path] = parse_value(path, text.strip(), settable[path])
     return _replaced(settings, values) if values else settings
 
 
@@ -66,8 +97,11 @@ def parse_value(path: str, text: str, declared: Any) -> Any:
 
     Several values stand with commas between, or as a JSON list.
     """
-    if text.lower() in ("none", "null") and type(None) in get_args(declared):
+    if text.lower() in ("none", "null") and NoneType in get_args(declared):
         return None
+    if (section := _optional_section(declared)) is not None:
+        fields = ", ".join(f"{path}.{name}" for name in _settable(section))
+        raise BadInput(path, text, f"none, or what is in it: {fields}", where="--set")
     adapter: TypeAdapter[Any] = TypeAdapter(declared)
     try:
         if text.startswith(("[", "{")):
@@ -81,8 +115,8 @@ def parse_value(path: str, text: str, declared: Any) -> Any:
         raise BadInput(path, text, allowed, where="--set") from error
 
 
-def _replaced(settings: Any, values: dict[str, Any]) -> Any:
-    """Settings with the values of these dotted paths."""
+def _replaced(settings: Any, values: dict[str, Any], within: str = "") -> Any:
+    """Settings with the values of these dotted paths; `within` is the settings' own, with a dot."""
     groups: dict[str, dict[str, Any]] = {}
     changes: dict[str, Any] = {}
     for path, value in values.items():
@@ -91,8 +125,27 @@ def _replaced(settings: Any, values: dict[str, Any]) -> Any:
             groups.setdefault(group, {})[rest] = value
         else:
             changes[group] = value
-    changes |= {group: _replaced(getattr(settings, group), inner) for group, inner in groups.items()}
+    for group, inner in groups.items():
+        path, before = f"{within}{group}", changes.get(group, getattr(settings, group))
+        if before is None:
+            changes[group] = _made(_optional_section(_hints(settings.__class__)[group]), inner, path)
+        else:
+            changes[group] = _replaced(before, inner, f"{path}.")
     return dataclasses.replace(settings, **changes)
+
+
+def _made(section: Any, values: dict[str, Any], path: str) -> Any:
+    """A section that was not there before, of the values of these dotted paths."""
+    required = [
+        field.name
+        for field in dataclasses.fields(section)
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing := [f"{path}.{name}" for name in required if name not in values]:
+        raise BadInput(path, None, f"a whole section: set {', '.join(missing)} as well", where="--set")
+    own = {name: value for name, value in values.items() if "." not in name}
+    inner = {name: value for name, value in values.items() if "." in name}
+    return _replaced(section(**own), inner, f"{path}.")
 
 
 def to_json(settings: Any) -> str:
@@ -100,12 +153,29 @@ def to_json(settings: Any) -> str:
     return _canonical(dataclasses.asdict(settings))
 
 
+def stated(settings: Any) -> dict[str, Any]:
+    """Settings as nested dicts, without the optional sections that are not there.
+
+    What hashes and keys are made of: an optional section that is added to the settings changes none of
+    those that were made before, since nothing made before had one.
+    """
+    hints = _hints(settings.__class__)
+    told: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            told[field.name] = stated(value)
+        elif value is not None or _optional_section(hints[field.name]) is None:
+            told[field.name] = value
+    return told
+
+
 def config_hash(settings: Any, without: Collection[str] = ()) -> str:
-    """SHA-256 of the settings' canonical JSON, some sections left out.
+    """SHA-256 of the settings' canonical JSON, some sections left out, and optional ones that are not there.
 
     Placement, storage and address are no settings of a recipe, so they cannot enter it.
     """
-    kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in without}
+    kept = {name: value for name, value in stated(settings).items() if name not in without}
     return hashlib.sha256(_canonical(kept).encode()).hexdigest()
 
 

@@ -37,15 +37,18 @@ ALLOWED: dict[str, set[str]] = {
     "models": BOTTOM,
     "data": BOTTOM,
     "inversion": BOTTOM | {"models"},
-    "methods": BOTTOM | {"models", "inversion"},
+    "methods": BOTTOM | {"models", "inversion", "variational"},
     "evaluation": BOTTOM | {"models", "inversion"},
     "variational": BOTTOM | {"models", "inversion", "results"},
     "scheduling": {"errors"},  # not seeds, which is torch's
     "results": {"errors", "scheduling"},
     "settings": BOTTOM | ALGORITHMS | {"data", "scheduling"},
-    "recipes": BOTTOM | ALGORITHMS | {"data", "scheduling", "settings"},
+    "recipes": BOTTOM | ALGORITHMS | {"data", "scheduling", "settings", "variational"},
     "reproduction": BOTTOM | BETWEEN | {"methods", "results"},
-    "runtime": BOTTOM | ALGORITHMS | BETWEEN | {"access", "data", "scheduling", "results", "reproduction"},
+    "runtime": BOTTOM
+    | ALGORITHMS
+    | BETWEEN
+    | {"access", "data", "scheduling", "results", "reproduction", "variational"},
 }
 
 CLOCK_AND_IO = {"glob", "io", "os", "pathlib", "random", "shutil", "socket", "subprocess", "tempfile", "time"}

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayunlearn.data.mislabelling import Mislabelling
 from rayunlearn.errors import BadInput
 from rayunlearn.recipes import RECIPES, digits, digits_gkt
-from rayunlearn.settings import config_hash, override, parse_value, paths, to_json
+from rayunlearn.settings import config_hash, override, parse_value, paths, stated, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,36 @@ class Top:
     """Three levels."""
 
     outer: Outer = field(default_factory=Outer)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """An optional section: one field has no default, one is a section."""
+
+    size: int
+    share: float = 0.5
+    inner: Inner = field(default_factory=Inner)
+
+    def __post_init__(self) -> None:
+        """Check one field."""
+        if self.size < 1:
+            raise BadInput("group.extra.size", self.size, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A section with an optional one in it."""
+
+    name: str = "plain"
+    extra: Extra | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithExtra:
+    """Two levels, the second optional."""
+
+    group: Group = field(default_factory=Group)
     seed: int = 0
 
 
@@ -163,6 +194,108 @@ def test_the_settings_own_checks_are_made_again() -> None:
     """A value of the right type that a recipe refuses is refused by its own message."""
     with pytest.raises(BadInput, match="gkt.epsilon is 0.0"):
         override(digits(), ["gkt.epsilon=0"])
+
+
+# A section that need not be there.
+
+SECTION = WithExtra(group=Group(extra=Extra(size=4, share=0.25)))
+
+
+@pytest.mark.parametrize(
+    ("base", "assignments", "expected"),
+    [
+        (WithExtra(), ["group.extra=none"], None),
+        (WithExtra(), ["group.extra.size=2"], Extra(size=2)),
+        (WithExtra(), ["group.extra.share=0.1", "seed=1", "group.extra.size=2"], Extra(size=2, share=0.1)),
+        (
+            WithExtra(), ["group.extra.size=2", "group.extra.inner.count=9"],
+            Extra(size=2, inner=Inner(count=9)),
+        ),
+        (SECTION, ["group.extra.share=0.1"], Extra(size=4, share=0.1)),
+        (SECTION, ["group.extra=none"], None),
+        (SECTION, ["group.extra.size=2", "group.extra=none"], None),
+        (SECTION, ["group.extra=none", "group.extra.size=2"], Extra(size=2)),
+    ],
+)  # fmt: skip
+def test_an_optional_section_is_set_and_taken_away(
+    base: WithExtra, assignments: list[str], expected: Extra | None
+) -> None:
+    """Its fields make it where there is none; `none` takes it away; what is assigned last counts."""
+    assert override(base, assignments).group == Group(extra=expected)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("group.extra.share=0.1", "group.extra is None; allowed: a whole section: set group.extra.size as"),
+        ("group.extra=4", "group.extra is '4'; allowed: none, or what is in it: group.extra.size, "),
+        ("group.extra.sise=4", "setting is 'group.extra.sise'; allowed: 'group.extra.size'"),
+        ("group.extra.size=0", "group.extra.size is 0; allowed: at least 1"),
+        ("group.extra.size=none", "group.extra.size is 'none'; allowed: .*integer"),
+        ("group=none", "setting is 'group'"),
+    ],
+)
+def test_what_an_optional_section_refuses(assignment: str, said: str) -> None:
+    """Part of a section that is not there, a value in its place, and what any setting refuses."""
+    with pytest.raises(BadInput, match=said):
+        override(WithExtra(), [assignment])
+
+
+def test_an_optional_section_enters_the_hash_where_it_is_there() -> None:
+    """Not there, the hash is that of settings without such a section, which the JSON shows as null.
+
+    There, each of its leaves counts. An optional leaf that is None counts: it has a value, none.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Before:
+        name: str = "plain"
+
+    assert config_hash(Group()) == config_hash(Before())
+    assert stated(WithExtra()) == {"group": {"name": "plain"}, "seed": 0}
+    assert to_json(Group()) == '{"extra":null,"name":"plain"}'
+    there = [SECTION, *(override(SECTION, [s]) for s in ("group.extra.size=5", "group.extra.inner.rate=0"))]
+    assert len({config_hash(s) for s in (WithExtra(), *there)}) == 4
+    assert "limit" in stated(Inner()) and Inner().limit is None
+
+
+def test_paths_of_an_optional_section() -> None:
+    """A leaf where it is not there, its own leaves where it is; both are rebuilt from their paths."""
+    (declared, value) = paths(WithExtra())["group.extra"]
+    assert value is None and declared == (Extra | None)
+    assert "group.extra" not in paths(SECTION) and paths(SECTION)["group.extra.inner.count"] == (int, 3)
+    for wanted, base in ((SECTION, WithExtra()), (WithExtra(), SECTION)):
+        written = [
+            f"{path}={json.dumps(v) if isinstance(v, tuple) else v}" for path, (_, v) in paths(wanted).items()
+        ]
+        assert override(base, written) == wanted
+
+
+def test_wrong_labels_of_a_recipe_are_set_by_name() -> None:
+    """`data.mislabelling` by its fields; alone the share says what it needs; `none` gives the recipe back."""
+    named = ["data.mislabelling.of=7", "data.mislabelling.to=2,3,7"]
+    recipe = override(digits(), named)
+    assert recipe.data.mislabelling == Mislabelling(of=7, to=(2, 3, 7), share=0.2)
+    assert override(recipe, ["data.mislabelling.share=0.5"]).data.mislabelling == Mislabelling(
+        of=7, to=(2, 3, 7), share=0.5
+    )
+    assert (
+        override(recipe, ["data.mislabelling=none"])
+        == digits()
+        == override(digits(), ["data.mislabelling=none"])
+    )
+    assert recipe.config_hash != digits().config_hash
+    with pytest.raises(BadInput, match="set data.mislabelling.of, data.mislabelling.to as well"):
+        override(digits(), ["data.mislabelling.share=0.5"])
+    with pytest.raises(BadInput, match="data.mislabelling.share is 2.0; allowed: a number above 0"):
+        override(recipe, ["data.mislabelling.share=2"])
+
+
+def test_hashes_of_recipes_stay() -> None:
+    """What was computed under these hashes took days; a new optional section leaves them as they were."""
+    assert digits().data.mislabelling is None
+    assert digits().config_hash == "eeb4ab3567ce8bb26afe58884b13c808052392caf17bde36f58f6c78cde50fb8"
+    assert digits_gkt().config_hash == "5feb0f5944cc26795058888f61b1fe9432857c05e325f8cf120c0d42e9f48c25"
 
 
 # Paths, JSON and hash.

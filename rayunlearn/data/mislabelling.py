@@ -42,16 +42,16 @@ class Mislabelling:
     def __post_init__(self) -> None:
         """Check every field."""
         if not _is_class(self.of):
-            raise BadInput("mislabelling.of", self.of, "a class: a whole number of at least 0")
+            raise BadInput("data.mislabelling.of", self.of, "a class: a whole number of at least 0")
         allowed = f"different classes, not {self.of} alone"
         if not isinstance(self.to, (tuple, list)) or not all(map(_is_class, self.to)):
-            raise BadInput("mislabelling.to", self.to, allowed)
+            raise BadInput("data.mislabelling.to", self.to, allowed)
         object.__setattr__(self, "to", tuple(self.to))
         if len(set(self.to)) != len(self.to) or not self.erased:
-            raise BadInput("mislabelling.to", self.to, allowed)
+            raise BadInput("data.mislabelling.to", self.to, allowed)
         number = isinstance(self.share, (int, float)) and not isinstance(self.share, bool)
         if not number or not 0 < self.share <= 1:
-            raise BadInput("mislabelling.share", self.share, "a number above 0 and at most 1")
+            raise BadInput("data.mislabelling.share", self.share, "a number above 0 and at most 1")
 
     @property
     def erased(self) -> tuple[int, ...]:
@@ -65,11 +65,13 @@ class Mislabelled:
 
     Attributes:
         labels: `[N]` int64 of the whole dataset, with the wrong ones in it.
-        changed_ids: ascending, int64, the samples whose label changed: D_e.
+        changed_ids: ascending, `[M]` int64, the samples whose label changed: D_e.
+        right_labels: theirs before, `[M]` int64.
     """
 
     labels: Tensor
     changed_ids: Tensor
+    right_labels: Tensor
 
 
 def mislabel(labels: Tensor, ids: Tensor, mislabelling: Mislabelling, seed: int) -> Mislabelled:
@@ -107,8 +109,8 @@ def mislabel(labels: Tensor, ids: Tensor, mislabelling: Mislabelling, seed: int)
     changed = (given != labels).nonzero().flatten()
     if len(changed) == 0:
         allowed = f"so many of class {mislabelling.of}'s {len(members)} samples that a label changes"
-        raise BadInput("mislabelling.share", mislabelling.share, allowed)
-    return Mislabelled(labels=given, changed_ids=changed)
+        raise BadInput("data.mislabelling.share", mislabelling.share, allowed)
+    return Mislabelled(labels=given, changed_ids=changed, right_labels=labels[changed])
 
 
 def misled(labels: Tensor, predicted: Tensor, mislabelling: Mislabelling) -> Tensor:

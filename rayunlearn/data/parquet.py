@@ -115,7 +115,7 @@ def _read_part(
             place = f"row {row} of {file.name}"
             if label is None or not 0 <= label <= last:
                 raise BadInput(f"label in {place}", label, f"a whole number in 0..{last}", where=name)
-            pixels = _decode(content, place, name)
+            pixels = decode(content, place, name)
             shape = shape or pixels.shape
             if pixels.shape != shape:
                 allowed = f"{list(shape)} [channels, height, width]: all have one"
@@ -158,7 +158,7 @@ def _columns(schema: pa.Schema, file: str, name: str) -> list[str]:
     return found
 
 
-def _decode(content: bytes | None, place: str, name: str) -> np.ndarray:
+def decode(content: bytes | None, place: str, name: str) -> np.ndarray:
     """The pixels [C, H, W] uint8 of a PNG or JPEG file, as they are stored in it."""
     thing = f"image in {place}"
     if content is None:

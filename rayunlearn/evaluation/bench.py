@@ -1,6 +1,7 @@
 """What an audit measures on: models side by side, the real images to show them, and one figure of one model.
 
-What was forgotten (D_f) are whole classes, single training samples, or both.
+What was forgotten (D_f) are whole classes, single training samples, or both; or it is a behaviour, and nobody
+knows which samples taught it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Measurement:
     Attributes:
         subject: name of the model on the bench.
         measure: name of the figure.
-        classes: that it was measured on; none: on the forgotten samples.
+        classes: that it was measured on; none: on the forgotten or the mislabelled samples.
         split: "train" or "test".
         sum, count: numerator and denominator, where the figure is a share or a mean.
         value: the figure; the quotient where it is one, None where the measurement gave none.
@@ -105,6 +106,21 @@ class Shadows:
     included: Tensor
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MislabelledImages:
+    """Training images that were given wrong labels on purpose: D_e of the few-shot paper's second task.
+
+    Attributes:
+        images: [N, C, H, W].
+        right: their right labels, [N].
+        taught: the wrong ones that they are trained with, [N].
+    """
+
+    images: Tensor
+    right: Tensor
+    taught: Tensor
+
+
 Relearn = Callable[[Mapping[str, Classifier], float, RelearnSettings, int], dict[str, RelearnCurve]]
 """Models by name, the original's accuracy on D_f, settings, seed -> the curves that `relearn` would give."""
 
@@ -117,7 +133,7 @@ class Bench:
         train: images [N, C, H, W] and labels [N] that the original was trained on, less the samples.
         test: the same, held out.
         retain: classes to retain.
-        forget: every class forgotten so far; none where single samples alone were.
+        forget: every class forgotten so far; none where single samples or a behaviour alone were.
         subjects: name -> model; `original` is among them.
         golds: names of those that were retrained without the forget classes, the first for the index.
         settings: of the measures.
@@ -125,6 +141,7 @@ class Bench:
         shadows: for the likelihood ratio attack; None where it is not asked for.
         relearn: how models relearn what the bench shows them; None: in this process, one after another.
         samples: the single samples of retain classes that were forgotten, like `train`.
+        mislabelled: all that was mislabelled on purpose, forgotten or not.
     """
 
     train: tuple[Tensor, Tensor]
@@ -138,15 +155,15 @@ class Bench:
     shadows: Shadows | None = None
     relearn: Relearn | None = None
     samples: tuple[Tensor, Tensor] | None = None
+    mislabelled: MislabelledImages | None = None
 
     def __post_init__(self) -> None:
         """Refuse a bench on which some model or class could not be compared with the others."""
         for name in ("original", *self.golds):
             if name not in self.subjects:
                 raise BadInput("subjects of an audit", sorted(self.subjects), f"{name!r} among them")
-        for name, classes in (("retain", self.retain), ("forget", self.forget)):
-            if not classes and not (name == "forget" and self.samples):
-                raise BadInput(f"{name} classes of an audit", [], "at least one")
+        if not self.retain:
+            raise BadInput("retain classes of an audit", [], "at least one")
         wanted = self.subjects["original"].spec.num_classes
         shadows = self.shadows.models if self.shadows else ()
         models = {**self.subjects, **{f"shadow {i}": model for i, model in enumerate(shadows)}}
@@ -162,6 +179,9 @@ class Bench:
                     raise BadInput(f"number of {name} images of class {c}", 0, "at least 1, for any measure")
         if self.samples is not None:
             check_images(*self.samples, wanted, "forgotten samples of an audit")
+        if self.mislabelled is not None:
+            for labels in (self.mislabelled.right, self.mislabelled.taught):
+                check_images(self.mislabelled.images, labels, wanted, "mislabelled images of an audit")
 
     @cached_property
     def predictions(self) -> dict[str, dict[str, Predictions]]:
@@ -175,9 +195,16 @@ class Bench:
         """Subject -> its answers for the forgotten samples; empty where there are none."""
         return {} if self.samples is None else predict(self.subjects, *self.samples)
 
+    @cached_property
+    def on_mislabelled(self) -> dict[str, Predictions]:
+        """Subject -> its answers for the mislabelled images; empty where there are none."""
+        mislabelled = self.mislabelled
+        return {} if mislabelled is None else predict(self.subjects, mislabelled.images, mislabelled.right)
+
     def forgotten(self, split: str) -> list[tuple[tuple[int, ...], dict[str, Predictions]]]:
         """D_f part by part: classes and subject -> answers, of a split's images; then of the samples.
 
+        No part where neither is known.
         The samples are training data in either split: nothing else shows what is known of them.
         """
         parts = []

@@ -27,6 +27,8 @@ from rayunlearn.methods.unlearning import Handed, Method, Samples, Unlearning, r
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import derive_seed
 
+WHOLE_BY = ("label", "similarity")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotSettings(FiltrationSettings):
@@ -45,6 +47,12 @@ class FewShotSettings(FiltrationSettings):
             repeated; 0 in the paper. Generated samples alone may miss what the examples show (docs/log.md,
             44 and 45).
         kernel: of the similarity to the examples (Table 7).
+        unit_features: divide features by their length first; the paper says nothing of it. A generator's
+            images are features of another length than real ones (LeNet5 and MNIST: 25 to 19 in the mean), so
+            that lengths rather than contents are compared (docs/log.md, 51).
+        whole_by: what counts as D'_e where whole classes are to go. "similarity": what is like the examples,
+            as in the paper; what is not goes on being taught as before. "label": besides, every sample that
+            the version answers with one of these classes.
         epochs: passes over D'; the paper relearns "until it converges".
         batch_size: samples in a step; the paper gives none.
         lr: SGD's learning rate (appendix C.4, as the next two).
@@ -61,6 +69,8 @@ class FewShotSettings(FiltrationSettings):
     workers: int = 0
     examples_share: float = 0.0
     kernel: str = "rbf"
+    unit_features: bool = True
+    whole_by: str = "label"
     epochs: int = 10
     batch_size: int = 128
     lr: float = 3e-3
@@ -72,6 +82,8 @@ class FewShotSettings(FiltrationSettings):
         super().__post_init__()
         if self.kernel not in KERNELS:
             raise BadInput(f"{self.section}.kernel", self.kernel, nearest(str(self.kernel), KERNELS))
+        if self.whole_by not in WHOLE_BY:
+            raise BadInput(f"{self.section}.whole_by", self.whole_by, nearest(str(self.whole_by), WHOLE_BY))
         if not 0 <= self.examples_share < 1:
             raise BadInput(f"{self.section}.examples_share", self.examples_share, "a share in [0, 1)")
         counts = (("further_iterations", 0), ("workers", 0), ("epochs", 1), ("batch_size", 2))

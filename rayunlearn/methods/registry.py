@@ -11,12 +11,14 @@ from rayunlearn.methods import (
     bad_teacher,
     delete,
     few_shot,
+    fine_tune,
     fisher,
     ispf,
     min_max,
     retrain,
     trivial,
     unsir,
+    variational,
 )
 from rayunlearn.methods.gkt import run as gkt
 from rayunlearn.methods.unlearning import Method
@@ -34,6 +36,9 @@ METHODS: dict[str, Method] = {
         amnesiac_rollback.METHOD,
         bad_teacher.METHOD,
         fisher.METHOD,
+        fine_tune.METHOD,
+        variational.EUBO,
+        variational.RKL,
         few_shot.METHOD,
         few_shot.PRETRAINED,
         retrain.METHOD,

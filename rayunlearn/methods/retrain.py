@@ -37,7 +37,7 @@ def redrawn(handed: Handed, purpose: str) -> Classifier:
 
 
 class Retraining(Unlearning):
-    """A supervised training from the start; a step of the run is one of the optimizer.
+    """A supervised training from the weights that the model has; a step of the run is one of the optimizer.
 
     Args:
         model: changed in place.

@@ -1,8 +1,9 @@
 """Recipes by name: settings are plain data, and a run's are recorded whole.
 
-`digits` is the project's own method on the bundled digits, `digits_gkt` the paper's there. The recipes of
-the zero-shot paper's experiments are named by dataset and model, as `mnist_lenet`; each holds the paper's
-settings of every method, and `--set method=` chooses.
+`digits` is the project's own method on the bundled digits, `digits_gkt` the paper's there; `digits_few_shot`
+serves requests that give a few examples. The recipes of
+the papers' experiments are named by dataset and model, `mnist_lenet` the zero-shot and `mnist_lenet5` the
+few-shot paper's; each holds the paper's settings of every method, and `--set method=` chooses.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rayunlearn.errors import BadInput, nearest
-from rayunlearn.recipes import zero_shot
-from rayunlearn.recipes.digits import digits, digits_gkt
+from rayunlearn.recipes import few_shot, zero_shot
+from rayunlearn.recipes.digits import digits, digits_few_shot, digits_gkt
 from rayunlearn.recipes.recipe import AuditSettings, DataSettings, ModelSettings, Recipe, ValidationSettings
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Recipe",
     "ValidationSettings",
     "digits",
+    "digits_few_shot",
     "digits_gkt",
     "load_recipe",
 ]
@@ -29,7 +31,9 @@ __all__ = [
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,
     "digits_gkt": digits_gkt,
+    "digits_few_shot": digits_few_shot,
     **zero_shot.recipes(),
+    **few_shot.recipes(),
 }
 
 

@@ -16,6 +16,7 @@ from rayunlearn.methods.amnesiac_rollback import RollbackSettings
 from rayunlearn.methods.bad_teacher import BadTeacherSettings
 from rayunlearn.methods.delete import DeleteSettings
 from rayunlearn.methods.few_shot import FewShotSettings
+from rayunlearn.methods.fine_tune import FineTuneSettings
 from rayunlearn.methods.fisher import FisherSettings
 from rayunlearn.methods.gkt.settings import GatedInversionSettings, GKTSettings
 from rayunlearn.methods.ispf import ISPFSettings
@@ -27,6 +28,7 @@ from rayunlearn.methods.unsir import UNSIRSettings
 from rayunlearn.scheduling.gate import GateSettings
 from rayunlearn.scheduling.stopping import StoppingSettings
 from rayunlearn.settings import config_hash
+from rayunlearn.variational.last_layer import LastLayerSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +160,8 @@ class Recipe:
     amnesiac_rollback: RollbackSettings = field(default_factory=RollbackSettings)
     bad_teacher: BadTeacherSettings = field(default_factory=BadTeacherSettings)
     fisher: FisherSettings = field(default_factory=FisherSettings)
+    fine_tune: FineTuneSettings = field(default_factory=FineTuneSettings)
+    last_layer: LastLayerSettings = field(default_factory=LastLayerSettings)
     few_shot: FewShotSettings = field(default_factory=FewShotSettings)
     trivial: TrivialSettings = field(default_factory=TrivialSettings)
     stopping: StoppingSettings = field(default_factory=StoppingSettings)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
-from rayunlearn.reproduction.claims import Claim, claims
+from rayunlearn.reproduction import few_shot_tables, moons, tables
+from rayunlearn.reproduction.claims import Claim
 from rayunlearn.reproduction.incomplete_data import INCOMPLETE
+from rayunlearn.reproduction.papers import claims
 from rayunlearn.reproduction.results import Result, duration, of_row
+from rayunlearn.reproduction.rows import Page, Row, reductions
 from rayunlearn.reproduction.shortfalls import section
-from rayunlearn.reproduction.tables import FORMS, declared, table
-from rayunlearn.reproduction.zero_shot import Page, Row, reductions
+from rayunlearn.reproduction.tables import declared, table
+
+FORMS = tables.FORMS | few_shot_tables.FORMS
+"""Form of a page -> its table of a group of rows."""
 
 
 def render(
@@ -35,6 +40,8 @@ def render(
         parts.append(f"{page.note}\n")
     if page.form == "declared":
         parts += [declared(), "Read off the methods' declarations; nothing is run.\n"]
+    if page.form == "moons":
+        parts.append(moons.shown(page, results))
     for group in dict.fromkeys(row.group for row in page.rows):
         rows = [row for row in page.rows if row.group == group]
         parts += [f"## {group}\n", FORMS[page.form](rows, results), _data(rows, results), _settings(rows)]
@@ -44,7 +51,8 @@ def render(
     if checked:
         parts.append(_claims(checked))
     if results:
-        parts.append(_runs(results, writer))
+        counted = TRAINING_COUNTED if page.form == "moons" else UNLEARNING_COUNTED
+        parts.append(_runs(results, counted, writer))
     parts.append(section(page, results, checked, missing))
     return "\n".join(parts)
 
@@ -82,15 +90,18 @@ def _claims(checked: Sequence[Claim]) -> str:
     return "## What the paper says of it\n\n" + table(["claim", "here", "holds"], lines, left=3)
 
 
-def _runs(results: Sequence[Result], writer: Mapping[str, str]) -> str:
+UNLEARNING_COUNTED = "Wall time of unlearning: {}; training and audits are not counted."
+TRAINING_COUNTED = "Wall time of everything, training included: {}."
+
+
+def _runs(results: Sequence[Result], counted: str, writer: Mapping[str, str]) -> str:
     """Seeds, wall time, and the machines with their versions."""
     seeds = ", ".join(map(str, sorted({result["seed"] for result in results})))
     seconds = [result["seconds"] for result in results]
+    took = f"{duration(sum(seconds))} in {len(seconds)} runs, {duration(mean(seconds))} on average"
     parts = [
         "## Runs\n",
-        f"Seeds {seeds}; ± is the standard deviation over them. Wall time of unlearning: "
-        f"{duration(sum(seconds))} in {len(seconds)} runs, {duration(mean(seconds))} on average; training "
-        "and audits are not counted.\n",
+        f"Seeds {seeds}; ± is the standard deviation over them. {counted.format(took)}\n",
     ]
     machines: dict[str, int] = {}
     for result in results:

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from rayunlearn.reproduction.results import Result, name_of, of_row, percents_of
+from rayunlearn.reproduction.rows import Page, Row
 from rayunlearn.reproduction.tables import of_request
-from rayunlearn.reproduction.zero_shot import Page, Row
 from rayunlearn.results.audit_figures import InvertedImages, audit_figures
 from rayunlearn.results.plot_style import FORGET_COLOUR, MUTED, RC, RETAIN_COLOUR, bare, saved
 

@@ -25,6 +25,14 @@ NAMES = {
     "fisher": "Fisher",
     "ispf": "ISPF",
     "delete": "DELETE",
+    "few_shot": "Ours",
+    "few_shot_pretrained": "Ours+",
+    "ours": "Ours",
+    "oracle": "Oracle",
+    "eubo": "EUBO",
+    "rkl": "RKL",
+    "fisher_1": "Fisher_1",
+    "fisher_2": "Fisher_2",
 }
 """Subjects and methods as a page calls them."""
 
@@ -60,9 +68,9 @@ def percents_of(results: Sequence[Result], subject: str, measure: str) -> list[f
     return [100 * value for value in figures_of(results, subject, measure)]
 
 
-def number(value: float | None) -> str:
+def number(value: float | None, digits: int = 2) -> str:
     """One figure; blank where there is none."""
-    return "" if value is None else f"{round(value, 2) + 0.0:.2f}"
+    return "" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # no minus before a zero
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
@@ -73,13 +81,13 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     """
     if not values:
         return ""
-    middle = f"{round(mean(values), digits) + 0.0:.{digits}f}"  # no minus before a zero
+    middle = number(mean(values), digits)
     return middle if len(values) < 2 else f"{middle} ± {stdev(values):.{digits}f}"
 
 
-def difference(values: Sequence[float], paper: float | None) -> str:
+def difference(values: Sequence[float], paper: float | None, digits: int = 2) -> str:
     """Our mean less the paper's figure; blank where there is none."""
-    return "" if paper is None or not values else f"{mean(values) - paper:+.2f}"
+    return "" if paper is None or not values else f"{mean(values) - paper:+.{digits}f}"
 
 
 def duration(seconds: float) -> str:

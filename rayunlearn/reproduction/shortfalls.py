@@ -7,18 +7,25 @@ from dataclasses import dataclass, field
 from statistics import mean
 
 from rayunlearn.methods.catalogue import table_three
+from rayunlearn.reproduction import moons
 from rayunlearn.reproduction.claims import Claim
 from rayunlearn.reproduction.incomplete_data import INCOMPLETE
 from rayunlearn.reproduction.remarks import remark_on
 from rayunlearn.reproduction.results import Result, name_of, of_row, percents_of
-from rayunlearn.reproduction.tables import subjects
-from rayunlearn.reproduction.zero_shot import Page, Row, reductions
-from rayunlearn.reproduction.zero_shot_figures import TABLE_THREE, Printed
+from rayunlearn.reproduction.rows import Page, Printed, Row, reductions
+from rayunlearn.reproduction.tables import Subject, subjects
+from rayunlearn.reproduction.zero_shot_figures import TABLE_THREE
 
 RETAIN_BELOW = 2.0
 """Points of D_r that a mean over seeds may be below the paper's figure."""
 FORGET_ABOVE = 1.0
 """Points of D_f that it may be above."""
+
+ERASED_OFF = 2.0
+"""Points of D_e, where right answers are counted: an original may be above, any other below."""
+
+COMPARED = ("comparison", "shots", "samples")
+"""Forms of pages on which accuracies stand beside the paper's."""
 
 OF_ORIGINALS = ("data", "model", "train")
 """Sections of a recipe that an original depends on."""
@@ -46,13 +53,15 @@ def shortfalls(page: Page, results: Sequence[Result], claims: Sequence[Claim]) -
     """Everything on the page that did not reproduce, in the page's order."""
     if page.form == "declared":
         return list(_cells())
+    if page.name == "table-1":
+        return [*_moons(results), *_claims(claims)]
     figures = [fall for rows in _compared_groups(page, results) for fall in _figures(rows, results)]
     return figures + list(_claims(claims))
 
 
 def _compared_groups(page: Page, results: Sequence[Result]) -> list[list[Row]]:
-    """The rows of each setup whose accuracies the paper prints, of the same data."""
-    if page.form != "comparison":
+    """The rows of each setup whose accuracies the paper prints, of the same data and classifier."""
+    if page.form not in COMPARED:
         return []
     groups = dict.fromkeys(row.group for row in page.rows)
     found = [[row for row in page.rows if row.group == group] for group in groups]
@@ -62,48 +71,63 @@ def _compared_groups(page: Page, results: Sequence[Result]) -> list[list[Row]]:
 def compared(rows: Sequence[Row], results: Sequence[Result]) -> bool:
     """Whether the rows' figures are of the paper's data, so that they can stand beside the paper's."""
     hashes = {result["dataset_hash"] for row in rows for result in of_row(results, row.name)}
-    same = all(row.recipe.data.dataset == row.paper.data.dataset for row in rows)
+    same = all(
+        (row.recipe.data.dataset, row.recipe.model.name) == (row.paper.data.dataset, row.paper.model.name)
+        for row in rows
+    )
     return same and all(INCOMPLETE[h].comparable for h in hashes if h in INCOMPLETE)
 
 
 def _figures(rows: Sequence[Row], results: Sequence[Result]) -> Iterator[Shortfall]:
     stem = rows[0].name.partition(f"-{rows[0].recipe.method}")[0]
-    by_method = {row.recipe.method: row for row in rows}
-    for name, (retain, forget), printed in _beside_the_paper(rows, results):
-        # the original has forgotten nothing: it may know D_f better than the paper's
-        remembers = name != "original" and forget > printed.forget + FORGET_ABOVE
-        if not remembers and retain >= printed.retain - RETAIN_BELOW:
+    for each, (retain, forget), printed in _beside_the_paper(rows, results):
+        own = each.row if each.subject == "unlearned" else None
+        if not _off(each, forget, printed.forget) and retain >= printed.retain - RETAIN_BELOW:
             continue
-        own = by_method.get(name)
+        called = "D_f" if each.row.kind == "classes" else "D_e"
         yield Shortfall(
-            name=f"{stem}-{name}",
-            what=f"{name_of(name)} on {rows[0].group}.",
+            name=own.name if own else f"{stem}-{each.title}",
+            what=f"{name_of(each.title)}{each.given} on {rows[0].group}.",
             found=f"D_r {retain:.2f}, the paper's {printed.retain:.2f}; "
-            f"D_f {forget:.2f}, the paper's {printed.forget:.2f}",
+            f"{called} {forget:.2f}, the paper's {printed.forget:.2f}",
             settings={
                 path: pair
-                for path, pair in reductions([own or rows[0]]).items()
+                for path, pair in reductions([each.row]).items()
                 if (section := path.split(".")[0]) in OF_ORIGINALS or own and section != "audit"
             },
         )
 
 
+def _off(each: Subject, forget: float, printed: float) -> bool:
+    """Whether a model's D_f, or D_e, is worse than the paper's.
+
+    Of an original that was taught wrong labels: whether it shows less of them than the paper's. One that has
+    forgotten nothing may know D_f better than the paper's.
+    """
+    if each.title == "original":
+        return each.row.wanted_high and forget > printed + ERASED_OFF
+    return forget < printed - ERASED_OFF if each.row.wanted_high else forget > printed + FORGET_ABOVE
+
+
 def _beside_the_paper(
     rows: Sequence[Row], results: Sequence[Result]
-) -> Iterator[tuple[str, tuple[float, float], Printed]]:
-    """Name, mean D_r and D_f here and the paper's, of what both have."""
-    for name, subject, of in subjects(rows, results):
-        if of and name in rows[0].printed:
-            retain, forget = (mean(percents_of(of, subject, f"{p}_accuracy")) for p in ("retain", "forget"))
-            yield name, (retain, forget), rows[0].printed[name]
+) -> Iterator[tuple[Subject, tuple[float, float], Printed]]:
+    """A model with its mean D_r and D_f here and the paper's, of all that both have."""
+    for each in subjects(rows, results):
+        if each.results and each.printed is not None:
+            retain, forget = (
+                mean(percents_of(each.results, each.subject, measure))
+                for measure in ("retain_accuracy", each.row.erased)
+            )
+            yield each, (retain, forget), each.printed
 
 
 def _better(page: Page, results: Sequence[Result]) -> list[str]:
     """What has a D_r as far above the paper's as would be a shortfall below: no reproduction either."""
     return [
-        f"{name_of(name)} on {rows[0].group} ({retain - printed.retain:+.2f})"
+        f"{name_of(each.title)}{each.given} on {rows[0].group} ({retain - printed.retain:+.2f})"
         for rows in _compared_groups(page, results)
-        for name, (retain, _), printed in _beside_the_paper(rows, results)
+        for each, (retain, _), printed in _beside_the_paper(rows, results)
         if retain > printed.retain + RETAIN_BELOW
     ]
 
@@ -112,6 +136,12 @@ def _claims(claims: Sequence[Claim]) -> Iterator[Shortfall]:
     for claim in claims:
         if not claim.holds:
             yield Shortfall(name=claim.name, what=claim.said, found=claim.found)
+
+
+def _moons(results: Sequence[Result]) -> Iterator[Shortfall]:
+    for method, found in moons.off_the_paper(results) if results else ():
+        what = f"{name_of(method)}, divergence from the oracle over all data points, nats."
+        yield Shortfall(name=f"table-1-{method}", what=what, found=found)
 
 
 def _cells() -> Iterator[Shortfall]:
@@ -137,10 +167,15 @@ def section(page: Page, results: Sequence[Result], claims: Sequence[Claim], miss
         missing: names of the page's rows that were not run.
     """
     parts = ["## What did not reproduce, and why\n"]
-    if page.form == "comparison":
+    if page.form in COMPARED:
         parts.append(
             f"Listed is what is more than {RETAIN_BELOW:g} points of D_r below the paper's figure or more "
             f"than {FORGET_ABOVE:g} point of D_f above it, on average over seeds, on the paper's data.\n"
+        )
+    if any(row.wanted_high for row in page.rows):
+        parts.append(
+            f"Where right answers to D_e are counted, it is what is more than {ERASED_OFF:g} points below, "
+            "and an original that is as much above: what was not misled has nothing to unlearn.\n"
         )
     found = shortfalls(page, results, claims)
     run = results or page.form == "declared"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from statistics import correlation, mean
 
 from rayunlearn.methods.catalogue import table_three
@@ -17,8 +18,8 @@ from rayunlearn.reproduction.results import (
     spread,
     values_of,
 )
-from rayunlearn.reproduction.zero_shot import Row
-from rayunlearn.reproduction.zero_shot_figures import TABLE_SEVEN, TABLE_THREE, Printed
+from rayunlearn.reproduction.rows import Printed, Row
+from rayunlearn.reproduction.zero_shot_figures import TABLE_SEVEN, TABLE_THREE
 
 SUBJECTS = ("original", "gold", "mask_logit", "delete_head_row", "gaussian_head")
 """Measured beside every row's own result, in the order of the page."""
@@ -27,14 +28,42 @@ ATTACKED_SETS = ("train", "test", "retain", "forget")
 """Columns of Table VII."""
 
 
-def subjects(rows: Sequence[Row], results: Sequence[Result]) -> Iterator[tuple[str, str, Sequence[Result]]]:
-    """Name, subject and results: what is measured beside every row once, then each row's own."""
+@dataclass(frozen=True)
+class Subject:
+    """A model that rows give figures of.
+
+    Attributes:
+        title: as `name_of` and the paper's figures have it.
+        subject: as audits have it.
+        row: whose own it is, or the first where it is measured beside every row.
+        results: of its row, or of the row with most where it is measured beside every one.
+    """
+
+    title: str
+    subject: str
+    row: Row
+    results: Sequence[Result]
+
+    @property
+    def given(self) -> str:
+        """The share of D_e that it was given, in words, where that is not all or was not asked."""
+        some = self.subject == "unlearned" and self.row.share < 1
+        return f" with {self.row.share:.0%} of D_e" if some else ""
+
+    @property
+    def printed(self) -> Printed | None:
+        """The paper's figures, where it has some."""
+        return self.row.printed.get(self.title)
+
+
+def subjects(rows: Sequence[Row], results: Sequence[Result]) -> Iterator[Subject]:
+    """What is measured beside every row once, then each row's own."""
     by_row = {row.name: of_row(results, row.name) for row in rows}
     most = max(by_row.values(), key=len)
     for subject in SUBJECTS:
-        yield subject, subject, most
+        yield Subject(subject, subject, rows[0], most)
     for row in rows:
-        yield row.recipe.method, "unlearned", by_row[row.name]
+        yield Subject(row.title, "unlearned", row, by_row[row.name])
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]], *, left: int = 1) -> str:
@@ -45,23 +74,17 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]], *, left: int = 1)
 
 def comparison(rows: Sequence[Row], results: Sequence[Result]) -> str:
     """Tables I, II and IV: the paper's figure, ours and the difference, of every subject and method."""
-    printed = rows[0].printed
     head = ["model"]
     head += [
         f"{part} {cell}" if cell else "diff." for part in ("D_r", "D_f") for cell in ("paper", "here", "")
     ]
     head += ["AIN paper", "AIN here", "probe D_f", "seeds", "seconds", "refused"]
-    lines = [
-        _comparison_line(name, subject, of, printed.get(name))
-        for name, subject, of in subjects(rows, results)
-    ]
-    return table(head, lines)
+    return table(head, [_comparison_line(each) for each in subjects(rows, results)])
 
 
-def _comparison_line(
-    name: str, subject: str, results: Sequence[Result], printed: Printed | None
-) -> list[str]:
-    cells = [name_of(name)]
+def _comparison_line(each: Subject) -> list[str]:
+    subject, results, printed = each.subject, each.results, each.printed
+    cells = [name_of(each.title)]
     for measure, there in (("retain_accuracy", "retain"), ("forget_accuracy", "forget")):
         values = percents_of(results, subject, measure)
         paper = None if printed is None else float(getattr(printed, there))
@@ -166,13 +189,13 @@ def attack(rows: Sequence[Row], results: Sequence[Result]) -> str:
     """Table VII: the share of each set that the entropy attack calls members."""
     head = ["model", *(f"{part} {where}" for part in ATTACKED_SETS for where in ("paper", "here")), "seeds"]
     lines = []
-    for name, subject, of in subjects(rows, results):
-        cells = [name_of(name)]
+    for each in subjects(rows, results):
+        cells = [name_of(each.title)]
         for part in ATTACKED_SETS:
-            printed = TABLE_SEVEN.get(name, {}).get(part)
+            printed = TABLE_SEVEN.get(each.title, {}).get(part)
             cells.append("" if printed is None else f"{printed:.3f}")
-            cells.append(spread(figures_of(of, subject, f"entropy_attack_{part}"), digits=3))
-        lines.append([*cells, str(len(of))])
+            cells.append(spread(figures_of(each.results, each.subject, f"entropy_attack_{part}"), digits=3))
+        lines.append([*cells, str(len(each.results))])
     return table(head, lines)
 
 
@@ -181,11 +204,11 @@ def inversion(rows: Sequence[Row], results: Sequence[Result]) -> str:
     measures = ("confidence", "correlation", "specific")
     lines = [
         [
-            name_of(name),
-            *(spread(figures_of(of, subject, f"inversion_{m}"), digits=3) for m in measures),
-            str(len(of)),
+            name_of(each.title),
+            *(spread(figures_of(each.results, each.subject, f"inversion_{m}"), digits=3) for m in measures),
+            str(len(each.results)),
         ]
-        for name, subject, of in subjects(rows, results)
+        for each in subjects(rows, results)
     ]
     return table(["model", *measures, "seeds"], lines)
 

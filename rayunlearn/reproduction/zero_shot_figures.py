@@ -7,17 +7,8 @@ Methods are named as in the registry; "original" and "gold" are the paper's Orig
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Printed:
-    """What the paper prints of one model: accuracies in per cent, and the anamnesis index."""
-
-    retain: float
-    forget: float
-    index: float | None = None
-
+from rayunlearn.reproduction.rows import Printed
 
 Row = Mapping[str, Printed]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
@@ -29,10 +29,10 @@ HIDING = ("mask_logit", "delete_head_row")
 OUTSIDE = "*"
 """Marks a figure outside gold's interval, also where bold cannot be seen."""
 
-_SHARES = ("accuracy", "agreement", "recall", "peak", "entropy_attack", "tpr", "confidence")
+_SHARES = ("accuracy", "agreement", "recall", "peak", "entropy_attack", "tpr", "confidence", "taught")
 
 _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Answers", ("retain_accuracy", "forget_accuracy", "class_accuracy", "calibration")),
+    ("Answers", ("retain_accuracy", "forget_accuracy", "class_accuracy", "mislabelled", "calibration")),
     ("Distance to gold", ("kl", "js", "tv", "agreement", "class_membership")),
     ("Features", ("probe", "knn")),
     ("Relearning", ("relearn", "anamnesis")),
@@ -83,11 +83,12 @@ class Comparison:
 
     Attributes:
         measure, split: of the figures.
-        classes: that they were measured on; none: on the forgotten samples.
+        classes: that they were measured on; none: on the forgotten or the mislabelled samples.
         values: subject -> figure, None where the measurement gave none.
         bounds: subject -> what is known of a figure whose measurement was cut off.
         gold: figures of the gold models whose measurement was not cut off, in order.
         gold_bounds: what is known of the others'.
+        left_out: why the audit did not make the measure; empty where it did.
     """
 
     measure: str
@@ -97,6 +98,7 @@ class Comparison:
     gold: tuple[float, ...]
     bounds: Mapping[str, Interval] = field(default_factory=dict)
     gold_bounds: tuple[Interval, ...] = ()
+    left_out: str = ""
 
     @property
     def interval(self) -> Interval | None:
@@ -158,6 +160,7 @@ def compare(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
                     if _is_gold(s) and s not in known and row["value"] is not None
                 ),
                 gold_bounds=tuple(bound for s, bound in known.items() if _is_gold(s)),
+                left_out=next(filter(None, map(_left_out, by_subject.values())), ""),
             )
         )
     return found
@@ -173,6 +176,10 @@ def _bound(row: Mapping[str, Any]) -> Interval | None:
     if told.get("upper_bound") is not None:
         return Interval(high=told["upper_bound"])
     return Interval(low=told["max_steps"]) if row["measure"].endswith("steps") else None
+
+
+def _left_out(row: Mapping[str, Any]) -> str:
+    return str(json.loads(row["parameters"]).get("left_out", ""))
 
 
 def _is_gold(subject: str) -> bool:
@@ -206,6 +213,8 @@ def comparison_table(comparisons: Sequence[Comparison], *, forget: Sequence[int]
 
     At most 110 columns wide with the subjects of an audit; gold models, of whatever number, are one column.
     """
+    left_out = [f"{c.measure}: left out; {c.left_out}" for c in comparisons if c.left_out]
+    comparisons = [c for c in comparisons if not c.left_out]
     known = [s for s in SUBJECT_NAMES if s != "gold"]
     subjects = dict.fromkeys(s for c in comparisons for s in c.values)
     order = [s for s in known if s in subjects] + [s for s in subjects if s not in known]
@@ -213,7 +222,8 @@ def comparison_table(comparisons: Sequence[Comparison], *, forget: Sequence[int]
         box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, header_style="bold",
         caption=_legend(
             max((len(c.gold) + len(c.gold_bounds) for c in comparisons), default=0),
-            samples=any(not c.classes for c in comparisons),
+            {_part(c, forget) for c in comparisons},
+            left_out,
         ),
         caption_justify="left",
     )  # fmt: skip
@@ -235,7 +245,14 @@ def comparison_table(comparisons: Sequence[Comparison], *, forget: Sequence[int]
     return table
 
 
-def _legend(golds: int, *, samples: bool) -> str:
+_SAMPLES = {
+    "samples": "the single training samples that were forgotten",
+    "D_e": "the training samples with wrong labels",
+}
+"""Parts of the training set, as the table names them."""
+
+
+def _legend(golds: int, parts: Collection[str], left_out: Sequence[str]) -> str:
     """What is to be known of the table, for somebody who sees it for the first time."""
     if golds > 1:
         gold = f"mean ± standard deviation of {golds} models retrained without D_f"
@@ -244,10 +261,11 @@ def _legend(golds: int, *, samples: bool) -> str:
         gold, mark = "a model retrained without D_f", "nothing is marked: one gold model has no spread"
     lines = [
         "D_r, D_f: images of the classes to keep and of those forgotten, to test unless it says train",
-        *(["samples: the single training samples that were forgotten"] if samples else []),
+        *(f"{name}: {meaning}" for name, meaning in _SAMPLES.items() if name in parts),
         f"gold: {gold}",
         mark.replace("%", " %"),
         "<, >: the measurement was cut off there",
+        *left_out,
     ]
     return "\n".join(lines)
 
@@ -260,7 +278,7 @@ def _part(comparison: Comparison, forget: Sequence[int]) -> str:
     """The images that it was measured on."""
     ids = comparison.classes
     if not ids:
-        return "samples"
+        return "D_e" if comparison.measure.startswith("mislabelled") else "samples"
     part = "D_f" if set(ids) == set(forget) else "D_r" if len(ids) > 1 else classes(ids)
     return part if comparison.split == "test" else f"{part} {comparison.split}"
 

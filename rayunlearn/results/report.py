@@ -18,11 +18,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imsave
+from matplotlib.ticker import MaxNLocator
 
 from rayunlearn.errors import BadInput
 from rayunlearn.results import wording
 from rayunlearn.results.plot_style import FORGET_COLOUR, INK, MUTED, RC, RETAIN_COLOUR, bare, saved
-from rayunlearn.results.summary import BASELINES, Figure, RequestSummary
+from rayunlearn.results.summary import BASELINES, ClassYield, Figure, RequestSummary, Threshold
 from rayunlearn.results.wording import SUBJECT_MEANINGS, SUBJECT_NAMES
 
 IMAGES_PER_CLASS = 8
@@ -70,7 +71,7 @@ def write_report(
             _request(number, s, images.get(s.request_id), labels.get(s.request_id))
             for number, s in enumerate(summaries, start=1)
         ],
-        glossary=wording.GLOSSARY,
+        glossary=wording.glossary(summaries),
         subjects=[(SUBJECT_NAMES[name], meaning) for name, meaning in SUBJECT_MEANINGS.items()],
         audited=any(s.figures for s in summaries),
         recipe=_pretty(recipe_json),
@@ -98,14 +99,29 @@ def _overview(summaries: Sequence[RequestSummary]) -> dict[str, Any]:
 
 
 def _last(summary: RequestSummary) -> dict[str, Any]:
+    gone = wording.gone(summary.forgotten, summary.forgotten_samples)
+    behaviour = summary.kind == "examples" and not summary.target_classes
+    if behaviour:
+        gone = _asked(summary) if not any(summary.before) else f"{gone} and {_asked(summary)}"
     return {
-        "forgotten": wording.gone(summary.forgotten, summary.forgotten_samples),
+        "forgotten": gone,
         "samples": summary.kind == "samples",
+        "behaviour": behaviour,
         "retain": wording.percent(summary.figure("unlearned", "retain_accuracy")),
         "forget": wording.percent(summary.figure("unlearned", "forget_accuracy")),
         "gold": wording.percent(summary.figure("gold", "retain_accuracy")),
         "gold_forget": wording.percent(summary.figure("gold", "forget_accuracy")),
+        "compared": "gold" in summary.figures,
+        "corrected": [
+            wording.percent(figure)
+            for subject in ("unlearned", "gold")
+            if (figure := summary.figure(subject, "mislabelled_accuracy"))
+        ],
     }
+
+
+def _asked(summary: RequestSummary) -> str:
+    return wording.asked(summary.kind, summary.target, summary.whole_classes)
 
 
 def _request(
@@ -123,13 +139,16 @@ def _request(
         "anchor": f"request-{number}",
         "lineage": summary.lineage,
         "named": bool(summary.target),
-        "target": wording.asked(summary.kind, summary.target),
-        "forgotten": wording.gone(summary.forgotten, summary.forgotten_samples),
+        "target": _asked(summary),
+        "by_examples": summary.kind == "examples",
+        "so_far": wording.gone(summary.forgotten, summary.forgotten_samples) if any(summary.before) else "",
         "status": summary.status,
         "reason": wording.plain(summary.reason) if summary.reason else None,
         "returned": wording.came_back(summary.returned),
         "audited": bool(summary.figures),
         "cells": _cells(summary),
+        "measured": _measured(summary),
+        "relearned": any("relearn_steps" in measures for measures in summary.figures.values()),
         "subjects": _subjects(summary),
         "notes": _notes(summary),
         "by_class": [
@@ -137,7 +156,7 @@ def _request(
             for class_id, figure in sorted(summary.forget_by_class.get("unlearned", {}).items())
         ],
         "check": [
-            {"measure": measure.replace("_", " "), **_cell(wording.percent(figure), figure)}
+            {"measure": _check_name(summary, measure), **_cell(wording.percent(figure), figure)}
             for measure, figure in summary.synthetic_check.items()
         ],
         "relapse": ", ".join(wording.percent(value) for value in summary.relapse.values()),
@@ -152,7 +171,27 @@ def _request(
         "identity": _identity(summary),
         "real": bool(summary.real),
         "curves": _curves(summary) if summary.synthetic else None,
+        "likeness": _likeness(summary.threshold) if summary.threshold else None,
+        "yields": [_yield(given) for given in summary.yields],
+        "budget": max((given.budget for given in summary.yields), default=0),
         "images": [] if images is None or labels is None else _strips(images, labels, retained),
+    }
+
+
+def _check_name(summary: RequestSummary, measure: str) -> str:
+    names = wording.CHECK_NAMES if summary.kind == "examples" else {}
+    return names.get(measure, measure.replace("_", " "))
+
+
+def _yield(given: ClassYield) -> dict[str, Any]:
+    """What a class gave to D'; what its samples are predicted as is told where it is another class."""
+    others = {label: count for label, count in given.predicted.items() if label != given.label}
+    return {
+        "class": given.label,
+        "short": given.short,
+        "found": f"{given.found}/{given.wanted}",
+        "counts": [given.judged, given.entropy_failed, given.consistency_failed],
+        "others": ", ".join(f"{count} as {label}" for label, count in others.items()) or "none",
     }
 
 
@@ -189,30 +228,40 @@ def _cells(summary: RequestSummary) -> list[dict[str, str]]:
         share(probe, "probe_forget_recall", note=probe_name),
         ain("unlearned", kind="ours"),
         ain(relearning, note=relearning_name),
-        _cell(wording.ABSENT if stop is None else str(stop.step), kind="group"),
+        _cell(wording.ABSENT if summary.chosen_step is None else str(summary.chosen_step), kind="group"),
         _cell(wording.points(summary.regret), stop.regret if stop else None),
         _cell(wording.seconds(summary.seconds)),
     ]
 
 
+_BARS = (
+    ("Accuracy on D_r", "retain_accuracy", "retain"),
+    ("Accuracy on D_f", "forget_accuracy", "forget"),
+    ("Mislabelled: right label (line: gold)", "mislabelled_accuracy", "gold"),
+    ("Mislabelled: wrong label, as taught (line: gold)", "mislabelled_taught", "gold"),
+    ("Probe on D_f (line: gold)", "probe_forget_recall", "gold"),
+    ("Probe on D_r", "probe_retain_recall", "retain"),
+)
+"""Heading, measure and kind of the bars that compare models; nearest to gold is best where a line says so."""
+
+
+def _measured(summary: RequestSummary) -> list[tuple[str, str, str]]:
+    """Those of the bars for which some model has a figure."""
+    return [bar for bar in _BARS if any(bar[1] in measures for measures in summary.figures.values())]
+
+
 def _subjects(summary: RequestSummary) -> list[dict[str, Any]]:
     """The audited models, for the table with bars; shares also as lengths in percent."""
-    gold = summary.figure("gold", "probe_forget_recall")
     rows = []
     for subject, name in SUBJECT_NAMES.items():
         if subject not in summary.figures:
             continue
         bars = []
-        for measure, kind in (
-            ("retain_accuracy", "retain"),
-            ("forget_accuracy", "forget"),
-            ("probe_forget_recall", "probe"),
-            ("probe_retain_recall", "retain"),
-        ):
+        for _, measure, kind in _measured(summary):
             figure = summary.figure(subject, measure)
             bar: dict[str, Any] = dict(_cell(wording.percent(figure), figure, kind=kind))
             bar["length"] = _length(figure)
-            bar["mark"] = _length(gold) if kind == "probe" else None
+            bar["mark"] = _length(summary.figure("gold", measure)) if kind == "gold" else None
             bars.append(bar)
         rows.append(
             {
@@ -275,11 +324,17 @@ def _identity(summary: RequestSummary) -> list[tuple[str, str, str]]:
 def _curves(summary: RequestSummary) -> str:
     """Accuracy over cycles as an SVG data URI: synthetic solid, real dashed; the stops as vertical lines.
 
-    Of single samples there is no synthetic image, and no curve.
+    Of single samples there is no synthetic image, and no curve. Of a request by examples the synthetic
+    curves are shares of the held-out D'.
     """
     parts = [("retain", RETAIN_COLOUR)]
-    if summary.kind == "classes":
+    if summary.kind != "samples":
         parts.append(("forget", FORGET_COLOUR))
+    by_examples = summary.kind == "examples"
+    names = {
+        "retain, synthetic": "answered as before",
+        "forget, synthetic": "like the examples: label to erase",
+    }
     with matplotlib.rc_context(RC):
         canvas = Canvas(figsize=(6.6, 3.9), layout="constrained")
         axes = canvas.subplots()
@@ -288,6 +343,7 @@ def _curves(summary: RequestSummary) -> str:
                 ("synthetic", summary.synthetic, "-"),
                 ("real test", summary.real, "--"),
             ):
+                name = f"{part}, {data}"
                 if points:
                     axes.plot(
                         list(points),
@@ -296,15 +352,40 @@ def _curves(summary: RequestSummary) -> str:
                         color=colour,
                         linewidth=1.9 if style == "-" else 1.5,
                         marker="o" if len(points) == 1 else None,
-                        label=f"{part}, {data}",
+                        label=names.get(name, name) if by_examples else name,
                         clip_on=False,
                     )
         _mark_stops(axes, summary)
-        axes.set(ylim=(0, 100), xlabel="cycle", ylabel="accuracy, %")
+        axes.set(ylim=(0, 100), xlabel="cycle", ylabel="share, %" if by_examples else "accuracy, %")
         axes.margins(x=0.02)
         bare(axes)
-        canvas.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=9, handlelength=1.9)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        columns = 2 if by_examples else 4
+        canvas.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=9, handlelength=1.9)
         return _data_uri(saved(canvas, "svg"), "image/svg+xml")
+
+
+def _likeness(threshold: Threshold) -> dict[str, str]:
+    """The similarity of the samples of D' to the examples, sorted, and its threshold (Fig. 4a)."""
+    similarity = np.array(threshold.curve)
+    samples = np.linspace(0, threshold.samples, len(similarity))
+    like = similarity >= threshold.value
+    with matplotlib.rc_context(RC):
+        canvas = Canvas(figsize=(6.6, 3.1), layout="constrained")
+        axes = canvas.subplots()
+        axes.plot(samples, similarity, color=RETAIN_COLOUR, linewidth=1.9)
+        axes.plot(samples[like], similarity[like], color=FORGET_COLOUR, linewidth=2.6)
+        axes.axhline(threshold.value, color=INK, linewidth=1.2, linestyle="--")
+        axes.annotate(
+            f"threshold {threshold.value:.3g}, {threshold.selected} at or above it",
+            (threshold.samples, threshold.value), xytext=(0, 5), textcoords="offset points",
+            ha="right", va="bottom", fontsize=9,
+        )  # fmt: skip
+        axes.set(xlabel="samples of D', the most similar first", ylabel="similarity to the examples")
+        axes.margins(x=0.01)
+        bare(axes)
+        curve = _data_uri(saved(canvas, "svg"), "image/svg+xml")
+    return {"curve": curve, "said": wording.like_examples(threshold)}
 
 
 def _mark_stops(axes: Axes, summary: RequestSummary) -> None:

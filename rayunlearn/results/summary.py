@@ -86,13 +86,61 @@ class Stop:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """Which samples of D' count as like the examples (few-shot paper, eq. 9 and Fig. 4a).
+
+    Attributes:
+        value: t_f, in units of the similarity.
+        selected, samples: samples of D' at or above it, of so many.
+        by: "knee" of the curve; "midrange" or "none" where that has no knee.
+        reason: why it has none; empty for a knee.
+        curve: quantiles of the similarity at even shares of the samples, descending.
+    """
+
+    value: float
+    selected: int
+    samples: int
+    by: str
+    reason: str
+    curve: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassYield:
+    """What a class gave to D'.
+
+    Attributes:
+        label: the class that candidates were made for.
+        wanted, found: samples wanted, and accepted.
+        judged, budget: candidates judged, and the most that could be.
+        entropy_failed, consistency_failed: of those judged; one that fails both counts in both.
+        predicted: label -> samples found that the version gives it to.
+    """
+
+    label: int
+    wanted: int
+    found: int
+    judged: int
+    budget: int
+    entropy_failed: int
+    consistency_failed: int
+    predicted: Mapping[int, int]
+
+    @property
+    def short(self) -> bool:
+        """Whether it gave fewer than wanted."""
+        return self.found < self.wanted
+
+
+@dataclass(frozen=True, kw_only=True)
 class RequestSummary:
     """What became of a request, from its latest attempt.
 
     Attributes:
         request_id, lineage: of the request; the lineage is None where a rejected line had none.
         target: ids of what is to be forgotten; empty where a rejected line had none.
-        kind: what these are: classes, or single samples.
+        kind: what these are: classes; single samples; or, beside examples, labels to erase.
+        whole_classes: of kind "examples": the labels to erase are classes to forget.
         forgotten: every class forgotten once the request is served; the target's alone until it is.
         forgotten_samples: every single sample, likewise.
         status: received, rejected, planned, served or failed.
@@ -110,6 +158,8 @@ class RequestSummary:
         left_out: measure -> why the audit did not make it.
         forget_by_class: subject -> class -> accuracy on that forgotten class.
         synthetic_check: measure -> figure of the candidate on the gate's synthetic set.
+        threshold: of kind "examples": what counted as like them; None before it was found.
+        yields: likewise: what each class gave to D'.
         relapse: steps of synthetic relearning -> accuracy on the class to forget, as the gate saw it.
         synthetic: cycle -> checkpoint on the synthetic set for stopping.
         real: cycle -> the same checkpoint on real data, where audited.
@@ -120,6 +170,7 @@ class RequestSummary:
     target: tuple[int, ...]
     status: str
     kind: str = "classes"
+    whole_classes: bool = False
     forgotten: tuple[int, ...] = ()
     forgotten_samples: tuple[int, ...] = ()
     reason: str | None = None
@@ -138,6 +189,8 @@ class RequestSummary:
     left_out: Mapping[str, str] = field(default_factory=dict)
     forget_by_class: Mapping[str, Mapping[int, Figure]] = field(default_factory=dict)
     synthetic_check: Mapping[str, Figure] = field(default_factory=dict)
+    threshold: Threshold | None = None
+    yields: tuple[ClassYield, ...] = ()
     relapse: Mapping[int, float] = field(default_factory=dict)
     synthetic: Mapping[int, SyntheticPoint] = field(default_factory=dict)
     real: Mapping[int, RealPoint] = field(default_factory=dict)
@@ -148,13 +201,13 @@ class RequestSummary:
 
     @property
     def target_classes(self) -> tuple[int, ...]:
-        """The classes to forget; none where single samples are named."""
-        return self.target if self.kind == "classes" else ()
+        """The classes to forget; none where single samples are named, or labels whose classes stay."""
+        return self.target if self.kind == "classes" or self.whole_classes else ()
 
     @property
     def before(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Classes and single samples that earlier requests had forgotten."""
-        samples = () if self.kind == "classes" else self.target
+        samples = self.target if self.kind == "samples" else ()
         return (
             tuple(sorted({*self.forgotten} - {*self.target_classes})),
             tuple(sorted({*self.forgotten_samples} - {*samples})),
@@ -226,12 +279,13 @@ def summarise(reader: LedgerReader, request_ids: Sequence[str]) -> list[RequestS
             asked = list(request_ids).count(request_id)
             histories[request_id] = iter(_histories(events[request_id], asked))
         fields = _of_request(next(histories[request_id]))
+        target_classes = fields["forgotten"]  # before those of earlier requests come in
         if fields["status"] != "rejected":
             fields |= _of_run(runs.get(request_id, []))
         run_id = fields.get("run_id")
         fields |= _of_version(versions.get(run_id, []))
         fields |= {
-            **_of_audits(audits.get(run_id, []), fields["kind"], fields["forgotten"]),
+            **_of_audits(audits.get(run_id, []), fields["forgotten"], named=bool(target_classes)),
             "synthetic": _synthetic_curve(checkpoints.get(run_id, [])),
             **_of_evaluations(evaluations.get(run_id, [])),
         }
@@ -274,11 +328,13 @@ def _histories(events: Sequence[_Row], asked: int) -> list[list[_Row]]:
 def _of_request(events: Sequence[_Row]) -> dict[str, Any]:
     last = events[-1]
     target, kind = tuple(last["target"] or ()), last["kind"] or "classes"
+    whole = bool(last["whole_classes"])
     return {
         "lineage": last["lineage"],
         "target": target,
         "kind": kind,
-        "forgotten": target if kind == "classes" else (),
+        "whole_classes": whole,
+        "forgotten": target if kind == "classes" or whole else (),
         "forgotten_samples": target if kind == "samples" else (),
         "status": last["event"],
         "reason": last["reason"],
@@ -341,17 +397,41 @@ def _of_evaluations(rows: Sequence[_Row]) -> dict[str, Any]:
         if row["measure"] == "relapse_accuracy" and row["step"] is not None and row["value"] is not None
     }
     chosen = [row["step"] for row in rows if row["measure"] == "chosen_step"]
+    thresholds = [_threshold(row) for row in rows if row["measure"] == "threshold"]
+    yields = [_yield(row) for row in rows if row["measure"] == "yield"]
+    seen = [row for row in rows if row["step"] is None and row["measure"] not in ("threshold", "yield")]
     return ({"chosen_step": chosen[-1]} if chosen else {}) | {
-        "synthetic_check": {row["measure"]: _figure(row) for row in rows if row["step"] is None},
+        "synthetic_check": {row["measure"]: _figure(row) for row in seen},
+        "threshold": thresholds[-1] if thresholds else None,
+        "yields": tuple({given.label: given for given in yields}.values()),
         "relapse": dict(sorted(relapse.items())),
     }
 
 
-def _of_audits(rows: Sequence[_Row], kind: str, forgotten: Sequence[int]) -> dict[str, Any]:
+def _threshold(row: _Row) -> Threshold:
+    told = json.loads(row["parameters"])
+    return Threshold(
+        value=row["value"],
+        selected=round(row["sum"]),
+        samples=row["count"],
+        by=told["by"],
+        reason=told["reason"],
+        curve=tuple(told["curve"]),
+    )
+
+
+def _yield(row: _Row) -> ClassYield:
+    told = json.loads(row["parameters"])
+    predicted = {int(label): count for label, count in told["predicted"].items()}  # keys of JSON are text
+    return ClassYield(**{**told, "predicted": predicted})
+
+
+def _of_audits(rows: Sequence[_Row], forgotten: Sequence[int], *, named: bool) -> dict[str, Any]:
     """Figures of each model, real curve and stops; of rows that repeat, the last counts.
 
-    For a request that names classes D_f are test images of all forgotten classes. For one that names samples
-    they are the forgotten samples (rows that name no class); forgotten classes are told class by class alone.
+    For a request that names classes D_f are test images of all forgotten classes. For any other they are the
+    forgotten samples (rows that name no class), where these are known; forgotten classes are told class by
+    class alone. Figures on mislabelled samples are there whatever is named.
     """
     figures: dict[str, dict[str, Figure]] = {}
     by_class: dict[str, dict[int, Figure]] = {}
@@ -364,7 +444,7 @@ def _of_audits(rows: Sequence[_Row], kind: str, forgotten: Sequence[int]) -> dic
         if "left_out" in figure.parameters:
             left_out[measure] = str(figure.parameters["left_out"])
             continue
-        if kind == "samples" and not figure.classes:
+        if not figure.classes and (not named or measure.startswith("mislabelled")):
             figures.setdefault(subject, {})[measure] = figure
         if row["split"] == "train" or measure == "class_accuracy":
             continue
@@ -379,7 +459,7 @@ def _of_audits(rows: Sequence[_Row], kind: str, forgotten: Sequence[int]) -> dic
         else:
             if measure == "forget_accuracy" and len(figure.classes) == 1:
                 by_class.setdefault(subject, {})[figure.classes[0]] = figure
-            if kind == "samples" and {*figure.classes} <= {*forgotten}:
+            if not named and {*figure.classes} <= {*forgotten}:
                 continue
             known = figures.setdefault(subject, {}).get(measure)
             if known is None or len(figure.classes) >= len(known.classes):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import IO
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -16,12 +16,15 @@ from rich.text import Text
 from rayunlearn.results.summary import RequestSummary
 from rayunlearn.results.wording import (
     ABSENT,
-    GLOSSARY,
+    MISLABELLED_NAMES,
     SUBJECT_NAMES,
     asked,
     came_back,
+    fell_short,
+    glossary,
     gone,
     index,
+    like_examples,
     percent,
     phase_name,
     plain,
@@ -31,6 +34,9 @@ from rayunlearn.results.wording import (
 
 LOG_WIDTH = 110
 """Columns of what is no terminal; rich would take 80, too few for the table."""
+
+TABLE_WIDTH = 95
+"""Columns that the whole table needs; on fewer the report alone tells regret and time."""
 
 STATUS_STYLES = {"served": "bold green", "failed": "bold red", "rejected": "bold yellow"}
 
@@ -42,36 +48,49 @@ def open_console(file: IO[str] | None = None) -> Console:
 
 
 def result_table(summaries: Sequence[RequestSummary]) -> Table:
-    """Request by request what came out, one row a model, with the words explained below.
-
-    Best on at least 95 columns.
-    """
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, header_style="bold")
-    for header, wraps in (("Request", True), ("Forget", True), ("Status", False), ("Model", False)):
-        table.add_column("\n" + header, no_wrap=not wraps, overflow="fold")
-    for header in ("keeps\nD_r", "knows\nD_f", "probe\nD_f", "\nAIN", "stop,\ncycle", "\nRegret", "\nTime"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for summary in summaries:
-        _add_request(table, summary)
+    """Request by request what came out, one row a model, with the words explained below."""
     page = Table.grid()
     page.add_column()
-    page.add_row(table)
+    page.add_row(_Figures(summaries))
     for summary in summaries:
         if summary.reason:
             page.add_row(_reason(summary))
         if summary.returned:
             said = came_back(summary.returned)
             page.add_row(Text.assemble((plain(summary.request_id), "bold"), " ", (said, "bold red"), "\n"))
-    page.add_row(_legend(bool(any(s.figures for s in summaries))))
+        if lines := _behaviour(summary):
+            page.add_row(Text.assemble((plain(summary.request_id), "bold"), " ", "\n".join(lines), "\n"))
+    page.add_row(_legend(summaries))
     return page
 
 
-def _add_request(table: Table, summary: RequestSummary) -> None:
-    """A row for each audited model; without an audit, one row with the figures that the gate saw."""
+class _Figures:
+    """The table itself, as wide as there is room for."""
+
+    def __init__(self, summaries: Sequence[RequestSummary]) -> None:
+        self.summaries = summaries
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table for the width at hand."""
+        table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, header_style="bold")
+        for header, wraps in (("Request", True), ("Forget", True), ("Status", False), ("Model", False)):
+            table.add_column("\n" + header, no_wrap=not wraps, overflow="fold")
+        figures = ["keeps\nD_r", "knows\nD_f", "probe\nD_f", "\nAIN", "stop,\ncycle", "\nRegret", "\nTime"]
+        for header in figures if options.max_width >= TABLE_WIDTH else figures[:-2]:
+            table.add_column(header, justify="right", no_wrap=True)
+        for summary in self.summaries:
+            for cells, style in _rows(summary):
+                table.add_row(*cells[: len(table.columns)], style=style)
+            table.add_section()
+        yield table
+
+
+def _rows(summary: RequestSummary) -> Iterator[tuple[list[Text | str], str]]:
+    """Cells and style of a row for each audited model; without an audit, of one for what the gate saw."""
     names = [subject for subject in SUBJECT_NAMES if subject in summary.figures]
-    lead = [
+    lead: list[Text | str] = [
         Text(plain(summary.request_id)),
-        Text(asked(summary.kind, summary.target)),
+        Text(asked(summary.kind, summary.target, summary.whole_classes)),
         Text(summary.status, STATUS_STYLES.get(summary.status, "")),
     ]
     tail = [
@@ -83,24 +102,20 @@ def _add_request(table: Table, summary: RequestSummary) -> None:
         check = summary.synthetic_check
         model = "gate's check" if check else ABSENT
         figures = [percent(check.get("retain_accuracy")), percent(check.get("forget_accuracy"))]
-        table.add_row(*lead, model, *figures, ABSENT, ABSENT, *tail, end_section=True)
-        return
+        yield [*lead, model, *figures, ABSENT, ABSENT, *tail], ""
     for number, subject in enumerate(names):
         first = number == 0
         if not first:
             noted = f"after {gone(*summary.before)}" if number == 1 and any(summary.before) else ""
-            lead = [Text(), Text(noted, "dim"), Text()]
-        table.add_row(
-            *lead,
-            SUBJECT_NAMES[subject],
+            lead = ["", Text(noted, "dim"), ""]
+        figures = [
             percent(summary.figure(subject, "retain_accuracy")),
             percent(summary.figure(subject, "forget_accuracy")),
             percent(summary.figure(subject, "probe_forget_recall")),
             index(summary.figure(subject, "anamnesis_index")),
-            *(tail if first else ["", "", ""]),
-            style="bold" if subject == "unlearned" else "" if subject == "gold" else "dim",
-            end_section=subject == names[-1],
-        )
+        ]
+        style = "bold" if subject == "unlearned" else "" if subject == "gold" else "dim"
+        yield [*lead, SUBJECT_NAMES[subject], *figures, *(tail if first else ["", "", ""])], style
 
 
 def _reason(summary: RequestSummary) -> Text:
@@ -113,15 +128,28 @@ def _reason(summary: RequestSummary) -> Text:
     )
 
 
-def _legend(audited: bool) -> Table:
+def _behaviour(summary: RequestSummary) -> list[str]:
+    """What a request by examples found, and what is known of the samples that were mislabelled."""
+    said = []
+    if summary.threshold:
+        said += [part for part in (like_examples(summary.threshold), fell_short(summary.yields)) if part]
+    for measure, name in MISLABELLED_NAMES.items():
+        shares = {s: figure for s in SUBJECT_NAMES if (figure := summary.figure(s, measure))}
+        if shares:
+            told = ", ".join(f"{SUBJECT_NAMES[s]} {percent(figure)}" for s, figure in shares.items())
+            said.append(f"mislabelled samples, {name}: {told}")
+    return said
+
+
+def _legend(summaries: Sequence[RequestSummary]) -> Table:
     legend = Table.grid(padding=(0, 1))
     legend.add_column(style="bold", no_wrap=True)
     legend.add_column(style="dim")
-    for term, meaning in GLOSSARY:
+    for term, meaning in glossary(summaries):
         legend.add_row(term, meaning)
     origin = (
         "All figures come from real test data, looked at after publication; nothing was decided by them."
-        if audited
+        if any(s.figures for s in summaries)
         else "No real data was audited: the figures are those of the gate, on synthetic images."
     )
     legend.add_row("", origin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from rayunlearn.results.summary import Figure
+from rayunlearn.results.summary import ClassYield, Figure, RequestSummary, Threshold
 
 ABSENT = "–"
 """Stands for a figure that was not measured."""
@@ -31,6 +31,9 @@ SUBJECT_MEANINGS: dict[str, str] = {
 
 PHASE_NAMES: dict[str, str] = {
     "synthesise": "synthetic images",
+    "generator": "generator training",
+    "sample": "samples of D'",
+    "filter": "likeness to examples",
     "gate": "synthetic gate",
 }
 """Phases of a run whose name in the ledger says too little; others are shown as they are."""
@@ -40,7 +43,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     (
         "D_f",
         "real test images of every class forgotten so far; the accuracy on them should be 0 %. Of a request "
-        "that names samples: these samples; the accuracy on them should be near gold's",
+        "that names samples, or whose examples are of mislabelled ones: these samples; the accuracy on them, "
+        "by the labels of the training, should be near gold's",
     ),
     (
         "gold",
@@ -65,6 +69,39 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
 )
 """What the columns mean, for someone who sees them for the first time."""
+
+
+OF_EXAMPLES = (
+    "D'",
+    "of a request by examples: images that a generator, trained on the version alone, makes and a filter "
+    "lets pass. What of them is like the examples is relearned without the labels to erase, the rest as it "
+    "was; a held-out part of both decides",
+)
+GATES_CHECK = (
+    "gate's check",
+    "of a request by examples, on held-out D': under D_r the share answered as the version before answered "
+    "it (agreement, no accuracy), under D_f the share of what is like the examples that still gets a label "
+    "to erase",
+)
+
+CHECK_NAMES: dict[str, str] = {
+    "retain_accuracy": "not like the examples: answered as by the version before",
+    "forget_accuracy": "like the examples: still a label to erase",
+}
+"""What the gate's measures are of a request by examples."""
+
+MISLABELLED_NAMES: dict[str, str] = {
+    "mislabelled_accuracy": "right label",
+    "mislabelled_taught": "wrong label, as taught",
+}
+"""Figures on the training samples that were mislabelled, as shares of them."""
+
+
+def glossary(summaries: Iterable[RequestSummary]) -> list[tuple[str, str]]:
+    """The words to explain where these requests are shown."""
+    by_examples = [s for s in summaries if s.kind == "examples"]
+    unaudited = any(s.synthetic_check and not s.figures for s in by_examples)
+    return [*GLOSSARY, *([OF_EXAMPLES] if by_examples else ()), *([GATES_CHECK] if unaudited else ())]
 
 
 def percent(figure: Figure | float | None) -> str:
@@ -148,15 +185,21 @@ def classes(ids: Iterable[int]) -> str:
     return ", ".join(map(str, ids)) or ABSENT
 
 
-def asked(kind: str, target: Sequence[int]) -> str:
-    """What a request names: class ids in a row, single samples by their number.
+def asked(kind: str, target: Sequence[int], whole_classes: bool = False) -> str:
+    """What a request names: class ids in a row, single samples by their number, labels to erase.
 
     >>> asked("classes", [0, 2]), asked("samples", [17]), asked("samples", range(300))
     ('0, 2', '1 sample', '300 samples')
+    >>> asked("examples", [9], True), asked("examples", [9]), asked("examples", [2, 3])
+    ('9, by examples', 'label 9 of what is like the examples', 'labels 2, 3 of what is like the examples')
     """
     if kind == "classes" or not target:
         return classes(target)
-    return f"{len(target)} sample" + ("" if len(target) == 1 else "s")
+    if kind == "samples":
+        return f"{len(target)} sample" + ("" if len(target) == 1 else "s")
+    if whole_classes:
+        return f"{classes(target)}, by examples"
+    return f"label{'' if len(target) == 1 else 's'} {classes(target)} of what is like the examples"
 
 
 def gone(of_classes: Sequence[int], samples: Sequence[int]) -> str:
@@ -192,3 +235,31 @@ def came_back(returned: Mapping[int, float]) -> str:
     """
     told = [f"class {c} ({100 * share:.1f} % of its test images recognised)" for c, share in returned.items()]
     return f"came back: {', '.join(told)}" if told else ""
+
+
+_FALLBACKS = {
+    "midrange": "halfway between the greatest and the least similarity",
+    "none": "above every similarity",
+}
+"""Where the threshold is when it is no knee."""
+
+
+def like_examples(threshold: Threshold) -> str:
+    """How many samples count as like the examples, and why that was not read off a knee, if so.
+
+    >>> told = {"value": 2.0, "selected": 4, "samples": 90, "curve": (3.0, 1.0)}
+    >>> like_examples(Threshold(**told, by="knee", reason=""))
+    "4 of 90 samples of D' are like the examples"
+    >>> like_examples(Threshold(**told, by="none", reason="all 90 scores are equal")).split("; ")[1]
+    'for want of a knee the threshold is above every similarity (all 90 scores are equal)'
+    """
+    said = f"{threshold.selected} of {threshold.samples} samples of D' are like the examples"
+    if threshold.by == "knee":
+        return said
+    return f"{said}; for want of a knee the threshold is {_FALLBACKS[threshold.by]} ({threshold.reason})"
+
+
+def fell_short(yields: Iterable[ClassYield]) -> str:
+    """Classes that gave D' fewer samples than wanted; empty where none did."""
+    told = [f"class {given.label} ({given.found} of {given.wanted})" for given in yields if given.short]
+    return f"too few samples of {', '.join(told)}" if told else ""

@@ -32,7 +32,7 @@ from rayunlearn.runtime.chunks import Chunks
 from rayunlearn.runtime.context import Progress
 from rayunlearn.runtime.ensemble import Ensemble
 from rayunlearn.runtime.runs import RunFiles, loaded, saved
-from rayunlearn.runtime.sampling import features, judge, score, train_generator
+from rayunlearn.runtime.sampling import features, judge, score, soft_labels, train_generator
 from rayunlearn.seeds import derive_seed
 
 Weights = dict[str, Tensor]
@@ -72,6 +72,7 @@ class Approximation:
         progress: told how far it is.
         generator: weights of one that was trained elsewhere; it learns the version for
             `settings.further_iterations` alone.
+        whole: the labels to erase are classes to forget as a whole.
         shared: where runs that train the same generator, to the bit, share it; None where this run does not.
     """
 
@@ -89,6 +90,7 @@ class Approximation:
         progress: Progress,
         generator: Weights | None = None,
         shared: Store | None = None,
+        whole: bool = False,
     ) -> None:
         self.ensemble, self.files, self.chunks = ensemble, files, Chunks(files)
         self.spec, self.weights, self.roles = spec, weights, roles
@@ -96,6 +98,7 @@ class Approximation:
         self.iterations = settings.further_iterations if generator else self.inversion.iterations
         self.examples, self.progress, self.given = examples, progress, generator
         self.shared = shared
+        self.by_label = whole and settings.whole_by == "label"
         self.seed = derive_seed(seed, "approximation")
 
     def train_generator(self) -> list[dict[str, Any]]:
@@ -172,16 +175,17 @@ class Approximation:
         return Filtered(composition=self.composition, width=width, knee=knee, selected=selected)
 
     def _scored(self) -> dict[str, Any]:
-        (examples,) = self.ensemble.map([(features, (self.spec, self.weights, self.examples.images))])
+        unit = self.settings.unit_features
+        (examples,) = self.ensemble.map([(features, (self.spec, self.weights, self.examples.images, unit))])
         width = None
         if self.settings.kernel == "rbf":
             first = [key for key in self.composition.take if key[1] == 0] or list(self.composition.take)[:1]
-            drawn = [(features, (self.spec, self.weights, self._taken(key).images)) for key in first]
+            drawn = [(features, (self.spec, self.weights, self._taken(key).images, unit)) for key in first]
             width = kernel_width(torch.cat(self.ensemble.map(drawn)), examples)
         scores: dict[str, Tensor] = {}
         for key in self.composition.take:
             arguments = (
-                self.spec, self.weights, self._taken(key).images, examples, self.settings.kernel,
+                self.spec, self.weights, self._taken(key).images, unit, examples, self.settings.kernel,
                 None if width is None else width.value,
             )  # fmt: skip
             (scores[_key(*key)],) = self.ensemble.map([(score, arguments)])
@@ -204,26 +208,37 @@ class Approximation:
         for key in self.composition.take:
             taken = self._taken(key)
             like = knee.selects(scores["scores"][_key(*key)])
+            if self.by_label:
+                like = like | torch.isin(taken.soft_labels.argmax(dim=1), torch.tensor(self.roles.erased))
             chosen = in_part(taken.indices, part)
             given = unlearning_set(taken.images, taken.soft_labels, like, self.roles.erased)
             if bool(chosen.any()):
                 yield given.where(chosen)
 
     def held(self, part: Part) -> UnlearningSet:
-        """A held-out part as a whole.
+        """A held-out part as a whole, and the examples, of which nothing of the behaviour may be left.
+
+        D' alone would not do: a generator may show little of a behaviour, or show it as no example does.
 
         Raises:
-            BadInput: nothing of it is unwanted: no sample is like the examples and answered as they were.
+            BadInput: nothing is unwanted: the version answers no example with a label to erase, nor any
+                sample that is like them.
         """
-        found = joined(list(self.parts(part)))
+        found = joined([*self.parts(part), self._given])
         if not bool(found.unwanted.any()):
             raise BadInput(
-                f"samples like the examples in the {part} part of D'",
+                "examples that the version answers with a label to erase",
                 0,
-                f"at least one that is answered with one of {list(self.roles.erased)}: more examples, other "
-                f"labels to erase, or more samples ({self.settings.section}.per_class)",
+                f"at least one that is answered with one of {list(self.roles.erased)}: the version does not "
+                "show the behaviour, neither on the examples nor on what is like them in D'",
             )
         return found
+
+    @cached_property
+    def _given(self) -> UnlearningSet:
+        images, every = self.examples.images, torch.ones(len(self.examples), dtype=torch.bool)
+        (soft,) = self.ensemble.map([(soft_labels, (self.spec, self.weights, images))])
+        return unlearning_set(images, soft, every, self.roles.erased)
 
 
 def _key(label: int, chunk: int) -> str:

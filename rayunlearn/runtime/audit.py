@@ -21,15 +21,9 @@ from rayunlearn.data.splits import Split
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings
-from rayunlearn.evaluation.bench import Bench, Measurement, Relearn, Shadows
+from rayunlearn.evaluation.bench import Bench, Measurement, MislabelledImages, Relearn, Shadows
 from rayunlearn.evaluation.lira import shadow_plan
-from rayunlearn.evaluation.measures import (
-    NEEDS_A_CLASS,
-    inversion_attacks,
-    mean_images,
-    measurable,
-    measured,
-)
+from rayunlearn.evaluation.measures import inversion_attacks, left_out, mean_images, measured
 from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logit
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
 from rayunlearn.models.weights import version_id
@@ -38,7 +32,7 @@ from rayunlearn.results.audit_figures import InvertedImages
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.cluster import role_share
 from rayunlearn.runtime.device import own_device
-from rayunlearn.runtime.labelled import open_data
+from rayunlearn.runtime.labelled import mislabelled, open_data
 from rayunlearn.runtime.relearning import RelearnJob, relearn_by_train
 from rayunlearn.seeds import derive_seed
 
@@ -47,6 +41,7 @@ Weights = dict[str, Tensor]
 
 INVERTED = ("original", "gold", "unlearned")
 """Subjects whose inverted images are shown, as in the zero-shot paper's Fig. 3."""
+NO_GOLD = "no model was retrained to compare with: the data do not say which samples taught the behaviour"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +53,8 @@ class AuditInputs:
         roles: which classes and samples are retained, forgotten now and forgotten before.
         original: weights of the lineage's first version.
         unlearned: weights of the version to audit.
-        golds: weights of models retrained without what was forgotten.
+        golds: weights of models retrained without what was forgotten; none where that is a behaviour and
+            nobody knows which samples taught it.
         checkpoints: step -> weights of the run's checkpoints, in order; none, and no rule is judged.
         chosen: step that the stopping rule picked.
         data: dataset and split.
@@ -105,18 +101,25 @@ def audit(inputs: AuditInputs) -> list[Row]:
     """Every measure asked for, as rows of the audits table without their run, lineage and time.
 
     Subjects: original, unlearned, the gold models and, where a class was forgotten, the three trivial
-    baselines that hide it, made from the original. Where single samples alone were forgotten a measure that
-    needs a class is left out, with a row that says why. Where checkpoints are given: the choice that real
-    data would have made among them, and the regret of the synthetic one.
+    baselines that hide it, made from the original. A measure that needs a forgotten class, or to know the
+    samples that were forgotten, is left out where there is none, with a row that says why; so is the
+    comparison with gold where there is no gold model. Where checkpoints are given: the choice that real data
+    would have made among them, and the regret of the synthetic one.
     """
     dataset, parts = open_data(inputs.data, inputs.split_seed)
-    bench, asked = _bench(inputs, dataset, parts), inputs.settings.measures
-    made = measurable(asked, bench.forget)
+    bench = _bench(inputs, dataset, parts)
+    reasons = {
+        name: left_out(name, bench.forget, samples=bench.samples is not None)
+        for name in inputs.settings.measures
+    }
+    made = [name for name, reason in reasons.items() if reason is None]
     figures = measured(bench, made) if made else []
+    if not inputs.golds:
+        reasons["gold"] = NO_GOLD
     figures += [
-        Measurement(subject="unlearned", measure=name, classes=(), parameters={"left_out": NEEDS_A_CLASS})
-        for name in asked
-        if name not in made
+        Measurement(subject="unlearned", measure=name, classes=(), parameters={"left_out": reason})
+        for name, reason in reasons.items()
+        if reason is not None
     ]
     return [_row(inputs, dataset, figure) for figure in figures] + _trajectory(inputs, dataset, parts)
 
@@ -212,7 +215,16 @@ def _bench(inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> Bench:
         shadows=shadows,
         relearn=_relearn_by_train(inputs, samples) if inputs.settings.relearn_workers else None,
         samples=(dataset.images[samples], dataset.labels[samples]) if len(samples) else None,
+        mislabelled=_mislabelled_images(inputs, dataset),
     )
+
+
+def _mislabelled_images(inputs: AuditInputs, dataset: LabelledImages) -> MislabelledImages | None:
+    found = mislabelled(inputs.data, inputs.split_seed)
+    if found is None:
+        return None
+    ids = found.changed_ids
+    return MislabelledImages(images=dataset.images[ids], right=found.right_labels, taught=dataset.labels[ids])
 
 
 def forgotten_samples(dataset: LabelledImages, roles: Roles) -> Tensor:
@@ -288,7 +300,7 @@ def oracle_step(retain: Mapping[int, tuple[int, int]], forget: Mapping[int, tupl
 def _trajectory(inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> list[Row]:
     """Every checkpoint on real data, the oracle's choice, and each stopping rule's regret to it.
 
-    Nothing for a request that names samples: gold gets most of them right as well, so that no checkpoint
+    Nothing for a request that names no class: gold gets most images right as well, so that no checkpoint
     that gets none right can be asked for.
     """
     if not inputs.roles.target:

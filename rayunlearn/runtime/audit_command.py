@@ -24,7 +24,7 @@ from rayunlearn.runtime.auditor import Auditor, VersionAudit
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.job import plain
-from rayunlearn.runtime.scheduler import require_same_seed
+from rayunlearn.runtime.requested import require_same_seed
 from rayunlearn.runtime.service import interruptible
 from rayunlearn.settings import override
 

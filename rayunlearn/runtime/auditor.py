@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import ray
@@ -14,17 +16,18 @@ from torch import Tensor
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.lira import shadow_plan
-from rayunlearn.evaluation.measures import MEASURES, NEEDS_A_CLASS, measurable
+from rayunlearn.evaluation.measures import MEASURES, left_out, measurable
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id
 from rayunlearn.results.audit_figures import InvertedImages
 from rayunlearn.results.ledger import LedgerReader
-from rayunlearn.results.lineage import Version, versions
+from rayunlearn.results.lineage import Version, request_events, versions
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.audit import AuditInputs, audit_task, inverted_images_task, shadow_candidates
 from rayunlearn.runtime.cluster import role_share
 from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.labelled import mislabelled_by_task
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import load_version
 from rayunlearn.runtime.shadows import shadow_jobs, shadow_models
@@ -65,6 +68,10 @@ class VersionAudit:
 class Auditor:
     """Audits what a storage location has published.
 
+    What a request by examples is to take away was taught by samples that it does not name. Where the recipe
+    mislabels, these are the mislabelled samples, and the audit is that of their removal: gold models are
+    retrained without them. Elsewhere nobody knows them, and there is no gold model.
+
     Args:
         context: of the service.
         threads: torch threads of each process that trains or measures.
@@ -86,7 +93,7 @@ class Auditor:
             version = chain[row["version"]]
             files = RunFiles(self.context.store, row["run_id"])
             # a run whose files were purged before anybody audited it can be audited no more
-            if row["run_id"] in audited or not self._is_there(version) or files.synthetic() is None:
+            if row["run_id"] in audited or not self._is_there(version) or not files.kept():
                 continue
             steps = self.reader.read("checkpoints", run_id=row["run_id"]).column("step").to_pylist()
             (chosen, *_) = self.reader.read(
@@ -115,7 +122,7 @@ class Auditor:
         Raises:
             BadInput: no version, or several, of that name; one that was purged; one that has forgotten
                 nothing; an original that is gone for good; a measure that is none, or that needs a
-                forgotten class where single samples alone were forgotten.
+                forgotten class, or to know the forgotten samples, where there is none.
         """
         lineages = sorted({row["lineage"] for row in self.reader.read("versions").to_pylist()})
         chains = {lineage: versions(self.reader, lineage) for lineage in lineages}
@@ -133,10 +140,13 @@ class Auditor:
         chain = {v.version: v for v in chains[version.lineage]}
         target = _Target(version=version, parent=chain[version.parent])
         asked = tuple(MEASURES) if measures is None else tuple(measures)
-        made = measurable(asked, version.classes_forgotten)
-        if measures is not None and made != asked:
-            allowed = f"{', '.join(measurable(tuple(MEASURES), ()))} for this version: {NEEDS_A_CLASS}"
-            raise BadInput("--measures", [name for name in asked if name not in made], allowed)
+        forget, samples = version.classes_forgotten, bool(self._samples(version))
+        made = measurable(asked, forget, samples=samples)
+        reasons = {name: left_out(name, forget, samples=samples) for name in asked if name not in made}
+        if measures is not None and reasons:
+            able = ", ".join(measurable(tuple(MEASURES), forget, samples=samples))
+            why = "; ".join(sorted({str(reason) for reason in reasons.values()}))
+            raise BadInput("--measures", list(reasons), f"{able} for this version: {why}")
         self.settings = replace(self.settings, measures=made)
         prepared = self._prepared([target])
         if not prepared:
@@ -207,27 +217,67 @@ class Auditor:
             spec,
             self.context.seed,
             excluded=version.classes_forgotten,
-            excluded_samples=version.samples_forgotten,
+            excluded_samples=self._samples(version),
             gold=gold,
         )
+
+    def _samples(self, version: Version) -> tuple[int, ...]:
+        """Single samples that must be gone: those named, and the mislabelled once a behaviour is to be."""
+        taught = self._mislabelled if self._without_a_behaviour(version) else ()
+        return tuple(sorted({*version.samples_forgotten, *taught}))
+
+    def _without_a_behaviour(self, version: Version) -> bool:
+        """Whether this version or one before it served a request by examples that names no whole class."""
+        chain = versions(self.reader, version.lineage)
+        events = request_events(self.reader)
+        asked = [
+            events[request][0]
+            for served in chain[: chain.index(version) + 1]
+            for request in served.request_ids
+        ]
+        return any(row["kind"] == "examples" and not row["whole_classes"] for row in asked)
+
+    @cached_property
+    def _mislabelled(self) -> tuple[int, ...]:
+        """The training samples with a wrong label; none where the recipe mislabels nothing."""
+        found = mislabelled_by_task(self.context.recipe.data, derive_seed(self.context.seed, "split"))
+        return () if found is None else tuple(found.changed_ids.tolist())
 
     def _golds(
         self, published: list[Version], originals: Mapping[str, Weights | None]
     ) -> list[list[Weights]]:
-        """Models retrained without what each version has forgotten, by one Ray Train run."""
-        workers, each = self.settings.gold_workers, self.settings.golds
-        jobs = [self._job(version, gold=i) for version in published for i in range(each)]
+        """Models retrained without what each version has forgotten, by one Ray Train run.
+
+        None for a version without a behaviour that nobody knows the samples of.
+        """
+        workers = self.settings.gold_workers
+        each = [
+            0 if self._without_a_behaviour(version) and not self._mislabelled else self.settings.golds
+            for version in published
+        ]
+        jobs = [
+            self._job(version, gold=i)
+            for version, count in zip(published, each, strict=True)
+            for i in range(count)
+        ]
+        if not jobs:
+            return [[] for _ in published]
         self.context.progress.phase("audit", f"retrain {len(jobs)} gold models by Ray Train")
         golds = train_gold(
             jobs,
-            [originals[version.lineage] or {} for version in published for _ in range(each)],
+            [
+                originals[version.lineage] or {}
+                for version, count in zip(published, each, strict=True)
+                for _ in range(count)
+            ],
             self.context.store.local_path("train"),
             workers=workers,
             cpus_per_worker=role_share(ray.cluster_resources().get("CPU", 0), workers),
             threads=self.threads,
         )
         self.context.progress.done()
-        return [golds[i : i + each] for i in range(0, len(golds), each)]
+        left = iter(golds)
+        return [list(islice(left, count)) for count in each]
 
     def _shadows(self, version: Version) -> list[Weights]:
         """Shadow models for the likelihood ratio attack, where it is asked for."""
@@ -250,16 +300,15 @@ class Auditor:
     ) -> AuditInputs:
         version, parent = target.version, target.parent
         spec, gone = ClassifierSpec.from_dict(version.model), version.classes_forgotten
+        samples_before = self._samples(parent)
         return AuditInputs(
             spec=spec,
             roles=Roles(
                 retain=tuple(c for c in range(spec.num_classes) if c not in gone),
                 target=tuple(c for c in gone if c not in parent.classes_forgotten),
                 forgotten=parent.classes_forgotten,
-                target_samples=tuple(
-                    i for i in version.samples_forgotten if i not in parent.samples_forgotten
-                ),
-                forgotten_samples=parent.samples_forgotten,
+                target_samples=tuple(sorted({*self._samples(version)} - {*samples_before})),
+                forgotten_samples=samples_before,
             ),
             original=original,
             unlearned=load_version(self.context.store, version),

@@ -13,31 +13,35 @@ import ray
 import torch
 from ray.exceptions import RayTaskError
 
+from rayunlearn.data.image_folder import is_image_folder, read_image_folder
 from rayunlearn.data.parquet import read_shards
 from rayunlearn.errors import BadInput
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
 from rayunlearn.results.store import Store
+from rayunlearn.scheduling.requests import EXAMPLES_ALLOWED
 
 PREFIX = "sha256:"
 """Of a reference to examples that were taken in."""
 
 
 def read_examples(place: str, spec: ClassifierSpec, target: Collection[int]) -> Samples:
-    """Examples from a folder of Parquet shards, or from one shard, normalised for a model.
+    """Examples from folders of images named by their labels, or from Parquet shards, normalised for a model.
 
     Raises:
-        BadInput: there is no such file, one is not as it should be (`rayunlearn.data.parquet`), an image is
-            not of the model's shape, or a label is none of those to erase.
+        BadInput: there is no such file, one is not as it should be (`rayunlearn.data.image_folder`,
+            `rayunlearn.data.parquet`), an image is not of the model's shape, or a label is none to erase.
     """
     path = Path(place)
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
-    if not files:
-        allowed = "a folder with *.parquet files, or a Parquet file: a row an example, with image and label"
-        raise BadInput("examples", place, allowed)
     shape = (spec.in_channels, spec.image_size, spec.image_size)
-    pixels, labels = read_shards(files, "examples", spec.num_classes, shape)
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+    if files:
+        pixels, labels = read_shards(files, "examples", spec.num_classes, shape)
+    elif path.is_dir() and is_image_folder(path):
+        pixels, labels = read_image_folder(path, "examples", spec.num_classes, shape)
+    else:
+        raise BadInput("examples", place, EXAMPLES_ALLOWED)
     other = sorted(set(labels.tolist()) - set(target))
     if other:
         allowed = f"the labels that they got wrongly and that are to be erased, {sorted(target)}"

@@ -153,8 +153,9 @@ def _show_plan(console: Console, service: Service, intake: Intake) -> None:
     for request in intake.done:
         console.print(f"{request.request_id}: served or failed before", highlight=False)
     for position, request in enumerate(intake.pending, start=1):
+        what = asked(request.kind, request.target, request.whole_classes)
         console.print(
-            f"{position}. {request.request_id}: forget {asked(request.kind, request.target)} of lineage "
+            f"{position}. {request.request_id}: forget {what} of lineage "
             f"{request.lineage} by {method.name} ({', '.join(sorted(method.data_access))} only), "
             f"{service.scheduler.placement}",
             highlight=False,

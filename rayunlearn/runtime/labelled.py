@@ -2,14 +2,60 @@
 
 from __future__ import annotations
 
-from rayunlearn.data.datasets import LabelledImages, load_dataset
+from dataclasses import replace
+
+import ray
+import torch
+
+from rayunlearn.data.datasets import LabelledImages, content_hash, load_dataset
+from rayunlearn.data.mislabelling import Mislabelled, mislabel
 from rayunlearn.data.splits import Split, limited, split
 from rayunlearn.recipes import DataSettings
 
 
 def open_data(data: DataSettings, split_seed: int) -> tuple[LabelledImages, Split]:
-    """The dataset of a recipe and its split, within the recipe's limits."""
+    """The dataset of a recipe and its split, within the recipe's limits.
+
+    Where the recipe mislabels, training samples have the labels that they are to be trained with, some of
+    them wrong, and the dataset's hash is of these; test samples have their right ones. The split is that
+    of the right labels.
+    """
+    dataset, parts = _right_data(data, split_seed)
+    found = _mislabelled(data, dataset, parts)
+    if found is not None:
+        # in the place of the pixels, which nobody has any more, the hash that they are in
+        before = torch.frombuffer(bytearray.fromhex(dataset.hash), dtype=torch.uint8)
+        dataset = replace(dataset, labels=found.labels, hash=content_hash(before, found.labels))
+    return dataset, parts
+
+
+def mislabelled(data: DataSettings, split_seed: int) -> Mislabelled | None:
+    """D_e: the training samples whose label `open_data` gives wrong, and their right labels.
+
+    None where the recipe mislabels nothing.
+    """
+    return None if data.mislabelling is None else _mislabelled(data, *_right_data(data, split_seed))
+
+
+def mislabelled_by_task(data: DataSettings, split_seed: int) -> Mislabelled | None:
+    """`mislabelled`, asked of another process: the driver itself never opens a dataset."""
+    if data.mislabelling is None:
+        return None
+    found: Mislabelled | None = ray.get(_task.remote(data, split_seed))
+    return found
+
+
+def _right_data(data: DataSettings, split_seed: int) -> tuple[LabelledImages, Split]:
     dataset = load_dataset(data.dataset)
     parts = split(dataset, data.test_fraction, split_seed)
     limits = {"train_per_class": data.train_per_class, "test_per_class": data.test_per_class}
     return dataset, limited(parts, dataset.labels, **limits)
+
+
+def _mislabelled(data: DataSettings, right: LabelledImages, parts: Split) -> Mislabelled | None:
+    if data.mislabelling is None:
+        return None
+    return mislabel(right.labels, parts.train_ids, data.mislabelling, parts.seed)
+
+
+_task = ray.remote(mislabelled)

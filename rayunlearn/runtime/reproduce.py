@@ -18,11 +18,12 @@ import ray
 import torch
 from torch import Tensor
 
-from rayunlearn.methods.registry import method_named
+from rayunlearn.errors import RayUnlearnError
 from rayunlearn.models.classifiers import ClassifierSpec
-from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
+from rayunlearn.models.weights import weights_from_bytes
+from rayunlearn.reproduction.few_shot_plots import Gallery
 from rayunlearn.reproduction.results import NAMES, name_of
-from rayunlearn.reproduction.zero_shot import Row
+from rayunlearn.reproduction.rows import Row
 from rayunlearn.results.audit_figures import InvertedImages
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import Version, versions
@@ -33,12 +34,29 @@ from rayunlearn.runtime.audit import AuditInputs, audit, inverted_images
 from rayunlearn.runtime.context import Context, Progress, Quiet
 from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.ensemble import InlineEnsemble
+from rayunlearn.runtime.examples import purge_examples
 from rayunlearn.runtime.grants import grant
 from rayunlearn.runtime.machine import machine_facts
+from rayunlearn.runtime.reproduce_few_shot import (
+    Generator,
+    filtered,
+    keep_gallery,
+    read_gallery,
+    request_of,
+    to_erase,
+)
+from rayunlearn.runtime.reproduce_models import (
+    Shared,
+    forgotten_by_then,
+    original_job,
+    request_name,
+    trained_name,
+    training_seconds,
+)
+from rayunlearn.runtime.reproduce_models import trained as trained  # where tasks begun earlier look for it
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler, load_version
-from rayunlearn.runtime.training import TrainingJob, describe, fit, fit_gold, training_job
-from rayunlearn.scheduling.requests import Request
+from rayunlearn.runtime.training import training_job
 from rayunlearn.seeds import derive_seed
 
 Weights = dict[str, Tensor]
@@ -46,21 +64,8 @@ ReadTables = Mapping[str, Sequence[Mapping[str, Any]]]
 
 MACHINE = "machine.json"
 """What a row was run on, in its storage location."""
-
-
-def trained(root: str, job: TrainingJob, original: Weights | None, threads: int) -> Weights:
-    """An original, or a gold model that is to keep what the original knows; trained once for all rows."""
-    torch.set_num_threads(threads)
-    store, name = Store.open(root), trained_name(job)
-    if not store.exists(name):
-        model = fit(job) if original is None else fit_gold(job, original)
-        store.put(name, weights_to_bytes(model.state_dict()))
-    return weights_from_bytes(store.get(name), name)
-
-
-def trained_name(job: TrainingJob) -> str:
-    """Under which name a model that all rows share is kept in the reproduction's folder."""
-    return f"trained/{job.key}.safetensors"
+SECONDS = "seconds.json"
+"""What training its original and its generator took."""
 
 
 def row_store(root: str | Path, row: Row, seed: int) -> Path:
@@ -69,8 +74,9 @@ def row_store(root: str | Path, row: Row, seed: int) -> Path:
 
 
 def run_row(
-    root: str, row: Row, seed: int, spec: ClassifierSpec, threads: int, original: Weights, *golds: Weights
-) -> None:
+    root: str, row: Row, seed: int, spec: ClassifierSpec, threads: int, original: Weights, *golds: Weights,
+    generator: Generator | None = None,
+) -> None:  # fmt: skip
     """Serve the row's requests one after another, and audit each version.
 
     Args:
@@ -80,29 +86,37 @@ def run_row(
         spec: of the original.
         threads: torch threads.
         original: the first version.
-        golds: for each request, a model retrained without all classes forgotten by then.
+        golds: for each request, a model retrained without all that was to be forgotten by then.
+        generator: that the row's method takes over, or finds among those that rows share.
     """
     torch.set_num_threads(threads)
-    store = Store.open(row_store(root, row, seed))
+    shared, store = Store.open(root), Store.open(row_store(root, row, seed))
     store.put(MACHINE, json.dumps(machine_facts()).encode())
     context = Context(
         store=store, ledger=Ledger(store), recipe=row.recipe, seed=seed, clock=lambda: datetime.now(UTC),
-        progress=Quiet(),
+        progress=Quiet(), generators=shared,
     )  # fmt: skip
     scheduler = Scheduler(
-        context, open_ensemble=lambda: InlineEnsemble(own_device()), placement="inline", grant=grant
-    )
+        context, open_ensemble=lambda: InlineEnsemble(own_device()), placement="inline", grant=grant,
+        pretrained=None if generator is None else lambda: generator.weights,
+    )  # fmt: skip
+    if generator is not None:
+        training = training_seconds(shared, original_job(row, spec, seed))
+        seconds = {"training_seconds": training, "generator_seconds": generator.seconds}
+        store.put(SECONDS, json.dumps(seconds).encode())
     scheduler.publish(
         lineage="default", weights=original, spec=spec, parent=None, request_ids=[], classes_forgotten=(),
         run=None,
     )  # fmt: skip
-    access = method_named(row.recipe.method).data_access | {"weights"}
     for target, gold in zip(row.requests, golds, strict=True):
         name = request_name(target)
         if name not in audited(store):
             # under a row's recipe whatever comes out is published
-            outcome = scheduler.serve(Request(request_id=name, target=target, data_access=tuple(access)))
+            outcome = scheduler.serve(request_of(row, name, target, seed, store))
+            if outcome.version is None:  # but where there was nothing to learn from
+                raise RayUnlearnError(str(outcome.reason))
             _audit(context, row, outcome.run_id, original, gold)
+            purge_examples(store, ())
 
 
 def audited(store: Store) -> set[str]:
@@ -127,6 +141,9 @@ def _audit(context: Context, row: Row, run: str, original: Weights, gold: Weight
         checkpoints={step: files.student(step) for step in sorted(set(steps))},
         chosen=chosen["step"],
     )
+    if row.kind == "examples":
+        (at,) = reader.read("evaluations", run_id=run, measure="threshold").to_pylist()
+        keep_gallery(context.store, run, inputs.spec, at["classes"], at["value"])
     found = audit(inputs)
     stamp = {"run_id": run, "lineage": "default", "at": context.clock()}
     context.ledger.append("audits", [{"version": version.version, **figure, **stamp} for figure in found])
@@ -137,16 +154,12 @@ def _audit_inputs(
     store: Store, row: Row, seed: int, version: Version, original: Weights, gold: Weights
 ) -> AuditInputs:
     """What an audit of a version of a row's is handed, but for checkpoints."""
-    chain = versions(LedgerReader(store), "default")
-    before = next(v for v in chain if v.version == version.parent).classes_forgotten
-    spec, gone = ClassifierSpec.from_dict(version.model), version.classes_forgotten
+    spec = ClassifierSpec.from_dict(version.model)
+    place = [request_name(target) for target in row.requests].index(version.request_ids[0])
+    gone = forgotten_by_then(row)[place]
     return AuditInputs(
         spec=spec,
-        roles=Roles(
-            retain=tuple(c for c in range(spec.num_classes) if c not in gone),
-            target=tuple(c for c in gone if c not in before),
-            forgotten=before,
-        ),
+        roles=_roles(row, place, spec.num_classes, seed),
         original=original,
         unlearned=load_version(store, version),
         golds=[gold],
@@ -154,6 +167,19 @@ def _audit_inputs(
         split_seed=derive_seed(seed, "split"),
         settings=row.recipe.audit,
         seed=derive_seed(seed, "audit", *gone),  # the same draws for every method
+    )
+
+
+def _roles(row: Row, place: int, num_classes: int, seed: int) -> Roles:
+    """What was to be forgotten by a request of a row's, however little of it the request named."""
+    if row.recipe.data.mislabelling is not None:
+        wrong = to_erase(row, row.requests[place], seed).tolist()
+        return Roles(retain=tuple(range(num_classes)), target=(), target_samples=tuple(wrong))
+    gone, before = forgotten_by_then(row)[place], forgotten_by_then(row)[place - 1] if place else ()
+    return Roles(
+        retain=tuple(c for c in range(num_classes) if c not in gone),
+        target=tuple(c for c in gone if c not in before),
+        forgotten=before,
     )
 
 
@@ -234,31 +260,22 @@ def run_rows(
         Row and seed -> why it failed; the others are done.
     """
     remote = {"num_cpus": cpus, "num_gpus": gpus}
-    train, run = ray.remote(trained).options(**remote), ray.remote(run_row).options(**remote)
-    specs: dict[tuple[Any, ...], ClassifierSpec] = {}
-    models: dict[str, Any] = {}
-
-    def model(job: TrainingJob, original: Any) -> Any:
-        if job.key not in models:
-            models[job.key] = train.remote(str(root), job, original, threads)
-        return models[job.key]
-
+    shared = Shared(str(root), threads, remote)
+    run: Any = ray.remote(run_row).options(**remote)  # Ray's types know no keywords
     pending: dict[Any, str] = {}
     for seed in seeds:
         for row in rows:
             if seeds_of_row(root, row, [seed]):
                 continue
-            recipe = row.recipe
-            known = (recipe.data.dataset, recipe.model)
-            if known not in specs:
-                specs[known] = describe(recipe.data, recipe.model.name, recipe.model.width)
-            original = model(training_job(recipe, specs[known], seed), None)
-            golds = [
-                model(training_job(recipe, specs[known], seed, excluded=gone, gold=0), original)
-                for gone in forgotten_by_then(row)
-            ]
-            task = run.remote(str(root), row, seed, specs[known], threads, original, *golds)
+            models = [shared.original(row, seed), *shared.golds(row, seed)]
+            made = shared.generator(row, seed)
+            task = run.remote(str(root), row, seed, shared.spec(row), threads, *models, generator=made)
             pending[task] = f"{row.name}, seed {seed}"
+    return ended(pending, progress)
+
+
+def ended(pending: dict[Any, str], progress: Progress) -> dict[str, str]:
+    """Wait for tasks, given with what each does; what failed, and why."""
     progress.phase("reproduction", "rows", total=len(pending))
     failed = {}
     while pending:
@@ -273,25 +290,6 @@ def run_rows(
     return failed
 
 
-def forgotten_by_then(row: Row) -> list[tuple[int, ...]]:
-    """Every class forgotten after each of the row's requests."""
-    gone: set[int] = set()
-    found = []
-    for target in row.requests:
-        gone |= set(target)
-        found.append(tuple(sorted(gone)))
-    return found
-
-
-def request_name(target: Sequence[int]) -> str:
-    """The id of the request to forget these classes.
-
-    >>> request_name((1, 2))
-    'forget-1-2'
-    """
-    return "forget-" + "-".join(map(str, target))
-
-
 def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
     """What a finished row and seed gave, request by request, as plain data."""
     store = Store.open(row_store(root, row, seed), create=False)
@@ -300,7 +298,7 @@ def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
         name: reader.read(name).to_pylist()
         for name in ("runs", "audits", "evaluations", *(["checkpoints"] if row.trajectory else []))
     }
-    machine = json.loads(store.get(MACHINE)) if store.exists(MACHINE) else None
+    machine, seconds = (json.loads(store.get(n)) if store.exists(n) else None for n in (MACHINE, SECONDS))
     return [
         {
             "row": row.name,
@@ -309,9 +307,17 @@ def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
             "target": list(target),
             "machine": machine,
             **_request_result(row, request_name(target), tables),
+            **({} if seconds is None else _few_shot_result(request_name(target), tables, seconds)),
+            **({} if seconds is None else {"answered": read_gallery(store)[1]}),
         }
         for target in row.requests
     ]
+
+
+def galleries(root: str | Path, rows: Sequence[tuple[Row, int]]) -> dict[str, Gallery]:
+    """Row -> samples of its D', of few-shot rows and seeds that are done."""
+    stores = {row.name: Store.open(row_store(root, row, seed), create=False) for row, seed in rows}
+    return {name: read_gallery(store)[0] for name, store in stores.items()}
 
 
 def _request_result(row: Row, request: str, tables: ReadTables) -> dict[str, Any]:
@@ -327,6 +333,23 @@ def _request_result(row: Row, request: str, tables: ReadTables) -> dict[str, Any
         "seconds": round(sum(r["seconds"] for r in phases), 1),
         "figures": [_figure(r) for r in audits if r["subject"] != "checkpoint"],
         "curve": _curve(_matching(tables["checkpoints"], **mine), audits) if row.trajectory else [],
+    }
+
+
+def _few_shot_result(request: str, tables: ReadTables, seconds: Mapping[str, float | None]) -> dict[str, Any]:
+    """What a few-shot request gave besides: what filtration decided, and what each step took.
+
+    The generator's seconds are those of its training, for whichever row that was; a request whose generator
+    was handed on by the one before trained none.
+    """
+    mine = {"run_id": _only(tables["runs"], event="published", request_ids=[request])["run_id"]}
+    phases = _matching(tables["runs"], **mine, event="phase")
+    first = tables["runs"][0]["run_id"] == mine["run_id"]
+    return {
+        **seconds,
+        "generator_seconds": seconds["generator_seconds"] if first else 0.0,
+        "seconds": round(sum(r["seconds"] for r in phases if r["phase"] != "generator"), 1),
+        "filtered": filtered(_matching(tables["evaluations"], **mine)),
     }
 
 

@@ -9,17 +9,21 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
+from rayunlearn.reproduction import few_shot_plots
 from rayunlearn.reproduction.markdown import render
+from rayunlearn.reproduction.papers import page
 from rayunlearn.reproduction.plots import draw
-from rayunlearn.reproduction.zero_shot import Page, Row, page
+from rayunlearn.reproduction.rows import Page, Row
 from rayunlearn.results.audit_figures import InvertedImages
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import JobProgress, open_console
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.job import plain
 from rayunlearn.runtime.machine import machine_facts
-from rayunlearn.runtime.reproduce import draw_inverted, results_of, run_rows, seeds_of_row
+from rayunlearn.runtime.reproduce import draw_inverted, ended, galleries, results_of, run_rows, seeds_of_row
+from rayunlearn.runtime.reproduce_moons import moons_picture, moons_results, moons_tasks
 from rayunlearn.runtime.service import interruptible
+from rayunlearn.variational.moons import require_gpytorch
 
 
 def run_reproduction(
@@ -40,7 +44,7 @@ def run_reproduction(
     """Run rows and write their page; the flags are those of the job. Returns the exit code."""
     console = open_console()
     try:
-        wanted = _page(table, figure, scale)
+        wanted = _page(paper, table, figure, scale)
         chosen = _matching(wanted, rows)
         if not seeds or len(set(seeds)) != len(seeds):
             raise BadInput("--seeds", list(seeds), "at least one, each once")
@@ -49,19 +53,21 @@ def run_reproduction(
             Store.open(root)  # before a page lies there, which nobody takes for a storage location
         failed: dict[str, str] = {}
         inverted = None
-        if chosen and not render_only:
+        if wanted.form == "moons" and not render_only:
+            require_gpytorch()
+        if (chosen or wanted.form == "moons") and not render_only:
             with JobProgress(console) as progress:
                 progress.phase("Ray", "connect")
                 connect(address)
                 progress.done()
+                cpus, gpus = cpus_per_row, gpus_per_row
                 with interruptible():
-                    failed = run_rows(
-                        root, chosen, seeds, cpus=cpus_per_row, gpus=gpus_per_row, progress=progress
-                    )
+                    if wanted.form == "moons":
+                        failed = ended(moons_tasks(root, seeds, wanted.name, cpus=cpus, gpus=gpus), progress)
+                    else:
+                        failed = run_rows(root, chosen, seeds, cpus=cpus, gpus=gpus, progress=progress)
                     if wanted.form == "inversion":
-                        inverted = draw_inverted(
-                            root, wanted.rows, seeds, cpus=cpus_per_row, gpus=gpus_per_row
-                        )
+                        inverted = draw_inverted(root, wanted.rows, seeds, cpus=cpus, gpus=gpus)
         for what, why in failed.items():
             console.print(f"[bold red]failed:[/] {what}: {why}", soft_wrap=True, highlight=False)
         written = _write(out or root, f"{paper}-{wanted.name}-{scale}", wanted, root, seeds, inverted)
@@ -72,10 +78,11 @@ def run_reproduction(
         return error.exit_code
 
 
-def _page(table: str | None, figure: str | None, scale: str) -> Page:
+def _page(paper: str, table: str | None, figure: str | None, scale: str) -> Page:
     if (table is None) == (figure is None):
         raise BadInput("--table and --figure", [table, figure], "one of the two")
-    return page("figure", str(figure), scale) if table is None else page("table", table, scale)
+    kind, number = ("figure", str(figure)) if table is None else ("table", table)
+    return page(paper, kind, number, scale)
 
 
 def _matching(wanted: Page, patterns: Sequence[str]) -> list[Row]:
@@ -91,11 +98,19 @@ def _write(
     """The page, its figure, and what it shows as JSON; rows that were never run are named alone."""
     done = [(row, seeds_of_row(root, row, seeds)) for row in wanted.rows]
     shown = replace(wanted, rows=tuple(row for row, of in done if of))
-    results = [result for row, of in done for seed in of for result in results_of(root, row, seed)]
+    if wanted.form == "moons":
+        results = moons_results(root, seeds)
+        drawn = moons_picture(root, seeds, wanted.name)
+    else:
+        results = [result for row, of in done for seed in of for result in results_of(root, row, seed)]
+        if wanted.paper == "few-shot":
+            first = [(row, of[0]) for row, of in done if of and row.kind == "examples"]
+            drawn = few_shot_plots.draw(shown, results, galleries(root, first))
+        else:
+            drawn = draw(shown, results, inverted)
     facts = machine_facts()
     out.mkdir(parents=True, exist_ok=True)
     picture = out / f"{name}.png"
-    drawn = draw(shown, results, inverted)
     if drawn is not None:
         picture.write_bytes(drawn)
     # images of an inversion attack that are not drawn again: those that are there

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from rayunlearn.inversion.deep_inversion import SyntheticSet
+from rayunlearn.inversion.unlearning_set import in_part
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.banks import purge_banks
+from rayunlearn.runtime.chunks import Chunks
 from rayunlearn.runtime.context import Clock
 from rayunlearn.runtime.examples import purge_examples
 from rayunlearn.runtime.generators import PRETRAINED, purge_generators
@@ -14,14 +18,39 @@ from rayunlearn.runtime.runs import RunFiles
 
 
 def retain_images(store: Store, reader: LedgerReader, run: str) -> SyntheticSet | None:
-    """A run's check set without the classes to forget, for the report; None where it was purged."""
-    sets = RunFiles(store, run).synthetic()
-    if sets is None:
+    """A run's check set without the classes to forget, for the report; None where it was purged.
+
+    Of a request by examples: without what is like them, and of each class from one chunk alone.
+    """
+    files = RunFiles(store, run)
+    sets = files.synthetic()
+    made = _unlike_examples(files, reader, run) if sets is None else sets["check"]
+    if made is None:
         return None
-    made = sets["check"]
-    events = reader.read("requests", run_id=run, kind="classes").to_pylist()
-    target = {c for row in events for c in row["target"]}
+    events = reader.read("requests", run_id=run).to_pylist()
+    target = {c for row in events if row["kind"] == "classes" or row["whole_classes"] for c in row["target"]}
     return made.of([c for c in made.labels.unique().tolist() if c not in target])
+
+
+def _unlike_examples(files: RunFiles, reader: LedgerReader, run: str) -> SyntheticSet | None:
+    """Held-out samples of D' below the threshold; None before there is one, and where D' was purged."""
+    thresholds = reader.read("evaluations", run_id=run, measure="threshold").column("value").to_pylist()
+    kept = files.load("scores.pt")
+    if kept is None or not thresholds:
+        return None
+    first: dict[int, int] = {}
+    for label, chunk in (map(int, key.split("-")) for key in kept["scores"]):
+        first.setdefault(label, chunk)
+    images, labels, looked_at = [], [], 0
+    for label, chunk in first.items():
+        scores, found = kept["scores"][f"{label}-{chunk}"], Chunks(files).get(label, chunk)
+        held = in_part(found.indices, "check")[: len(scores)]  # D' begins the chunk
+        answered = found.soft_labels[: len(scores)].argmax(dim=1) == label
+        shown = held & answered & (scores < thresholds[-1])
+        images.append(found.images[: len(scores)][shown])
+        labels.append(torch.full((len(images[-1]),), label))
+        looked_at += int(held.sum())
+    return SyntheticSet(images=torch.cat(images), labels=torch.cat(labels), requested=looked_at)
 
 
 def purge(store: Store, ledger: Ledger, clock: Clock) -> list[str]:

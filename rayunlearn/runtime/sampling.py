@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rayunlearn.inversion.filtration import Candidates, FiltrationSettings, judge_chunk
@@ -56,15 +58,25 @@ def judge(
     return judge_chunk(trained.generator(), trained.classifier, views, settings, seed, label, chunk)
 
 
-def features(spec: ClassifierSpec, weights: Weights, images: Tensor, *, device: str = "cpu") -> Tensor:
-    """`features_of` images by a version given by its weights."""
-    return features_of(version_model(spec, weights).to(device), images)
+def features(
+    spec: ClassifierSpec, weights: Weights, images: Tensor, unit: bool, *, device: str = "cpu"
+) -> Tensor:
+    """`features_of` images by a version given by its weights, of length 1 if asked for."""
+    found = features_of(version_model(spec, weights).to(device), images)
+    return F.normalize(found, dim=1) if unit else found
+
+
+def soft_labels(spec: ClassifierSpec, weights: Weights, images: Tensor, *, device: str = "cpu") -> Tensor:
+    """Probabilities that a version gives to images, `[N, K]` on CPU."""
+    with torch.no_grad():
+        return version_model(spec, weights).to(device)(images.to(device)).softmax(dim=1).cpu()
 
 
 def score(
     spec: ClassifierSpec,
     weights: Weights,
     images: Tensor,
+    unit: bool,
     examples: Tensor,
     kernel: str,
     width: float | None,
@@ -72,4 +84,4 @@ def score(
     device: str = "cpu",
 ) -> Tensor:
     """`similarity` of images to the examples' features."""
-    return similarity(features(spec, weights, images, device=device), examples, kernel, width)
+    return similarity(features(spec, weights, images, unit, device=device), examples, kernel, width)

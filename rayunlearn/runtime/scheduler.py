@@ -184,7 +184,8 @@ class _Run:
         self.seed = run_seed(scheduler.context.seed, request.lineage, request.request_id, attempt)
         self.files = RunFiles(scheduler.context.store, run)
         self.approximation: Approximation | None = None
-        self.title = f"{request.request_id}: forget {asked(request.kind, request.target)}"
+        what = asked(request.kind, request.target, request.whole_classes)
+        self.title = f"{request.request_id}: forget {what}"
 
     def carry_out(self) -> Outcome:
         """Every phase, from wherever an earlier process was stopped."""
@@ -284,6 +285,7 @@ class _Run:
                 store, self.recipe, lineage, self.parent.version, self.scheduler.pretrained
             ),
             shared=self.context.generators,
+            whole=self.request.whole_classes,
         )
 
     def _approximate(self, made: Approximation) -> Mapping[str, Evidence]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -29,6 +29,7 @@ from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.labelled import open_data
 from rayunlearn.runtime.train_run import Shard, train_run
 from rayunlearn.seeds import derive_seed
+from rayunlearn.settings import stated
 
 GOLD_SHORTFALL = 0.005
 """Retain accuracy that a gold model may lack of the original's, a share of 1."""
@@ -70,7 +71,7 @@ class TrainingJob:
     @property
     def key(self) -> str:
         """A name from all that the result depends on; what is stored under it outlives new fields."""
-        told = asdict(self)
+        told = stated(self)
         if not self.excluded_samples:
             del told["excluded_samples"]
         return hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:24]

@@ -24,7 +24,7 @@ LEAST_RETAINED = 2
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NAME_ALLOWED = "1 to 128 characters of A-Z a-z 0-9 . _ - (but not '.' or '..')"
-_EXAMPLES_ALLOWED = "the path of a folder of Parquet shards, or of one, with what is to be unlearned"
+EXAMPLES_ALLOWED = "a folder with <label>/*.png or .jpg, or with Parquet shards of image and label"
 _TARGET_ALLOWED = "a non-empty list of different ids, whole numbers of at least 0, as in [0, 3]"
 _TIME_ALLOWED = "an ISO 8601 time with its offset from UTC, as in '2026-01-31T12:00:00Z'"
 _LARGEST_ID = 2**31 - 1
@@ -350,7 +350,7 @@ def _check_examples(request: Request) -> None:
         raise BadInput("whole_classes", _shown(whole), "true or false")
     if request.kind == "examples":
         if not isinstance(examples, str) or not examples.strip() or "\0" in examples:
-            raise BadInput("examples", _shown(examples), _EXAMPLES_ALLOWED)
+            raise BadInput("examples", _shown(examples), EXAMPLES_ALLOWED)
     else:
         for name, value in (("examples", examples), ("whole_classes", whole)):
             if value:

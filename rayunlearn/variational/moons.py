@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -272,12 +273,19 @@ def log_of(value: float) -> float:
     return math.log(value) if value else -math.inf
 
 
+def require_gpytorch() -> None:
+    """Refuse to begin without the extra; gpytorch itself is not imported.
+
+    Raises:
+        BadInput: gpytorch is not installed.
+    """
+    if find_spec("gpytorch") is None:
+        raise BadInput("gpytorch", None, "pip install 'rayunlearn[bayes]'", where="moons")
+
+
 def _sparse_gp() -> type[SparseGP]:
     """The model's class; gpytorch is imported when it is first needed (seconds)."""
-    try:
-        from rayunlearn.variational.sparse_gp import SparseGP
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "gpytorch":
-            raise
-        raise BadInput("gpytorch", None, "pip install 'rayunlearn[bayes]'", where="moons") from error
+    require_gpytorch()
+    from rayunlearn.variational.sparse_gp import SparseGP
+
     return SparseGP

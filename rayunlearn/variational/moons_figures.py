@@ -37,12 +37,12 @@ COLOURS = {"ours": FORGET_COLOUR, "eubo": RETAIN_COLOUR, "rkl": MUTED}
 def draw_moons(
     seed: int, rho: float = 0.25, value: float = 1e-9, settings: MoonsSettings | None = None
 ) -> bytes:
-    """Fig. 2: probability over the domain of original, oracle, EUBO and ours, with the points.
+    """Fig. 2: probability over the domain of original and oracle, EUBO, RKL and ours, with the points.
 
     Args:
         seed: as of `run_moons`.
-        rho: share of D_e that is given.
-        value: lambda of EUBO.
+        rho: share of D_e that is given; EUBO is shown with all of it, too.
+        value: lambda of EUBO and RKL.
         settings: None for the defaults.
     """
     settings = settings or MoonsSettings()
@@ -50,20 +50,22 @@ def draw_moons(
     models = {
         "Original": moons.original,
         "Oracle": moons.oracle,
-        f"EUBO, λ = {value:.0e}": bayesian(moons, "eubo", rho, log_of(value), settings),
-        "Ours": few_shot(moons, rho, settings).model,
+        "EUBO with all of $D_e$": bayesian(moons, "eubo", 1.0, log_of(value), settings),
+        f"EUBO with {rho:.0%}": bayesian(moons, "eubo", rho, log_of(value), settings),
+        f"RKL with {rho:.0%}": bayesian(moons, "rkl", rho, log_of(value), settings),
+        f"Ours with {rho:.0%}": few_shot(moons, rho, settings).model,
     }
     with matplotlib.rc_context(RC):
-        canvas = Canvas(figsize=(11.6, 2.55), layout="constrained")
-        panels = canvas.subplots(1, len(models), sharex=True, sharey=True)
-        for axes, (name, model) in zip(panels, models.items(), strict=True):
+        canvas = Canvas(figsize=(9.6, 4.5), layout="constrained")
+        panels = canvas.subplots(2, 3, sharex=True, sharey=True)
+        for axes, (name, model) in zip(panels.flat, models.items(), strict=True):
             image = _prediction(axes, model)
             _points(axes, moons, rho)
             axes.set_title(name, fontsize=9.5, color=INK)
-        bar = canvas.colorbar(image, ax=panels, shrink=0.8, ticks=[0, 0.5, 1], pad=0.01)
+        bar = canvas.colorbar(image, ax=panels, shrink=0.6, ticks=[0, 0.5, 1], pad=0.01)
         bar.set_label("probability of $y_e$")
         bar.outline.set_visible(False)
-        handles, labels = panels[0].get_legend_handles_labels()
+        handles, labels = panels[0, 0].get_legend_handles_labels()
         canvas.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
         return saved(canvas, "png")
 

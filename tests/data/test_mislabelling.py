@@ -49,6 +49,7 @@ def test_nothing_else_is_changed() -> None:
     given = mislabel(right, part, SEVENS, seed=0)
     assert torch.equal(right, before)
     assert torch.equal(given.changed_ids, (given.labels != right).nonzero().flatten())
+    assert torch.equal(given.right_labels, right[given.changed_ids])
     assert bool((right[given.changed_ids] == 7).all())
     assert set(given.labels[given.changed_ids].tolist()) == {2, 3} == set(SEVENS.erased)
     assert bool(torch.isin(given.changed_ids, part).all())

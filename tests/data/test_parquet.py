@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rayunlearn.data.parquet import _decode, count_classes, read_parquet
+from rayunlearn.data.parquet import count_classes, decode, read_parquet
 from rayunlearn.data.raw import Part
 from rayunlearn.errors import BadInput
 from tests.data.shards import packed, random_pixels, write_shard
@@ -171,7 +171,7 @@ def test_damaged_images_are_images_or_refused(data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = bytes(content[: data.draw(st.integers(0, len(content)))])
     with contextlib.suppress(BadInput):
-        pixels = _decode(content, "row 0", "made")
+        pixels = decode(content, "row 0", "made")
         assert pixels.ndim == 3 and pixels.dtype == np.uint8
 
 

@@ -14,9 +14,9 @@ import torch
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings
-from rayunlearn.evaluation.bench import Bench, Measurement, MeasureSettings, Shadows
+from rayunlearn.evaluation.bench import Bench, Measurement, MeasureSettings, MislabelledImages, Shadows
 from rayunlearn.evaluation.lira import shadow_plan
-from rayunlearn.evaluation.measures import MEASURES, check_measures, measurable, measured
+from rayunlearn.evaluation.measures import MEASURES, check_measures, left_out, measurable, measured
 from rayunlearn.evaluation.membership import EntropyAttackSettings
 from rayunlearn.evaluation.neighbours import NeighbourSettings
 from rayunlearn.evaluation.probe import ProbeSettings, linear_probe
@@ -280,6 +280,73 @@ def test_a_measure_of_a_class_needs_one(bench: Bench) -> None:
     assert measured(alone, ["calibration"])
 
 
+def test_what_can_be_measured_of_a_behaviour(bench: Bench) -> None:
+    """Neither a class nor a sample: accuracy on D_r and calibration, and no gold model is needed for them.
+
+    What needs a class, or samples, is refused with that reason; with an earlier class both can be made.
+    """
+    nothing = replace(bench, forget=(), golds=())
+    assert measurable(list(MEASURES), (), samples=False) == ("accuracy", "calibration")
+    rows = measured(nothing, ["accuracy", "calibration"])
+    assert {r.measure for r in rows} == {"retain_accuracy", "class_accuracy", "calibration_error"}
+    for name, reason in (("entropy", "samples that were forgotten"), ("probe", "of a forgotten class")):
+        assert reason in str(left_out(name, (), samples=False))
+        assert left_out(name, FORGET, samples=False) is None
+        with pytest.raises(
+            BadInput, match=f"measure is '{name}'; allowed: accuracy, calibration: .*{reason}"
+        ):
+            measured(nothing, [name])
+
+
+def answering(bench: Bench, images: torch.Tensor, labels: torch.Tensor) -> Classifier:
+    """A model whose answers for these images are these labels: the original's features, a head solved for."""
+    model = copy.deepcopy(bench.subjects["original"]).eval()
+    with torch.no_grad():
+        x = torch.cat([model.features(images), torch.ones(len(images), 1)], dim=1).double()
+        wanted = torch.nn.functional.one_hot(labels, 10).double()
+        solved = torch.linalg.lstsq(x, wanted, driver="gelsd").solution.float()
+        model.head.weight.copy_(solved[:-1].T)
+        model.head.bias.copy_(solved[-1])
+    return model
+
+
+def test_figures_on_mislabelled_images(bench: Bench) -> None:
+    """One that answers with the right labels has all of D_e and none of what it was taught; one that answers
+    as it was taught the reverse; one that answers neither has neither. Nothing else changes.
+    """
+    ids = (bench.train[1] == 7).nonzero().flatten()[:6]
+    images = bench.train[0][ids]
+    right, taught, other = (torch.tensor(labels) for labels in ([7] * 6, [2, 3] * 3, [5] * 6))
+    subjects = {
+        name: answering(bench, images, labels)
+        for name, labels in (("original", taught), ("unlearned", right), ("gold", other))
+    }
+    without = replace(bench, subjects=subjects, golds=("gold",))
+    mislabelled = MislabelledImages(images=images, right=right, taught=taught)
+    rows = measured(replace(without, mislabelled=mislabelled), ["accuracy"])
+    found = {
+        name: {s: (r.sum, r.count) for s, r in by_subject(rows, f"mislabelled_{name}").items()}
+        for name in ("accuracy", "taught")
+    }
+    assert found == {
+        "accuracy": {"original": (0, 6), "unlearned": (6, 6), "gold": (0, 6)},
+        "taught": {"original": (6, 6), "unlearned": (0, 6), "gold": (0, 6)},
+    }
+    own = [r for r in rows if r.measure.startswith("mislabelled")]
+    assert {(r.classes, r.split) for r in own} == {((), "train")}
+    assert [r for r in rows if r not in own] == measured(without, ["accuracy"])
+
+
+def test_mislabelled_images_are_labelled_twice(bench: Bench) -> None:
+    """Labels of other images, or of no class of the model, are named, the right ones and the taught."""
+    images, labels = bench.train
+    fine = MislabelledImages(images=images[:4], right=labels[:4], taught=(labels[:4] + 1) % 10)
+    assert replace(bench, mislabelled=fine).on_mislabelled.keys() == bench.subjects.keys()
+    for change in ({"right": labels[:3]}, {"taught": labels[:4] + 10}):
+        with pytest.raises(BadInput, match="mislabelled images of an audit"):
+            replace(bench, mislabelled=replace(fine, **change))
+
+
 def test_the_same_bench_gives_the_same_rows(bench: Bench) -> None:
     """Measuring is a function of the bench: twice is the same, and the models are left as they were."""
     before = {s: {k: v.clone() for k, v in m.state_dict().items()} for s, m in bench.subjects.items()}
@@ -300,12 +367,11 @@ def test_names_of_measures() -> None:
 
 
 def test_a_bench_on_which_nothing_can_be_compared(bench: Bench) -> None:
-    """A missing original or gold, no classes, or no shadow models: named, before anything is measured."""
+    """A missing original or gold, nothing to retain, no shadow models: named, before anything is measured."""
     others: dict[str, Classifier] = {k: v for k, v in bench.subjects.items() if k != "original"}
     for change, message in (
         ({"subjects": others}, "'original' among them"),
         ({"golds": ("gold", "gold_3")}, "'gold_3' among them"),
-        ({"forget": ()}, "forget classes of an audit"),
         ({"retain": ()}, "retain classes of an audit"),
     ):
         with pytest.raises(BadInput, match=message):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from rayunlearn.recipes import load_recipe
-from rayunlearn.reproduction import claims
+from rayunlearn.reproduction import zero_shot_claims
 from rayunlearn.reproduction.claims import Claim
 from rayunlearn.reproduction.incomplete_data import INCOMPLETE, Incomplete
 from rayunlearn.reproduction.markdown import render
 from rayunlearn.reproduction.plots import draw
-from rayunlearn.reproduction.zero_shot import Page, page, row
-from rayunlearn.reproduction.zero_shot_figures import Printed
+from rayunlearn.reproduction.rows import Page, Printed
+from rayunlearn.reproduction.zero_shot import page, row
 from rayunlearn.results.audit_figures import InvertedImages
 from rayunlearn.settings import override
 
@@ -93,7 +93,7 @@ def test_a_page_ends_with_what_did_not_reproduce(monkeypatch: pytest.MonkeyPatch
         Claim(name="a", said="It holds.", found="1", holds=True),
         Claim(name="b", said="It fails.", found="2", holds=False),
     ]
-    monkeypatch.setitem(claims.CHECKS, "table-T", (lambda rows, results: checked,))
+    monkeypatch.setitem(zero_shot_claims.CHECKS, "table-T", (lambda rows, results: checked,))
     text = render(PAGE, [result(0, 0.96)], {}, missing=["other"], picture="t.png")
     assert "| It holds. | 1 | yes |" in text and "| It fails. | 2 | **no** |" in text
     before, after = text.split("## What did not reproduce, and why\n")

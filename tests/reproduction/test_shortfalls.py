@@ -10,9 +10,9 @@ from rayunlearn.recipes import load_recipe
 from rayunlearn.reproduction import remarks
 from rayunlearn.reproduction.incomplete_data import INCOMPLETE, Incomplete
 from rayunlearn.reproduction.remarks import remark_on
+from rayunlearn.reproduction.rows import Page, Printed
 from rayunlearn.reproduction.shortfalls import section, shortfalls
-from rayunlearn.reproduction.zero_shot import Page, row
-from rayunlearn.reproduction.zero_shot_figures import Printed
+from rayunlearn.reproduction.zero_shot import row
 from rayunlearn.settings import override
 
 PAPER = load_recipe("mnist_lenet")

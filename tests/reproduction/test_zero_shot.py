@@ -9,16 +9,8 @@ import pytest
 from rayunlearn.errors import BadInput
 from rayunlearn.methods.registry import METHODS
 from rayunlearn.recipes import RECIPES, load_recipe
-from rayunlearn.reproduction.zero_shot import (
-    FIGURES,
-    SCALES,
-    TABLES,
-    Page,
-    differences,
-    page,
-    reductions,
-    row,
-)
+from rayunlearn.reproduction.rows import SCALES, Page, differences, reductions
+from rayunlearn.reproduction.zero_shot import FIGURES, TABLES, page, row
 from rayunlearn.reproduction.zero_shot_figures import SEQUENCE, TABLE_FOUR, TABLE_ONE, TABLE_SIX, TABLE_TWO
 from rayunlearn.settings import override
 

@@ -148,8 +148,11 @@ def checkpoint_rows(run_id: str) -> list[dict[str, Any]]:
 
 def request_row(request_id: str, event: str, **columns: Any) -> dict[str, Any]:
     """An event of a request."""
-    plain = {"run_id": None, "reason": None, "target": list(TARGETS.get(request_id, (0,)))}
-    return row_of("requests", request_id=request_id, kind="classes", event=event, **(plain | columns))
+    plain = {
+        "run_id": None, "reason": None, "kind": "classes", "target": list(TARGETS.get(request_id, (0,))),
+        "examples": None, "whole_classes": False,
+    }  # fmt: skip
+    return row_of("requests", request_id=request_id, event=event, **(plain | columns))
 
 
 def run_row(request_id: str, run_id: str, event: str, **columns: Any) -> dict[str, Any]:
@@ -227,3 +230,78 @@ def demo_images(classes: tuple[int, ...], per_class: int = 20) -> tuple[np.ndarr
     rings = [np.cos(((x - 3.5) ** 2 + (y - 3.5) ** 2) / (2.0 + c) + c) * 0.5 + 0.5 for c in labels]
     noise = generator.normal(0, 0.15, (len(labels), 1, 8, 8))
     return (np.stack(rings)[:, None] + noise).clip(0, 1), labels
+
+
+CURVE = tuple(9.0 * math.exp(-step / 12) + 1.0 for step in range(200))
+"""Made-up similarities, the greatest first."""
+NO_KNEE = "no knee is 10% of the range or more below the straight line"
+
+
+def threshold_row(run_id: str, value: float, by: str = "knee", reason: str = "") -> dict[str, Any]:
+    """What filtration decided on 390 samples of D'."""
+    told = {"by": by, "reason": reason, "curve": CURVE, "kernel_width": 2.0, "kernel_width_from": "samples"}
+    above = sum(similarity >= value for similarity in CURVE) * 390 // len(CURVE)
+    figures = {"value": value, "sum": float(above), "count": 390, "parameters": json.dumps(told)}
+    return measure(run_id, "unlearned", "threshold", (2, 3), split="check") | figures
+
+
+def yield_rows(run_id: str) -> list[dict[str, Any]]:
+    """What classes 0 to 9 gave: of class 7 some are predicted as 2 or 3, and class 8 fell short."""
+    rows = []
+    for label in range(10):
+        found, judged = (30, 400) if label == 8 else (40, 50 + label)
+        told = {
+            "label": label, "wanted": 40, "found": found, "budget": 400, "judged": judged,
+            "entropy_failed": judged - found, "consistency_failed": 3,
+            "predicted": {2: 9, 3: 4, 7: 27} if label == 7 else {label: found},
+        }  # fmt: skip
+        row = measure(run_id, "unlearned", "yield", (label,), split="check", parameters=json.dumps(told))
+        rows.append(row | {"value": found / 40, "sum": float(found), "count": judged})
+    return rows
+
+
+def behaviour_audit_rows(run_id: str) -> list[dict[str, Any]]:
+    """The audit of a version without a behaviour that 100 mislabelled training samples had taught."""
+    rows = []
+    for subject, right, taught in (("original", 17, 83), ("unlearned", 84, 9), ("gold", 95, 2)):
+        keeps = _MODELS[subject][0]
+        rows.append(share(run_id, subject, "retain_accuracy", tuple(range(10)), keeps, split="test"))
+        for name, count in (("mislabelled_accuracy", right), ("mislabelled_taught", taught)):
+            rows.append(measure(run_id, subject, name, (), sum=float(count), count=100, split="train"))
+        told = measure(run_id, subject, "forget_accuracy", (), sum=float(taught), count=100, split="train")
+        rows.append(told)
+    return rows
+
+
+def examples_store() -> Store:
+    """A ledger with two requests by examples: labels 2 and 3 ("labels"), then class 9 ("whole")."""
+    store = in_memory()
+    ledger = Ledger(store)
+    parent = digest("original")
+    phases = {"generator": 61.0, "sample": 8.2, "filter": 3.1, "prepare": 0.4, "unlearn": 12.5, "gate": 0.3}
+    for request_id, target, whole in (("labels", (2, 3), False), ("whole", (9,), True)):
+        run_id, version = f"run-{request_id}", digest(request_id)
+        told = {
+            "kind": "examples", "target": list(target), "examples": "sha256:abc", "whole_classes": whole,
+            "run_id": run_id,
+        }  # fmt: skip
+        ledger.append("requests", [request_row(request_id, "received", **told | {"run_id": None})])
+        ledger.append("runs", run_events(request_id, run_id, parent, phases))
+        ledger.append("checkpoints", checkpoint_rows(run_id))
+        threshold = threshold_row(run_id, 5.5, "midrange", NO_KNEE)
+        if whole:
+            threshold = threshold_row(run_id, 1.4)
+        check = {"split": "check", "dataset": "synthetic"}
+        gate = [
+            measure(run_id, "unlearned", "chosen_step", (0, 1), step=12, **check),
+            measure(run_id, "unlearned", "retain_accuracy", (0, 1), sum=35.0, count=36, **check),
+            measure(run_id, "unlearned", "forget_accuracy", target, sum=1.0, count=4, **check),
+        ]
+        ledger.append("evaluations", [threshold, *yield_rows(run_id), *gate])
+        published = {"version": version, "parent": parent, "run_id": run_id, "request_ids": [request_id]}
+        gone = {"classes_forgotten": [9] if whole else [], "samples_forgotten": []}
+        ledger.append("versions", [row_of("versions", **published, **gone)])
+        ledger.append("requests", [request_row(request_id, "served", **told)])
+        ledger.append("audits", audit_rows(run_id, target) if whole else behaviour_audit_rows(run_id))
+        parent = version
+    return store

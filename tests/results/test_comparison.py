@@ -189,6 +189,28 @@ def test_the_table_tells_what_a_reader_asks() -> None:
     assert "nothing is marked" not in " ".join(lines) and "nothing is marked" in printed(rows[-3:])
 
 
+def test_mislabelled_samples_and_what_was_left_out() -> None:
+    """Shares of D_e, marked where they are not as gold's; what could not be measured is said below."""
+    of_samples = {"split": "train", "classes": []}
+    rows = [
+        row(subject, value, f"mislabelled_{name}", **of_samples)
+        for name, values in (("accuracy", (0.40, 0.41, 0.90)), ("taught", (0.15, 0.16, 0.16)))
+        for subject, value in zip(("gold", "gold_2", "unlearned"), values, strict=True)
+    ]
+    left_out = '{"left_out": "no class was forgotten"}'
+    rows.append(row("unlearned", None, "probe", **of_samples, parameters=left_out))
+    text = printed(rows)
+    lines = {" ".join(line.split()) for line in text.splitlines()}
+    for said in (
+        "mislabelled accuracy, % D_e 40.5 ± 0.7 90.0*",
+        "mislabelled taught, % D_e 15.5 ± 0.7 16.0",
+        "D_e: the training samples with wrong labels",
+        "probe: left out; no class was forgotten",
+    ):
+        assert said in lines, said
+    assert "Features" not in text and "samples:" not in text
+
+
 def test_figures_of_a_row_have_the_decimals_that_golds_spread_bears() -> None:
     """Two digits of the spread, of one gold figure three; two to four decimals, and a step is whole."""
     for gold, shown, expected in (

@@ -257,3 +257,66 @@ def test_a_rejected_line_has_no_images() -> None:
     shown = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert sum("class 1" in (alt or "") for alt in shown) == 1
     assert "1 of 2 requests served (1 rejected)" in page.text and "duplicate id" in page.text
+
+
+@pytest.fixture(scope="module")
+def by_examples() -> Page:
+    """A page about two requests by examples; images of every class are handed over for both."""
+    found = summarise(LedgerReader(demo.examples_store(), ALL_TABLES), ["whole", "labels"])
+    images, labels = demo.demo_images(tuple(range(10)))
+    shown, of = (dict.fromkeys(["whole", "labels"], part) for part in (images, labels))
+    return Page(write_report(found, shown, of, "{}", FACTS, 1))
+
+
+def test_what_is_like_the_examples_is_told(by_examples: Page) -> None:
+    """How many samples, the curve with its threshold, and why there was no knee."""
+    assert "whole: forget 9, by examples" in by_examples.text
+    assert "labels: forget labels 2, 3 of what is like the examples" in by_examples.text
+    assert "74 of 390 samples of D' are like the examples. Class" in by_examples.text
+    assert f"greatest and the least similarity ({demo.NO_KNEE})." in by_examples.text
+    whole, labels = pictures(by_examples, "Similarity to the examples").values()
+    assert b"<!-- threshold 1.4, 74 at or above it -->" in whole
+    assert b"<!-- threshold 5.5, 17 at or above it -->" in labels
+
+
+def test_what_each_class_gave_is_told(by_examples: Page) -> None:
+    """Found of wanted, made, what failed, and other predictions; the class that fell short is marked."""
+    told = "6 40/40 56 16 3 none 7 40/40 57 17 3 9 as 2, 4 as 3 8 short 30/40 400 370 3 none"
+    assert by_examples.text.count(told) == 2 and "the budget of 400 was spent" in by_examples.text
+    assert sum(attributes.get("class") == "pill failed" for _, attributes in by_examples.tags) == 2
+
+
+def test_figures_of_a_behaviour_have_their_names(by_examples: Page) -> None:
+    """Agreement is not called accuracy, the curves are of D', and no phase has its name in the ledger."""
+    assert "not like the examples: answered as by the version before 97.2 % 35/36" in by_examples.text
+    assert "like the examples: still a label to erase 25.0 % 1/4" in by_examples.text
+    assert "The gate's check (held-out D')" in by_examples.text and "retain accuracy" not in by_examples.text
+    assert "generator training 61.0 s samples of D' 8.2 s likeness to examples 3.1 s" in by_examples.text
+    for svg in pictures(by_examples, "held-out samples").values():
+        assert b"<!-- answered as before -->" in svg and b"<!-- like the examples: label to erase -->" in svg
+        assert b"synthetic" not in svg
+    shown = [int(alt.split()[-1]) for alt in pictures(by_examples, "synthetic images of class")]
+    assert shown == list(range(10)) and shown.count(9) == 1  # labels: 2 and 3 stay; whole: no 9
+
+
+def test_mislabelled_samples_stand_beside_gold(by_examples: Page) -> None:
+    """Both figures have their column and gold's mark, where there are any; the probe has none where there
+    are not."""
+    whole, labels = by_examples.text.split("labels: forget labels")
+    assert "Mislabelled" not in whole and "Probe on D_f (line: gold)" in whole and "Relearn steps" in whole
+    assert "Mislabelled: right label (line: gold) Mislabelled: wrong label, as taught (line: gold)" in labels
+    assert "84.0 % 84/100 9.0 % 9/100" in labels
+    assert "Probe on D_f (line: gold)" not in labels and "Relearn steps" not in labels
+    marks = [attributes["style"] for tag, attributes in by_examples.tags if tag == "em"]
+    assert marks.count("left: 95.00%") == marks.count("left: 2.00%") == 3
+    assert (
+        "Forgotten: labels 2, 3 of what is like the examples . The last version gets 97.2 % of the test "
+        "images of the classes to keep right, and 84.0 % of the mislabelled samples; a model retrained "
+        "without these samples gets 98.7 % and 95.0 %."
+    ) in by_examples.text
+
+
+def test_a_request_by_class_says_nothing_of_examples(page: Page) -> None:
+    """Negative control: neither D', nor a similarity, nor mislabelled samples."""
+    assert not {"D'", "D')", "Mislabelled:"} & set(page.words)
+    assert "like the examples" not in page.text and not pictures(page, "Similarity")

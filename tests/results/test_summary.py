@@ -259,6 +259,62 @@ def test_a_request_that_names_samples(ledger_and_reader: tuple[Ledger, LedgerRea
     assert served.before == ((0,), (9,)) and served.returned == {0: 9 / 89}
 
 
+def test_requests_by_examples() -> None:
+    """Threshold, curve and what each class gave are those of the rows, and no figures of the gate's check.
+
+    A label that is erased is no class that is forgotten, unless the request says so.
+    """
+    labels, whole = summarise(LedgerReader(demo.examples_store(), ALL_TABLES), ["labels", "whole"])
+    assert (labels.target_classes, labels.forgotten, labels.before) == ((), (), ((), ()))
+    assert (whole.target_classes, whole.forgotten, whole.before) == ((9,), (9,), ((), ()))
+    assert labels.threshold is not None and whole.threshold is not None
+    assert (labels.threshold.by, labels.threshold.reason) == ("midrange", demo.NO_KNEE)
+    assert (whole.threshold.by, whole.threshold.reason, whole.threshold.value) == ("knee", "", 1.4)
+    assert (whole.threshold.selected, whole.threshold.samples) == (74, 390)
+    assert whole.threshold.curve == demo.CURVE
+    assert [given.label for given in labels.yields] == list(range(10))
+    assert labels.yields[7].predicted == {2: 9, 3: 4, 7: 27}
+    assert [given.label for given in labels.yields if given.short] == [8]
+    assert set(labels.synthetic_check) == {"retain_accuracy", "forget_accuracy"}
+    assert labels.chosen_step == 12
+    # D_f: the mislabelled samples, and the class
+    figures = {name: figure.counts for name, figure in labels.figures["unlearned"].items()}
+    assert figures == {
+        "retain_accuracy": "865/890", "forget_accuracy": "9/100",
+        "mislabelled_accuracy": "84/100", "mislabelled_taught": "9/100",
+    }  # fmt: skip
+    forget = whole.figure("original", "forget_accuracy")
+    assert forget is not None and (forget.classes, forget.counts) == ((9,), "88/89")
+
+
+def test_an_open_request_by_examples_forgets_what_it_names(
+    ledger_and_reader: tuple[Ledger, LedgerReader],
+) -> None:
+    """Before it is served its classes, if it names some, are all that is known; nothing was filtered yet."""
+    ledger, reader = ledger_and_reader
+    for name, whole in (("a", True), ("b", False)):
+        told = {"kind": "examples", "target": [3], "examples": "sha256:0", "whole_classes": whole}
+        ledger.append("requests", [demo.request_row(name, "received", **told)])
+    whole_class, label = only(reader, "a"), only(reader, "b")
+    assert (whole_class.forgotten, label.forgotten) == ((3,), ())
+    assert label.forgotten_samples == () and label.threshold is None and label.yields == ()
+
+
+def test_mislabelled_samples_are_told_whatever_is_named(
+    ledger_and_reader: tuple[Ledger, LedgerReader],
+) -> None:
+    """A request that names a class shows them too; its D_f stays that class, not the samples of others."""
+    ledger, reader = ledger_and_reader
+    ledger.append("requests", [demo.request_row("r1", "received")])
+    ledger.append("runs", [demo.run_row("r1", "run", "started")])
+    class_rows = [demo.share("run", "unlearned", "forget_accuracy", (0,), 0.0)]
+    ledger.append("audits", class_rows + demo.behaviour_audit_rows("run"))
+    summary = only(reader)
+    forget, right = (summary.figure("unlearned", m) for m in ("forget_accuracy", "mislabelled_accuracy"))
+    assert forget is not None and forget.classes == (0,)
+    assert right is not None and right.counts == "84/100"
+
+
 def test_the_best_baseline(summaries: dict[str, RequestSummary]) -> None:
     """AIN is compared by its ratio to 1, a bound as what it is, other measures by distance to gold's."""
     assert summaries["r1"].best_baseline("anamnesis_index") == "gaussian_head"

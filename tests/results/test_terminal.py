@@ -87,6 +87,50 @@ def test_samples_are_told_by_their_number(summaries: list[RequestSummary]) -> No
     assert "after 0, 2 gold" in text and "and 1 sample original" in text
 
 
+@pytest.fixture(scope="module")
+def by_examples() -> list[RequestSummary]:
+    """Two requests by examples: labels of what is like them, and a whole class."""
+    return summarise(LedgerReader(demo.examples_store(), ALL_TABLES), ["labels", "whole"])
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_requests_by_examples(by_examples: list[RequestSummary], width: int) -> None:
+    """What was like the examples, why without a knee, which class fell short, and D_e beside gold's."""
+    text = printed(by_examples, width)
+    assert max(map(len, text.splitlines())) <= width
+    text = " ".join(text.split())
+    for said in (
+        "labels 17 of 390 samples of D' are like the examples; for want of a knee the threshold is halfway",
+        f"({demo.NO_KNEE})",
+        "too few samples of class 8 (30 of 40)",
+        "mislabelled samples, right label: unlearned 84.0 %, gold 95.0 %, original 17.0 %",
+        "whole 74 of 390 samples of D' are like the examples too few",
+        "D' of a request by examples",
+    ):
+        assert said in text, said
+    if width == 110:
+        assert "whole 9, by examples served unlearned 96.8 % 0.0 % 70.1 % 0.91 12" in text
+        assert "labels labels 2, 3 of what is served unlearned 97.2 % 9.0 %" in text
+    assert "gate's check" not in text
+
+
+def test_the_gates_figures_of_a_behaviour_are_said_to_be_none_of_accuracy() -> None:
+    """Where nothing was audited the words below the table tell what stands under D_r and D_f."""
+    reader = LedgerReader(demo.examples_store())
+    text = " ".join(printed(summarise(reader, ["whole"]), 110).split())
+    assert "gate's check 97.2 % 25.0 %" in text and "agreement, no accuracy" in text
+
+
+def test_a_narrow_terminal_keeps_every_request_and_what_it_names(summaries: list[RequestSummary]) -> None:
+    """On 80 columns regret and time are left out, and no column is squeezed away."""
+    lines = printed(summaries, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    (ours,) = (line for line in lines if line.startswith(" r1 "))
+    assert ours.split()[:4] == ["r1", "0", "served", "unlearned"] and ours.split()[-1] == "46"
+    assert not any("Regret" in line for line in lines)
+    assert any("Regret" in line for line in printed(summaries, 95).splitlines())
+
+
 def test_without_an_audit_the_gates_figures_stand_in() -> None:
     """A table without real data says so and shows what the gate saw."""
     summaries = summarise(LedgerReader(demo.demo_store()), ["r1"])

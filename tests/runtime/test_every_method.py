@@ -28,7 +28,8 @@ SHORT = (
     "unsir.retain_per_class=10", "ispf.epochs=2", "ispf.warmup_epochs=1", "ispf.student_steps=3",
     "ispf.batch_size=16", "ispf.generator_width=0.1", "delete.steps=4", "delete.forget_images=8",
     "delete.batch_size=8", "amnesiac_relabel.epochs=1", "amnesiac_rollback.epochs=1", "fisher.max_samples=20",
-    "train.epochs=2", "trivial.gaussian.samples=100", "trivial.gaussian.epochs=1",
+    "train.epochs=2", "trivial.gaussian.samples=100", "trivial.gaussian.epochs=1", "fine_tune.epochs=1",
+    "last_layer.unlearn.steps=3", "last_layer.unlearn.samples=4",
 )  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def test_a_log_that_was_never_written_is_named() -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("method", ["unsir", "bad_teacher", "ispf", "delete", "retrain"])
+@pytest.mark.parametrize("method", ["unsir", "bad_teacher", "ispf", "delete", "eubo", "retrain"])
 def test_a_sealed_actor_gives_the_same_version(cluster: None, method: str) -> None:
     """In a process that cannot open any data, handed what the method declares: the same weights."""
 

@@ -10,20 +10,13 @@ import pytest
 from rayunlearn.errors import ExitCode, Interrupted
 from rayunlearn.recipes import Recipe
 from rayunlearn.reproduction import zero_shot
-from rayunlearn.reproduction.zero_shot import Page, Row, row
+from rayunlearn.reproduction.rows import Page, Row
+from rayunlearn.reproduction.zero_shot import row
 from rayunlearn.results.store import Store
 from rayunlearn.runtime import reproduce, reproduce_command
-from rayunlearn.runtime.reproduce import (
-    inverted,
-    request_name,
-    results_of,
-    row_store,
-    run_row,
-    run_rows,
-    seeds_of_row,
-    trained,
-)
+from rayunlearn.runtime.reproduce import inverted, results_of, row_store, run_row, run_rows, seeds_of_row
 from rayunlearn.runtime.reproduce_command import run_reproduction
+from rayunlearn.runtime.reproduce_models import forgotten_by_then, request_name, trained
 from rayunlearn.runtime.training import classifier_spec, training_job
 from tests.runtime.tiny import Quiet, tiny_recipe
 
@@ -43,7 +36,7 @@ def inputs(folder: Path, each: Row, seed: int):
     original = trained(str(folder), training_job(recipe, spec, seed), None, 1)
     golds = [
         trained(str(folder), training_job(recipe, spec, seed, excluded=gone, gold=0), original, 1)
-        for gone in reproduce.forgotten_by_then(each)
+        for gone in forgotten_by_then(each)
     ]
     return spec, original, golds
 

@@ -28,6 +28,7 @@ from rayunlearn.variational.objectives import UnlearnSettings
 
 ERASED, K = 3, 10
 SETTINGS = LastLayerSettings()
+PAPERS = LastLayerSettings(log_lambda_per_parameter=-math.inf)
 QUICK = LastLayerSettings(unlearn=UnlearnSettings(steps=5, samples=8, lr=0.05))
 
 Halves = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -102,16 +103,17 @@ def test_the_likelihood_is_that_of_a_linear_head(halves: Halves) -> None:
 
 
 def test_eubo_removes_the_class(posterior: HeadPosterior, halves: Halves) -> None:
-    """At lambda 0: under 20 % on D_e, and D_r suffers, as the paper found; a lambda of its own keeps D_r."""
-    retain, forget = accuracies(unlearned(posterior, halves, "eubo", SETTINGS), halves)
-    assert forget < 0.2
-    chosen = replace(SETTINGS, log_lambda=-0.8 * posterior.theta.mean.numel())
-    kept, gone = accuracies(unlearned(posterior, halves, "eubo", chosen), halves)
-    assert gone < 0.2 and kept > 0.9 > retain
+    """At lambda 0: under 20 % on D_e, and D_r suffers, as the paper found; the default's lambda keeps D_r."""
+    retain, forget = accuracies(unlearned(posterior, halves, "eubo", PAPERS), halves)
+    kept, gone = accuracies(unlearned(posterior, halves, "eubo", SETTINGS), halves)
+    assert forget < 0.2 and gone < 0.2 and kept > 0.9 > 0.5 > retain
 
 
 def test_rkl_keeps_what_is_retained(posterior: HeadPosterior, halves: Halves) -> None:
-    """Over 95 % on D_r and not above the start on D_e: it moves D_e's likelihood down, a little."""
+    """Over 95 % on D_r and not above the start on D_e: it moves D_e's likelihood down, a little.
+
+    None of the posterior's samples is as far out as the default's lambda: the bits are those of lambda 0.
+    """
     before = accuracies(posterior, halves)
     result = unlearned(posterior, halves, "rkl", SETTINGS)
     retain, forget = accuracies(result, halves)
@@ -120,6 +122,7 @@ def test_rkl_keeps_what_is_retained(posterior: HeadPosterior, halves: Halves) ->
     likelihood = head_log_likelihood(halves[0][erased], halves[1][erased], K)
     start, end = (float(likelihood(p.theta.mean[None])) for p in (posterior, result))
     assert end < 2 * start < 0
+    assert torch.equal(result.mean, unlearned(posterior, halves, "rkl", PAPERS).mean)
 
 
 @pytest.mark.parametrize("method", ["eubo", "rkl"])
@@ -128,7 +131,7 @@ def test_without_the_likelihood_the_class_stays(
 ) -> None:
     """At lambda 1 the term is zero everywhere and nothing is unlearned (negative control)."""
     retain, forget = accuracies(
-        unlearned(posterior, halves, method, replace(SETTINGS, log_lambda=0.0)), halves
+        unlearned(posterior, halves, method, replace(SETTINGS, log_lambda_per_parameter=0.0)), halves
     )
     assert retain > 0.95 and forget > 0.9
 
@@ -172,8 +175,8 @@ def test_what_cannot_be_is_refused(halves: Halves) -> None:
         ("prior_precision", 0.0),
         ("prior_precision", math.nan),
         ("max_iterations", 0),
-        ("log_lambda", 0.5),
-        ("log_lambda", math.nan),
+        ("log_lambda_per_parameter", 0.5),
+        ("log_lambda_per_parameter", math.nan),
     ):
         with pytest.raises(BadInput, match=f"last_layer.{name}"):
             LastLayerSettings(**{name: value})

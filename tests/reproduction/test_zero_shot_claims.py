@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from rayunlearn.reproduction.claims import CHECKS, Claim, claims
-from rayunlearn.reproduction.zero_shot import FIGURES, TABLES, Row, page
+from rayunlearn.reproduction.claims import Claim
+from rayunlearn.reproduction.rows import Row
+from rayunlearn.reproduction.zero_shot import FIGURES, TABLES, page
+from rayunlearn.reproduction.zero_shot_claims import CHECKS, claims
 
 PAGES = [page("table", n, "cpu") for n in TABLES] + [page("figure", n, "cpu") for n in FIGURES]
 GKT = "gkt"

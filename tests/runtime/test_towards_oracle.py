@@ -1,0 +1,113 @@
+"""Few-shot unlearning on digits, from end to end: both of the paper's tasks move towards Oracle.
+
+Oracle is the original, fine-tuned on all of D_r. What is compared is the accuracy on D_e, which is to fall
+for a class and to rise for mislabelled samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from rayunlearn.data.mislabelling import Mislabelling
+from rayunlearn.methods.unlearning import Samples
+from rayunlearn.models.classifiers import version_model
+from rayunlearn.recipes import Recipe, load_recipe
+from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.lineage import versions
+from rayunlearn.results.store import Store
+from rayunlearn.runtime.ensemble import InlineEnsemble
+from rayunlearn.runtime.examples import keep_examples
+from rayunlearn.runtime.grants import grant
+from rayunlearn.runtime.labelled import mislabelled, open_data
+from rayunlearn.runtime.scheduler import Scheduler, load_version
+from rayunlearn.runtime.training import classifier_spec, fit, training_job
+from rayunlearn.scheduling.requests import Request
+from rayunlearn.seeds import derive_seed
+from rayunlearn.settings import override
+from tests.runtime.tiny import NOON, memory_store, tiny_context
+
+SMALLER = (
+    "model.width=0.125", "few_shot.model_inversion.iterations=200", "few_shot.per_class=100",
+    "few_shot.budget=2000", "few_shot.t_ent=1.0",
+)  # fmt: skip
+SEVENS = Mislabelling(of=7, to=(2, 3, 7), share=0.5)
+EXAMPLES = 8
+
+Images = tuple[Tensor, Tensor]
+"""Images and what is to be compared with the answers to them."""
+
+
+def published(recipe: Recipe, seed: int, request: Request, given: Samples | None = None) -> Store:
+    """A store in which one request was served."""
+    store = memory_store()
+    scheduler = Scheduler(
+        tiny_context(store, replace(recipe, publish_refused=True), seed=seed),
+        open_ensemble=InlineEnsemble, placement="inline", grant=grant,
+    )  # fmt: skip
+    spec = classifier_spec(recipe.data, recipe.model.name, recipe.model.width)
+    scheduler.publish(
+        lineage="default", weights=dict(fit(training_job(recipe, spec, seed)).state_dict()), spec=spec,
+        parent=None, request_ids=[], classes_forgotten=(), run=None,
+    )  # fmt: skip
+    if given is not None:
+        request = replace(request, examples=keep_examples(store, given))
+    assert scheduler.serve(request).version is not None
+    return store
+
+
+def accuracies(store: Store, recipe: Recipe, *sets: Images) -> list[list[float]]:
+    """Original and result -> accuracy on each set."""
+    spec = classifier_spec(recipe.data, recipe.model.name, recipe.model.width)
+    found = []
+    for version in versions(LedgerReader(store), "default"):
+        model = version_model(spec, load_version(store, version))
+        with torch.no_grad():
+            found.append([float((model(x).argmax(dim=1) == y).float().mean()) for x, y in sets])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("task", ["class", "mislabelled"])
+def test_accuracy_on_d_e_moves_towards_oracle(task: str, seed: int) -> None:
+    """At least half of the way, and D_r keeps within three points of the original's."""
+    recipe = override(load_recipe("digits_few_shot"), SMALLER)
+    if task == "mislabelled":
+        wrong = replace(recipe, data=replace(recipe.data, mislabelling=SEVENS))
+        recipe = override(wrong, ["train.epochs=60"])
+    split_seed = derive_seed(seed, "split")
+    dataset, parts = open_data(recipe.data, split_seed)
+    train, test = parts.train_ids, parts.test_ids
+    if task == "class":
+        erased: tuple[int, ...] = (9,)
+        ids = train[dataset.labels[train] == 9]
+        kept, gone = (test[dataset.labels[test] != 9], test[dataset.labels[test] == 9])
+        d_r, d_e = ((dataset.images[i], dataset.labels[i]) for i in (kept, gone))
+        named = Request(request_id="r", target=(9,), data_access=("retain", "weights"), received_at=NOON)
+    else:
+        found = mislabelled(recipe.data, split_seed)
+        assert found is not None
+        erased, ids = SEVENS.erased, found.changed_ids
+        d_r = (dataset.images[test], dataset.labels[test])
+        d_e = (dataset.images[ids], found.right_labels)
+        named = Request(
+            request_id="r", kind="samples", target=tuple(ids.tolist()), received_at=NOON,
+            data_access=("retain", "weights"),
+        )  # fmt: skip
+    shown = ids[:EXAMPLES]
+    given = Samples(images=dataset.images[shown], labels=dataset.labels[shown], ids=shown)
+    ours = Request(
+        request_id="r", kind="examples", target=erased, examples="here", whole_classes=task == "class",
+        data_access=("few_examples", "weights"), received_at=NOON,
+    )  # fmt: skip
+    before, after = accuracies(published(recipe, seed, ours, given), recipe, d_r, d_e)
+    longer = ("fine_tune.epochs=60", "fine_tune.lr=0.05", "fine_tune.batch_size=32")
+    oracle = override(replace(recipe, method="fine_tune"), longer)
+    _, best = accuracies(published(oracle, seed, named), oracle, d_r, d_e)
+    print(task, seed, before, after, best)
+    assert abs(after[1] - best[1]) < abs(before[1] - best[1]) / 2
+    assert after[0] > before[0] - 0.03
