@@ -163,8 +163,31 @@ def test_nothing_to_change_is_an_error(undisturbed: tuple[Store, UnlearningSet])
     """Examples of one class with the label of another to erase: no sample says what would change."""
     files = undisturbed[0].list("runs/run")
     store = memory_store({name: undisturbed[0].get(name) for name in files if "scores" not in name})
-    with pytest.raises(BadInput, match="samples like the examples"):
+    with pytest.raises(BadInput, match="examples that the version answers with a label to erase is 0"):
         begun(store, erased=1, examples=examples(0)).held("stop")
+
+
+def test_the_examples_are_judged_by_too(undisturbed: tuple[Store, UnlearningSet]) -> None:
+    """Each held-out part ends with them, unwanted where the version answers them with the label."""
+    made = begun(undisturbed[0])
+    for part in ("stop", "check"):
+        held, own = made.held(part), joined(list(made.parts(part)))
+        assert len(held) == len(own) + len(examples())
+        assert torch.equal(held.images[-5:], examples().images)
+        assert torch.equal(held.unwanted[-5:], held.answers[-5:] == ERASED) and bool(held.unwanted[-5:].any())
+
+
+def test_a_whole_class_goes_by_its_label(undisturbed: tuple[Store, UnlearningSet]) -> None:
+    """Every sample that is answered with it is relabelled, like the examples or not; by similarity some."""
+    kept = {n: undisturbed[0].get(n) for n in undisturbed[0].list("runs/run") if "scores" not in n}
+
+    def unwanted(whole: bool) -> torch.Tensor:
+        # zeros, so that no 9 is like them
+        made = begun(memory_store(kept), examples=examples(0), whole=whole)
+        found = joined(list(made.parts("learn")))
+        return found.unwanted[found.answers == ERASED]
+
+    assert bool(unwanted(True).all()) and not bool(unwanted(False).all())
 
 
 def test_sampling_before_the_generator_is_trained_is_refused() -> None:

@@ -33,6 +33,10 @@ SHORT = (
 )  # fmt: skip
 
 
+OF_CLASSES = [name for name, method in METHODS.items() if "classes" in method.granularity]
+"""Those for requests of examples are tested in test_examples.py."""
+
+
 def recipe_of(method: str) -> Recipe:
     """A recipe under which any method takes a second or two."""
     return tiny_recipe("digits", f"method={method}", *SHORT)
@@ -60,7 +64,7 @@ def served(method: str, open_ensemble=InlineEnsemble) -> tuple[Outcome, Schedule
     return scheduler.serve(request_for(method)), scheduler
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_CLASSES)
 def test_a_request_is_served(method: str) -> None:
     """A new version is published whose weights changed; run, checkpoints and evaluations are recorded."""
     outcome, scheduler = served(method)
@@ -78,7 +82,7 @@ def test_a_request_is_served(method: str) -> None:
     assert events[0] == "started" and events[-1] == "published"
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if len(method.data_access) > 1])
+@pytest.mark.parametrize("method", [m for m in OF_CLASSES if len(METHODS[m].data_access) > 1])
 def test_a_request_that_grants_less_is_refused(method: str) -> None:
     """Weights alone are not enough for a method that declares data: the sentence says what it needs."""
     _, scheduler = served("mask_logit")

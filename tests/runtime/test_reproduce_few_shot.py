@@ -152,10 +152,10 @@ def test_a_mislabelled_row_is_measured_by_right_answers(tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_rows_wait_for_the_models_that_they_share(cluster: None, tmp_path: Path) -> None:
     """A generator of another original, one that was trained on data, and a method that takes none."""
-    donor = tiny_row("few_shot", second=True)
+    donor, on = tiny_row("few_shot", second=True), "few_shot.further_iterations=80"  # for 10 classes of it
     rows = [
-        tiny_row("few_shot_pretrained", donor=donor),
-        tiny_row("few_shot_pretrained", "few_shot.t_ent=2.2"),
+        tiny_row("few_shot_pretrained", on, donor=donor),
+        tiny_row("few_shot_pretrained", on, "few_shot.t_ent=2.2"),
         tiny_row("mask_logit", share=1.0),
     ]
     assert run_rows(tmp_path, rows, [0], progress=Quiet()) == {}
