@@ -46,7 +46,8 @@ def paper_recipe(dataset: str, model: str) -> Recipe:
             momentum=0.9, schedule="constant",
         ),
         few_shot=FewShotSettings(
-            model_inversion=ModelInversionSettings(iterations=7020, batch_size=256, width=1.0)
+            model_inversion=ModelInversionSettings(iterations=7020, batch_size=256, width=1.0),
+            whole_by="similarity",
         ),
         # of the methods that are judged by inverted images; as in the zero-shot paper's recipes, as the next
         inversion=InversionSettings(iterations=300, lr=0.2, jitter=2, bounded=False),

@@ -27,6 +27,7 @@ NAMES = {
     "delete": "DELETE",
     "few_shot": "Ours",
     "few_shot_pretrained": "Ours+",
+    "few_shot-examples": "Ours and the examples (this project)",
     "ours": "Ours",
     "oracle": "Oracle",
     "eubo": "EUBO",

@@ -149,7 +149,7 @@ def test_a_line_has_the_papers_figure_with_its_spread_ours_and_the_difference() 
     assert cells(text, "Oracle", "")[2:8] == ["99.34", "99.00", "-0.34", "0.00", "0.40", "+0.40"]
     assert cells(text, "RKL", "100%")[2:5] == ["", "97.50", ""]
     assert "| D_e ↓ paper |" in text and "| D_e ↑ paper |" in text
-    assert "`few_shot.model_inversion.iterations` 3000 (7020)" in text
+    assert "`few_shot.model_inversion.iterations` 1500 (7020)" in text
     left_out = (
         "Settings that the paper leaves out: `train.epochs` 30; `train.batch_size` 128; `fine_tune.epochs` 10"
     )
