@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from rayunlearn.reproduction.zero_shot import Row
+from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import JobProgress
 from rayunlearn.runtime.cluster import connect
-from rayunlearn.runtime.reproduce import results_of, run_rows
+from rayunlearn.runtime.reproduce import cut_short, results_of, row_store, run_rows
 
 
 def finished(rows: Sequence[Row], seeds: int, storage: Path, console: Console) -> list[dict[str, Any]]:
@@ -22,3 +23,9 @@ def finished(rows: Sequence[Row], seeds: int, storage: Path, console: Console) -
         failed = run_rows(root, rows, range(seeds), progress=progress)
     assert not failed, failed
     return [result for row in rows for seed in range(seeds) for result in results_of(root, row, seed)]
+
+
+def endings(row: Row, seeds: int, storage: Path) -> dict[int, tuple[str, str]]:
+    """Seed -> the request at which a row's sequence ended before its time, and why."""
+    found = {seed: cut_short(Store.open(row_store(storage.absolute(), row, seed))) for seed in range(seeds)}
+    return {seed: end for seed, end in found.items() if end is not None}

@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rows import finished
+from benchmarks.rows import endings, finished
 from benchmarks.zero_shot import value
 from rayunlearn.recipes import load_recipe
 from rayunlearn.reproduction.zero_shot import Row, row
@@ -47,10 +47,12 @@ def rows() -> list[Row]:
 
 
 def after_each(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One method: for each request what it left, means over seeds."""
+    """One method: for each request what it left, means over the seeds that came to it."""
     found = []
     for position, target in enumerate(SEQUENCE):
         of = [r for r in results if r["target"] == [target]]
+        if not of:
+            break
         gold, own = (mean(100 * value(r, s, "retain_accuracy") for r in of) for s in ("gold", "unlearned"))
         back: dict[int, float] = {}
         for r in of:
@@ -89,30 +91,37 @@ def main(
     console = Console(width=110)
     results = finished(rows(), seeds, storage, console)
     found = {method: after_each([r for r in results if r["method"] == method]) for method in METHODS}
+    ends = {row.recipe.method: endings(row, seeds, storage) for row in rows()}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = ("method", "forget", "Retrain", "D_r", "gap", "D_f", "probe (gold)", "came back", "refused")
+    columns = (
+        "method", "forget", "n", "Retrain", "D_r", "gap", "D_f", "probe (gold)", "came back", "refused",
+    )  # fmt: skip
     for column in columns:
         table.add_column(column, justify="left" if column == "method" else "right")
     for method, requests in found.items():
         for of in requests:
             table.add_row(
-                method, str(of["class"]), f"{of['gold']:.2f} %", f"{of['unlearned']:.2f} %",
+                method, str(of["class"]), str(of["n"]), f"{of['gold']:.2f} %", f"{of['unlearned']:.2f} %",
                 f"{of['gap']:.2f}",
                 f"{of['forget']:.2f} %", f"{of['probe']:.1f} ({of['probe_gold']:.1f}) %",
                 ", ".join(of["came_back"]) or "none", f"{of['refused']} of {of['n']}",
             )  # fmt: skip
     console.print(table)
+    for method, of_method in ends.items():
+        for seed, (request, why) in of_method.items():
+            console.print(f"{method}, seed {seed}: ended at {request}: {why}", highlight=False)
     own = found["gated_inversion"]
     checks = {
         f"the default keeps within {GAP:g} points of Retrain to request {HELD}": all(
             of["gap"] <= GAP for of in own[:HELD]
         ),
         "none of the forgotten classes comes back": not any(of["came_back"] for of in own),
+        "every seed of the default serves all requests": not ends["gated_inversion"],
     }
     for claim, holds in checks.items():
         console.print(f"{'yes' if holds else 'NO '}  {claim}", highlight=False)
     stored = {
-        "benchmark": "sequence", "seeds": seeds, "methods": found, "checks": checks,
+        "benchmark": "sequence", "seeds": seeds, "methods": found, "ended": ends, "checks": checks,
         "machine": machine_facts(),
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)

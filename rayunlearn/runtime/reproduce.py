@@ -113,7 +113,9 @@ def run_row(
         if name not in audited(store):
             # under a row's recipe whatever comes out is published
             outcome = scheduler.serve(request_of(row, name, target, seed, store))
-            if outcome.version is None:  # but where there was nothing to learn from
+            if outcome.version is None:  # but where there was nothing to judge by or to learn from
+                if audited(store):
+                    return  # a sequence ends here: `cut_short` says why
                 raise RayUnlearnError(str(outcome.reason))
             _audit(context, row, outcome.run_id, original, gold)
             purge_examples(store, ())
@@ -129,6 +131,12 @@ def audited(store: Store) -> set[str]:
         if run["run_id"] in measured
         for request in run["request_ids"]
     }
+
+
+def cut_short(store: Store) -> tuple[str, str] | None:
+    """The request at which a row's sequence ended before its time, and why; None where it did not."""
+    failed = LedgerReader(store).read("requests", event="failed").to_pylist()
+    return (failed[-1]["request_id"], failed[-1]["reason"]) if failed and audited(store) else None
 
 
 def _audit(context: Context, row: Row, run: str, original: Weights, gold: Weights) -> None:
@@ -225,14 +233,16 @@ def draw_inverted(
 
 
 def seeds_of_row(root: str | Path, row: Row, seeds: Sequence[int]) -> list[int]:
-    """The seeds of which every request of the row has been audited."""
+    """The seeds of which every request of the row has been audited, up to where its sequence ended."""
     wanted = {request_name(target) for target in row.requests}
-    folders = {seed: row_store(root, row, seed) for seed in seeds}
-    return [
-        seed
-        for seed, folder in folders.items()
-        if (folder / MARKER).exists() and wanted <= audited(Store.open(folder, create=False))
-    ]
+
+    def is_done(folder: Path) -> bool:
+        if not (folder / MARKER).exists():
+            return False
+        store = Store.open(folder, create=False)
+        return wanted <= audited(store) or cut_short(store) is not None
+
+    return [seed for seed in seeds if is_done(row_store(root, row, seed))]
 
 
 def run_rows(
@@ -291,7 +301,7 @@ def ended(pending: dict[Any, str], progress: Progress) -> dict[str, str]:
 
 
 def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
-    """What a finished row and seed gave, request by request, as plain data."""
+    """What a finished row and seed gave, request by request up to where it ended, as plain data."""
     store = Store.open(row_store(root, row, seed), create=False)
     reader = LedgerReader(store, ALL_TABLES)
     tables = {
@@ -311,6 +321,7 @@ def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
             **({} if seconds is None else {"answered": read_gallery(store)[1]}),
         }
         for target in row.requests
+        if request_name(target) in audited(store)
     ]
 
 
