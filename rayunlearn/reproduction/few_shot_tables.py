@@ -24,7 +24,7 @@ LEFT_OUT = (
     "few_shot.model_inversion.iterations", "few_shot.model_inversion.batch_size",
     "few_shot.model_inversion.width", "few_shot.model_inversion.z_dim",
     "few_shot.model_inversion.transformations", "few_shot.gan.epochs", "few_shot.per_class",
-    "few_shot.budget", "few_shot.epochs", "few_shot.batch_size",
+    "few_shot.budget", "few_shot.unit_features", "few_shot.epochs", "few_shot.batch_size",
 )  # fmt: skip
 """Settings that the paper leaves out, shown with what the rows have."""
 

@@ -290,7 +290,7 @@ class _Run:
 
     def _approximate(self, made: Approximation) -> Mapping[str, Evidence]:
         """D', and the parts of it that the run is judged by."""
-        with self._phase("generator", total=made.iterations):
+        with self._phase("generator", total=made.iterations, warning=made.warning):
             made.train_generator()
         with self._phase("sample"):
             made.sample()
@@ -436,13 +436,13 @@ class _Run:
         )
 
     @contextmanager
-    def _phase(self, name: str, total: int | None = None):  # type: ignore[no-untyped-def]
+    def _phase(self, name: str, total: int | None = None, warning: str | None = None):  # type: ignore[no-untyped-def]
         self.context.progress.phase(self.title, name, total=total)
         began = perf_counter()
         yield
         seconds = perf_counter() - began
-        self.context.progress.done()
-        self._event("phase", phase=name, seconds=seconds)
+        self.context.progress.done(warning or "")
+        self._event("phase", phase=name, seconds=seconds, reason=warning)
 
     def _event(self, event: str, **columns: Any) -> None:
         self.context.ledger.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from rayunlearn.inversion.model_inversion import ModelInversionSettings
 from rayunlearn.inversion.unlearning_set import Part, UnlearningSet, joined
 from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.unlearning import Samples
+from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime import approximation, sampling
@@ -194,3 +196,16 @@ def test_sampling_before_the_generator_is_trained_is_refused() -> None:
     """Half a generator is none."""
     with pytest.raises(BadInput, match="not trained yet"):
         begun(memory_store()).sample()
+
+
+def test_a_model_without_batchnorm_is_warned_of() -> None:
+    """What the generator lacks is said, with what it cost in the paper; nothing where all is there or off."""
+    spec, weights = original()
+    made = begun(memory_store())
+    assert made.warning is None
+    made.spec = ClassifierSpec(
+        name="lenet", width=0.25, in_channels=1, image_size=28, num_classes=10, mean=spec.mean, std=spec.std
+    )
+    assert "lenet has no BatchNorm" in str(made.warning) and "Table 6" in str(made.warning)
+    made.inversion = replace(INVERSION, batchnorm_weight=0.0)
+    assert made.warning is None

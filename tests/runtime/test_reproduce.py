@@ -7,14 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from rayunlearn.errors import ExitCode, Interrupted
+from rayunlearn.errors import BadInput, ExitCode, Interrupted
 from rayunlearn.recipes import Recipe
 from rayunlearn.reproduction import zero_shot
 from rayunlearn.reproduction.rows import Page, Row
 from rayunlearn.reproduction.zero_shot import row
 from rayunlearn.results.store import Store
-from rayunlearn.runtime import reproduce, reproduce_command
-from rayunlearn.runtime.reproduce import inverted, results_of, row_store, run_row, run_rows, seeds_of_row
+from rayunlearn.runtime import reproduce, reproduce_command, scheduler
+from rayunlearn.runtime.reproduce import (
+    cut_short,
+    inverted,
+    results_of,
+    row_store,
+    run_row,
+    run_rows,
+    seeds_of_row,
+)
 from rayunlearn.runtime.reproduce_command import run_reproduction
 from rayunlearn.runtime.reproduce_models import forgotten_by_then, request_name, trained
 from rayunlearn.runtime.training import classifier_spec, training_job
@@ -97,6 +105,24 @@ def test_a_row_that_fails_is_named_and_the_others_are_done(cluster: None, tmp_pa
     failed = run_rows(tmp_path, [bad, good], [0], progress=Quiet())
     assert list(failed) == [f"{bad.name}, seed 0"] and failed[f"{bad.name}, seed 0"]
     assert seeds_of_row(tmp_path, good, [0]) == [0] and seeds_of_row(tmp_path, bad, [0]) == []
+
+
+def test_a_sequence_that_cannot_go_on_ends_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first request has results, the second a reason; the row is done, and not begun again."""
+    each, make = tiny_row("mask_logit"), scheduler.synthesis_jobs
+
+    def no_image(spec, weights, roles, *more):
+        if roles.forgotten:
+            raise BadInput("classes", [5], "classes that the model can be inverted for")
+        return make(spec, weights, roles, *more)
+
+    monkeypatch.setattr(scheduler, "synthesis_jobs", no_image)
+    spec, original, golds = inputs(tmp_path, each, 0)
+    run_row(str(tmp_path), each, 0, spec, 1, original, *golds)
+    assert [result["target"] for result in results_of(tmp_path, each, 0)] == [[0]]
+    request, why = cut_short(Store.open(row_store(tmp_path, each, 0))) or ("", "")
+    assert request == "forget-2" and "classes is [5]" in why
+    assert seeds_of_row(tmp_path, each, [0]) == [0]
 
 
 def test_a_trajectory_sets_synthetic_and_real_side_by_side(tmp_path: Path) -> None:
