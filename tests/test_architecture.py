@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "rayunlearn"
 
-BOTTOM = {"errors", "roles", "seeds"}
+BOTTOM = {"errors", "mislabelling", "roles", "seeds"}
 ALGORITHMS = {"models", "inversion", "methods", "evaluation"}
 BETWEEN = {"settings", "recipes"}
 
@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"runtime"},
     "errors": set(),
     "roles": set(),
+    "mislabelling": {"errors"},
     "seeds": {"errors"},
     "access": {"errors"},
     "models": BOTTOM,

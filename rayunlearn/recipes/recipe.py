@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from rayunlearn.data.mislabelling import Mislabelling
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.bench import MeasureSettings
 from rayunlearn.evaluation.measures import check_measures
@@ -25,6 +24,7 @@ from rayunlearn.methods.registry import METHODS, method_named
 from rayunlearn.methods.training import TrainSettings
 from rayunlearn.methods.trivial import TrivialSettings
 from rayunlearn.methods.unsir import UNSIRSettings
+from rayunlearn.mislabelling import Mislabelling
 from rayunlearn.scheduling.gate import GateSettings
 from rayunlearn.scheduling.stopping import StoppingSettings
 from rayunlearn.settings import config_hash

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 from rayunlearn.runtime.cluster import Placement, open_ensemble
 from rayunlearn.runtime.ensemble import Ensemble
@@ -14,18 +12,13 @@ from rayunlearn.runtime.train_ensemble import TrainEnsemble
 from tests.runtime.test_examples import asked, given, recipe, served
 from tests.runtime.tiny import memory_store, tiny_scheduler
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 
 @pytest.fixture(scope="module")
 def whole() -> str:
     """The version that one process publishes."""
     return str(served(memory_store()).version)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def published(opened: Ensemble) -> str:
@@ -38,13 +31,13 @@ def published(opened: Ensemble) -> str:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_any_number_of_workers_makes_the_same_d_prime(whole: str, workers: int) -> None:
+def test_any_number_of_workers_makes_the_same_d_prime(cluster: None, whole: str, workers: int) -> None:
     """Draws come from a sample's index: the version is the same to the bit."""
     opened = open_ensemble(Placement.COLOCATED, cpus_per_role=0.5, workers=workers)
     assert published(opened) == whole
 
 
-def test_ray_train_relearns_to_the_same_bits(whole: str, tmp_path: Path) -> None:
+def test_ray_train_relearns_to_the_same_bits(cluster: None, whole: str, tmp_path: Path) -> None:
     """One worker of Ray Train gives the version that the run's own process gives; its workers are sealed."""
     inner = open_ensemble(Placement.COLOCATED, cpus_per_role=0.5)
     assert published(TrainEnsemble(inner, tmp_path, workers=1, threads=1)) == whole

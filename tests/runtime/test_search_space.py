@@ -26,7 +26,7 @@ from rayunlearn.runtime.search_space import (
     trial_scheduler,
 )
 from rayunlearn.scheduling.space import SPACES, Dimension, Space, assignments
-from rayunlearn.settings import override
+from rayunlearn.settings import override, paths
 
 MIXED = Space((
     Dimension("gkt.epsilon", "loguniform", (0.001, 0.1)),
@@ -50,9 +50,9 @@ def test_declared_spaces_are_of_their_recipes(name: str) -> None:
     for trial in range(20):
         point = draw(space, 0, trial)
         tried = override(recipe, assignments(point))
-        assert {key: getattr(tried.gkt, key.removeprefix("gkt.")) for key in point} == point
+        assert {key: paths(tried)[key][1] for key in point} == point
     for dimension in space.dimensions:
-        own = getattr(recipe.gkt, dimension.key.removeprefix("gkt."))
+        own = paths(recipe)[dimension.key][1]
         inside = (
             own in dimension.values
             or dimension.size is None
