@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Collection, Sequence
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -180,4 +181,13 @@ def config_hash(settings: Any, without: Collection[str] = ()) -> str:
 
 
 def _canonical(content: Any) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return json.dumps(_plain(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(content: Any) -> Any:
+    """The same with infinity as "inf" and "-inf", as `--set` reads it: JSON has no number for it."""
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return str(content) if isinstance(content, float) and math.isinf(content) else content

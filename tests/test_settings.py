@@ -405,3 +405,12 @@ def test_both_recipes_are_plain_data() -> None:
                 text = ", ".join(map(str, value))
                 assert parse_value(path, json.dumps(value), declared) == value
             assert parse_value(path, text, declared) == value
+
+
+def test_infinity_is_written_as_json_can() -> None:
+    """A recipe's settings are recorded as JSON, which has no infinity; the text is what `--set` reads."""
+    recipe = override(digits(), ["last_layer.log_lambda_per_parameter=-inf"])
+    written = json.loads(to_json(recipe), parse_constant=lambda name: pytest.fail(name))
+    assert written["last_layer"]["log_lambda_per_parameter"] == "-inf"
+    assert override(digits(), ["last_layer.log_lambda_per_parameter=-inf"]) == recipe
+    assert recipe.config_hash == digits().config_hash  # another method's section
