@@ -335,6 +335,7 @@ def by_shards(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SHARDED)
 def test_three_workers_have_the_curve_of_one(by_shards: list[dict[str, Any]], kind: str) -> None:
     """In float64 every count of three workers is one worker's, though shards are unequal and one is empty.

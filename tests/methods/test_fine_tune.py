@@ -55,6 +55,7 @@ def test_it_is_a_training_from_the_handed_weights(version: Classifier, digits_da
     assert same(tuning.checkpoint(), expected)
 
 
+@pytest.mark.slow
 def test_a_class_goes_late_and_the_rest_stays(version: Classifier, digits_data: LabelledImages) -> None:
     """Ten epochs of small batches take the class from over 95 % to under 80; its images would have kept it.
 
@@ -69,6 +70,7 @@ def test_a_class_goes_late_and_the_rest_stays(version: Classifier, digits_data: 
     assert accuracies(run(METHOD, handed, SHORT), digits_data, 9)[1] > 0.9
 
 
+@pytest.mark.slow
 def test_mislabelled_samples_are_set_right(version: Classifier, digits_data: LabelledImages) -> None:
     """Of 88 sevens 59 are called 2 or 3: under 50 % of other sevens are right, and over 90 % afterwards.
 

@@ -186,6 +186,7 @@ def forget_share(run: ISPF) -> float:
     return torch.isin(predicted, torch.tensor(ROLES.forget)).double().mean().item()
 
 
+@pytest.mark.slow
 def test_a_student_learns_the_retain_classes_and_no_other(
     served: Callable[..., ISPF], original: Classifier, digits: tuple[Tensor, Tensor]
 ) -> None:
@@ -197,6 +198,7 @@ def test_a_student_learns_the_retain_classes_and_no_other(
     assert before.accuracy(ROLES.forget) > 0.9
 
 
+@pytest.mark.slow
 def test_without_the_post_filter_the_student_learns_the_class(
     served: Callable[..., ISPF], digits: tuple[Tensor, Tensor]
 ) -> None:

@@ -334,6 +334,7 @@ def two_workers(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_two_workers_equal_one(two_workers, recipe):
     """With shards of 7 and 8, two workers end where one does, in weights, running statistics and losses.

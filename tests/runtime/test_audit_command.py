@@ -193,6 +193,7 @@ def test_the_help_says_that_images_are_sensitive(
     assert "These images are sensitive, since they show what was to be forgotten" in said
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path) -> None:
     """`python -m rayunlearn audit` exits with the table's code and says why, within seconds."""
     command = [sys.executable, "-m", "rayunlearn", "audit", "--version", "x", "--measures", "prob"]

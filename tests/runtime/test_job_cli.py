@@ -154,6 +154,7 @@ def test_samples_then_a_class(requests: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_keep_keeps(on_cluster: Run, requests: Path, tmp_path: Path) -> None:
     """`--keep` leaves superseded weights and the runs' files, and later requests build on them."""
     storage = tmp_path / "storage"

@@ -63,6 +63,7 @@ def events(store: Store, table: str) -> Counter[str]:
     return Counter(row["event"] for row in rows(store, table) if row["event"] not in ("phase", "resumed"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["digits", "digits_gkt"])
 def test_killed_before_any_write(recipe: str) -> None:
     """A driver killed before any one of its writes, started again, ends as if it had not been killed.
