@@ -349,6 +349,7 @@ def test_three_workers_have_the_curve_of_one(by_shards: list[dict[str, Any]], ki
         assert alone.reached is not None and alone.reached > 5 and len(set(alone.correct)) > 4
 
 
+@pytest.mark.slow
 def test_shards_with_statistics_of_their_own_are_refused(by_shards: list[dict[str, Any]]) -> None:
     """A plain BatchNorm is refused by name; negative control: let through, it gives another curve."""
     assert "module 1 is 'BatchNorm2d'; allowed: GlobalBatchNorm2d" in by_shards[0]["refused"]

@@ -351,6 +351,7 @@ def test_two_workers_equal_one(two_workers, recipe):
     assert greatest_difference(one, tiny_model().state_dict() | {"losses": one["losses"]}) > 1e-3  # it moved
 
 
+@pytest.mark.slow
 def test_statistics_of_shards_miss_the_tolerance(two_workers):
     """Negative control: plain BatchNorm2d on each shard ends far from one worker's weights."""
     images, labels = tiny_data()
