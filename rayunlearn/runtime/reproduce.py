@@ -53,7 +53,6 @@ from rayunlearn.runtime.reproduce_models import (
     trained_name,
     training_seconds,
 )
-from rayunlearn.runtime.reproduce_models import trained as trained  # where tasks begun earlier look for it
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler, load_version
 from rayunlearn.runtime.training import training_job
