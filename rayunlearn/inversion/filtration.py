@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -119,6 +119,12 @@ class Candidates:
     images: Tensor
     soft_labels: Tensor
     indices: Tensor
+
+    def first(self, n: int) -> Candidates:
+        """The first `n` of them."""
+        return replace(
+            self, images=self.images[:n], soft_labels=self.soft_labels[:n], indices=self.indices[:n]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,12 +356,12 @@ def sampled(roles: Roles) -> tuple[int, ...]:
 def gather(parts: Iterable[Candidates], composition: Composition) -> ApproximatedSet:
     """D' from its chunks, in whatever order they come; those that are not needed are left out."""
     by_key = {(part.tally.label, part.tally.chunk): part for part in parts}
-    taken = [(by_key[key], n) for key, n in composition.take.items()]
+    taken = [by_key[key].first(n) for key, n in composition.take.items()]
     return ApproximatedSet(
-        images=torch.cat([part.images[:n] for part, n in taken]),
-        soft_labels=torch.cat([part.soft_labels[:n] for part, n in taken]),
-        labels=torch.cat([torch.full((n,), part.tally.label, dtype=torch.int64) for part, n in taken]),
-        indices=torch.cat([part.indices[:n] for part, n in taken]),
+        images=torch.cat([part.images for part in taken]),
+        soft_labels=torch.cat([part.soft_labels for part in taken]),
+        labels=torch.cat([torch.full_like(part.indices, part.tally.label) for part in taken]),
+        indices=torch.cat([part.indices for part in taken]),
         composition=composition,
     )
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rayunlearn.errors import BadInput
 from rayunlearn.inversion.filtration import Candidates, Composition, compose, sampled, unjudged
@@ -24,7 +24,7 @@ from rayunlearn.inversion.similarity import KernelWidth, kernel_width
 from rayunlearn.inversion.unlearning_set import Part, UnlearningSet, in_part, joined, unlearning_set
 from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.unlearning import Samples
-from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
+from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
@@ -104,8 +104,8 @@ class Approximation:
     @property
     def warning(self) -> str | None:
         """What the generator has to do without; None where it has all."""
-        model, weight = build_classifier(self.spec, 0), self.inversion.batchnorm_weight
-        if weight == 0 or any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        has_batchnorm = any(name.endswith(".running_mean") for name in self.weights)
+        if has_batchnorm or self.inversion.batchnorm_weight == 0:
             return None
         return (
             f"{self.spec.name} has no BatchNorm: the generator learns without its loss, which in the paper's "
@@ -176,14 +176,20 @@ class Approximation:
 
         The kernel's width is taken from the first chunk of each class, whatever else there is.
         """
+        kept = self._kept_scores
+        scores = torch.cat([kept["scores"][key] for key in self.composition.take])
+        knee = knee_threshold(scores)
+        selected = int(knee.selects(scores).sum())
+        width = None if kept["width"] is None else KernelWidth(**kept["width"])
+        return Filtered(composition=self.composition, width=width, knee=knee, selected=selected)
+
+    @cached_property
+    def _kept_scores(self) -> dict[str, Any]:
         kept = self.files.load("scores.pt")
         if kept is None:
             kept = self._scored()
             self.files.save("scores.pt", kept)
-        knee = knee_threshold(torch.cat([kept["scores"][_key(*key)] for key in self.composition.take]))
-        selected = sum(int(knee.selects(kept["scores"][_key(*key)]).sum()) for key in self.composition.take)
-        width = None if kept["width"] is None else KernelWidth(**kept["width"])
-        return Filtered(composition=self.composition, width=width, knee=knee, selected=selected)
+        return kept
 
     def _scored(self) -> dict[str, Any]:
         unit = self.settings.unit_features
@@ -193,32 +199,25 @@ class Approximation:
             first = [key for key in self.composition.take if key[1] == 0] or list(self.composition.take)[:1]
             drawn = [(features, (self.spec, self.weights, self._taken(key).images, unit)) for key in first]
             width = kernel_width(torch.cat(self.ensemble.map(drawn)), examples)
-        scores: dict[str, Tensor] = {}
+        scores: dict[tuple[int, int], Tensor] = {}
         for key in self.composition.take:
             arguments = (
                 self.spec, self.weights, self._taken(key).images, unit, examples, self.settings.kernel,
                 None if width is None else width.value,
             )  # fmt: skip
-            (scores[_key(*key)],) = self.ensemble.map([(score, arguments)])
+            (scores[key],) = self.ensemble.map([(score, arguments)])
         return {"scores": scores, "width": None if width is None else vars(width)}
 
     def _taken(self, key: tuple[int, int]) -> Candidates:
         """The candidates of a chunk that are in D'."""
-        chunk, n = self.chunks.get(*key), self.composition.take[key]
-        return Candidates(
-            tally=chunk.tally,
-            images=chunk.images[:n],
-            soft_labels=chunk.soft_labels[:n],
-            indices=chunk.indices[:n],
-        )
+        return self.chunks.get(*key).first(self.composition.take[key])
 
     def parts(self, part: Part) -> Iterator[UnlearningSet]:
         """A part of D' as it is relearned from or judged by, chunk by chunk."""
-        knee, scores = self.filter().knee, self.files.load("scores.pt")
-        assert scores is not None, "filter() has kept them"
+        knee, scores = self.filter().knee, self._kept_scores["scores"]
         for key in self.composition.take:
             taken = self._taken(key)
-            like = knee.selects(scores["scores"][_key(*key)])
+            like = knee.selects(scores[key])
             if self.by_label:
                 like = like | torch.isin(taken.soft_labels.argmax(dim=1), torch.tensor(self.roles.erased))
             chosen = in_part(taken.indices, part)
@@ -250,10 +249,6 @@ class Approximation:
         images, every = self.examples.images, torch.ones(len(self.examples), dtype=torch.bool)
         (soft,) = self.ensemble.map([(soft_labels, (self.spec, self.weights, images))])
         return unlearning_set(images, soft, every, self.roles.erased)
-
-
-def _key(label: int, chunk: int) -> str:
-    return f"{label}-{chunk}"
 
 
 def filtered_rows(filtered: Filtered, erased: Collection[int]) -> list[dict[str, Any]]:

@@ -8,8 +8,6 @@ the class: those that are handed on show retain classes alone, and none says any
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 
 import torch
@@ -20,6 +18,9 @@ from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
 from rayunlearn.recipes import Recipe
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
+from rayunlearn.runtime.beside_versions import name_beside
+
+BANKS = "banks"
 
 
 def keep_bank(
@@ -48,13 +49,6 @@ def handed_on(store: Store, recipe: Recipe, lineage: str, version: str, roles: R
     return bank if set(bank.labels.tolist()) == set(roles.retain) else None
 
 
-def purge_banks(store: Store, lineage: str, keep: str) -> None:
-    """Throw away what came with any version of a lineage but one."""
-    for name in store.list(f"banks/{lineage}"):
-        if not name.startswith(f"banks/{lineage}/{keep}-"):
-            store.delete(name)
-
-
 def _is_handed_on(recipe: Recipe) -> bool:
     """Whether the method learns from images of retain classes alone."""
     per_retain, per_forget = method_named(recipe.method).inverted(recipe.method_settings)
@@ -63,5 +57,4 @@ def _is_handed_on(recipe: Recipe) -> bool:
 
 def _name(recipe: Recipe, lineage: str, version: str) -> str:
     per_retain, _ = method_named(recipe.method).inverted(recipe.method_settings)
-    made_by = json.dumps([asdict(recipe.inversion), per_retain], sort_keys=True)
-    return f"banks/{lineage}/{version}-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}.safetensors"
+    return name_beside(BANKS, lineage, version, [asdict(recipe.inversion), per_retain])

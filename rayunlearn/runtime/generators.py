@@ -6,8 +6,6 @@ with the first class that is forgotten, and one that was trained on data goes wi
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -24,11 +22,13 @@ from rayunlearn.models.conditional_generator import ConditionalGeneratorSpec, bu
 from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
 from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.results.store import Store
+from rayunlearn.runtime.beside_versions import name_beside
 from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.labelled import open_data
 from rayunlearn.seeds import derive_seed
 
 Weights = dict[str, Tensor]
+GENERATORS = "generators"
 PRETRAINED = "generators/pretrained.safetensors"
 """Of the one that was trained on the data of a storage location."""
 
@@ -63,13 +63,6 @@ def keep_generator(store: Store, recipe: Recipe, lineage: str, version: str, wei
     """Hand a generator on to whoever unlearns from a version, where the recipe says so."""
     if recipe.few_shot.keep_generator:
         store.put(_name(recipe, lineage, version), weights_to_bytes(weights))
-
-
-def purge_generators(store: Store, lineage: str, keep: str) -> None:
-    """Throw away what came with any version of a lineage but one."""
-    for name in store.list(f"generators/{lineage}"):
-        if not name.startswith(f"generators/{lineage}/{keep}-"):
-            store.delete(name)
 
 
 def train_on_data(
@@ -107,5 +100,4 @@ def train_on_data_task(
 
 
 def _name(recipe: Recipe, lineage: str, version: str) -> str:
-    made_by = json.dumps(asdict(recipe.few_shot.model_inversion), sort_keys=True)
-    return f"generators/{lineage}/{version}-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}.safetensors"
+    return name_beside(GENERATORS, lineage, version, asdict(recipe.few_shot.model_inversion))

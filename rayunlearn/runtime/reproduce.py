@@ -307,6 +307,7 @@ def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
         name: reader.read(name).to_pylist()
         for name in ("runs", "audits", "evaluations", *(["checkpoints"] if row.trajectory else []))
     }
+    done = audited(store)
     machine, seconds = (json.loads(store.get(n)) if store.exists(n) else None for n in (MACHINE, SECONDS))
     return [
         {
@@ -320,7 +321,7 @@ def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
             **({} if seconds is None else {"answered": read_gallery(store)[1]}),
         }
         for target in row.requests
-        if request_name(target) in audited(store)
+        if request_name(target) in done
     ]
 
 

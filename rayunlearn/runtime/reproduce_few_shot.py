@@ -154,10 +154,9 @@ def keep_gallery(
     mean, std = (torch.tensor(v)[:, None, None] for v in (spec.mean, spec.std))
     first: dict[int, tuple[Tensor, Tensor]] = {}
     answered = torch.zeros(2, dtype=torch.int64)
-    for key, scores in kept["scores"].items():
-        label, chunk = map(int, key.split("-"))
-        candidates = chunks.get(label, chunk)
-        wrong = torch.isin(candidates.soft_labels[: len(scores)].argmax(dim=1), torch.tensor(list(erased)))
+    for (label, chunk), scores in kept["scores"].items():
+        candidates = chunks.get(label, chunk).first(len(scores))
+        wrong = torch.isin(candidates.soft_labels.argmax(dim=1), torch.tensor(list(erased)))
         answered += torch.tensor([int(wrong.sum()), int((wrong & (scores >= threshold)).sum())])
         if chunk == 0:
             images = torch.zeros(SHOWN, *candidates.images.shape[1:])

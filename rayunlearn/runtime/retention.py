@@ -9,11 +9,12 @@ from rayunlearn.inversion.unlearning_set import in_part
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
-from rayunlearn.runtime.banks import purge_banks
+from rayunlearn.runtime.banks import BANKS
+from rayunlearn.runtime.beside_versions import purge_beside
 from rayunlearn.runtime.chunks import Chunks
 from rayunlearn.runtime.context import Clock
 from rayunlearn.runtime.examples import purge_examples
-from rayunlearn.runtime.generators import PRETRAINED, purge_generators
+from rayunlearn.runtime.generators import GENERATORS, PRETRAINED
 from rayunlearn.runtime.runs import RunFiles
 
 
@@ -39,15 +40,15 @@ def _unlike_examples(files: RunFiles, reader: LedgerReader, run: str) -> Synthet
     if kept is None or not thresholds:
         return None
     first: dict[int, int] = {}
-    for label, chunk in (map(int, key.split("-")) for key in kept["scores"]):
+    for label, chunk in kept["scores"]:
         first.setdefault(label, chunk)
     images, labels, looked_at = [], [], 0
     for label, chunk in first.items():
-        scores, found = kept["scores"][f"{label}-{chunk}"], Chunks(files).get(label, chunk)
-        held = in_part(found.indices, "check")[: len(scores)]  # D' begins the chunk
-        answered = found.soft_labels[: len(scores)].argmax(dim=1) == label
-        shown = held & answered & (scores < thresholds[-1])
-        images.append(found.images[: len(scores)][shown])
+        scores = kept["scores"][label, chunk]
+        found = Chunks(files).get(label, chunk).first(len(scores))  # D' begins the chunk
+        held = in_part(found.indices, "check")
+        shown = held & (found.soft_labels.argmax(dim=1) == label) & (scores < thresholds[-1])
+        images.append(found.images[shown])
         labels.append(torch.full((len(images[-1]),), label))
         looked_at += int(held.sum())
     return SyntheticSet(images=torch.cat(images), labels=torch.cat(labels), requested=looked_at)
@@ -70,8 +71,8 @@ def purge(store: Store, ledger: Ledger, clock: Clock) -> list[str]:
     for lineage in sorted(set(reader.read("versions").column("lineage").to_pylist())):
         latest = {r["version"]: r for r in reader.read("versions", lineage=lineage).to_pylist()}
         chain = versions(reader, lineage)
-        purge_banks(store, lineage, keep=chain[-1].version)
-        purge_generators(store, lineage, keep=chain[-1].version)
+        for kind in (BANKS, GENERATORS):
+            purge_beside(store, kind, lineage, keep=chain[-1].version)
         if chain[-1].classes_forgotten and store.exists(PRETRAINED):
             store.delete(PRETRAINED)
         for version in chain[:-1]:

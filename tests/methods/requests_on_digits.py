@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from rayunlearn.data.datasets import LabelledImages
+from rayunlearn.data.mislabelling import Mislabelled, Mislabelling, mislabel
 from rayunlearn.evaluation.accuracy import class_counts
+from rayunlearn.methods.training import TrainSettings, train_classifier
 from rayunlearn.methods.unlearning import Handed, Method, Samples, TrainingLog
-from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.classifiers import Classifier, build_classifier
 from rayunlearn.roles import Roles
 
 K = 10
@@ -28,6 +30,17 @@ def forget_class(data: LabelledImages, version: Classifier, target: int, *, seed
 def forget_samples(data: LabelledImages, version: Classifier, ids: Tensor, *, seed: int = 0) -> Handed:
     """A request to forget single samples, by their indices in the dataset."""
     return _handed(data, version, ids, Roles(retain=tuple(range(K)), target=()), seed)
+
+
+def with_misled_sevens(
+    data: LabelledImages, version: Classifier
+) -> tuple[LabelledImages, Mislabelled, Classifier]:
+    """The data with 59 of the 88 training sevens called 2 or 3, what changed, and a model taught that."""
+    train = torch.arange(0, len(data.labels), 2)
+    wrong = mislabel(data.labels, train, Mislabelling(of=7, to=(2, 3, 7), share=1.0), seed=0)
+    taught, misled = replace(data, labels=wrong.labels), build_classifier(version.spec, 0)
+    train_classifier(misled, taught.images[train], taught.labels[train], TrainSettings(epochs=10), seed=0)
+    return taught, wrong, misled
 
 
 def _handed(data: LabelledImages, version: Classifier, forget: Tensor, roles: Roles, seed: int) -> Handed:

@@ -8,14 +8,21 @@ import pytest
 import torch
 
 from rayunlearn.data.datasets import LabelledImages
-from rayunlearn.data.mislabelling import Mislabelling, mislabel
 from rayunlearn.errors import BadInput
 from rayunlearn.methods.fine_tune import METHOD, FineTuneSettings
-from rayunlearn.methods.training import TrainSettings, train_classifier
+from rayunlearn.methods.training import train_classifier
 from rayunlearn.methods.unlearning import Handed, Samples
-from rayunlearn.models.classifiers import Classifier, build_classifier
+from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import derive_seed
-from tests.methods.requests_on_digits import accuracies, check_run, forget_class, forget_samples, run, same
+from tests.methods.requests_on_digits import (
+    accuracies,
+    check_run,
+    forget_class,
+    forget_samples,
+    run,
+    same,
+    with_misled_sevens,
+)
 
 SHORT = FineTuneSettings(epochs=2)
 SMALL_BATCHES = FineTuneSettings(batch_size=16)
@@ -76,11 +83,7 @@ def test_mislabelled_samples_are_set_right(version: Classifier, digits_data: Lab
 
     With the mislabelled ones among what is retained they stay wrong.
     """
-    train = torch.arange(0, len(digits_data.labels), 2)
-    wrong = mislabel(digits_data.labels, train, Mislabelling(of=7, to=(2, 3, 7), share=1.0), seed=0)
-    taught = replace(digits_data, labels=wrong.labels)
-    misled = build_classifier(version.spec, 0)
-    train_classifier(misled, taught.images[train], taught.labels[train], TrainSettings(epochs=10), seed=0)
+    taught, wrong, misled = with_misled_sevens(digits_data, version)
     handed = forget_samples(taught, misled.eval(), wrong.changed_ids)
     assert len(wrong.changed_ids) == 59 and accuracies(misled, digits_data, 7)[1] < 0.5
     retain, right = accuracies(run(METHOD, handed, SMALL_BATCHES), digits_data, 7)

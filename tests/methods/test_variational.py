@@ -10,16 +10,21 @@ import pytest
 import torch
 
 from rayunlearn.data.datasets import LabelledImages
-from rayunlearn.data.mislabelling import Mislabelling, mislabel
 from rayunlearn.errors import BadInput
 from rayunlearn.inversion.similarity import features_of
-from rayunlearn.methods.training import TrainSettings, train_classifier
 from rayunlearn.methods.unlearning import Method
 from rayunlearn.methods.variational import EUBO, RKL
-from rayunlearn.models.classifiers import Classifier, build_classifier
+from rayunlearn.models.classifiers import Classifier
 from rayunlearn.variational.last_layer import LastLayerEdit, LastLayerSettings
 from rayunlearn.variational.objectives import UnlearnSettings
-from tests.methods.requests_on_digits import accuracies, check_run, forget_class, forget_samples, run
+from tests.methods.requests_on_digits import (
+    accuracies,
+    check_run,
+    forget_class,
+    forget_samples,
+    run,
+    with_misled_sevens,
+)
 
 SETTINGS = LastLayerSettings()
 QUICK = LastLayerSettings(unlearn=UnlearnSettings(steps=5, samples=8, lr=0.05))
@@ -54,11 +59,7 @@ def test_three_samples_of_a_class(version: Classifier, digits_data: LabelledImag
 def test_mislabelled_samples_lose_their_labels(version: Classifier, digits_data: LabelledImages) -> None:
     """Of 88 sevens 59 are called 2 or 3, and the version says so of most. EUBO takes these labels away, but
     gives no right ones (the paper: 0 % on D_e, D_r ruined); RKL sets no more than some right."""
-    train = torch.arange(0, len(digits_data.labels), 2)
-    wrong = mislabel(digits_data.labels, train, Mislabelling(of=7, to=(2, 3, 7), share=1.0), seed=0)
-    taught = replace(digits_data, labels=wrong.labels)
-    misled = build_classifier(version.spec, 0)
-    train_classifier(misled, taught.images[train], taught.labels[train], TrainSettings(epochs=10), seed=0)
+    taught, wrong, misled = with_misled_sevens(digits_data, version)
     handed = forget_samples(taught, misled.eval(), wrong.changed_ids)
 
     def as_taught(model: Classifier) -> float:

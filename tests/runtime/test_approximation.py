@@ -15,7 +15,7 @@ from rayunlearn.inversion.model_inversion import ModelInversionSettings
 from rayunlearn.inversion.unlearning_set import Part, UnlearningSet, joined
 from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.unlearning import Samples
-from rayunlearn.models.classifiers import ClassifierSpec
+from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime import approximation, sampling
@@ -206,6 +206,7 @@ def test_a_model_without_batchnorm_is_warned_of() -> None:
     made.spec = ClassifierSpec(
         name="lenet", width=0.25, in_channels=1, image_size=28, num_classes=10, mean=spec.mean, std=spec.std
     )
+    made.weights = dict(build_classifier(made.spec, 0).state_dict())
     assert "lenet has no BatchNorm" in str(made.warning) and "Table 6" in str(made.warning)
     made.inversion = replace(INVERSION, batchnorm_weight=0.0)
     assert made.warning is None

@@ -39,8 +39,8 @@ def filtered(*, whole: bool) -> Store:
     for label in LABELS:
         for chunk in (0, 1):
             put_chunk(files, label, chunk)
-            scores[f"{label}-{chunk}"] = torch.zeros(20 if chunk == 0 else 5)
-        scores[f"{label}-0"][9] = THRESHOLD
+            scores[label, chunk] = torch.zeros(20 if chunk == 0 else 5)
+        scores[label, 0][9] = THRESHOLD
     files.save("scores.pt", {"scores": scores, "width": None})
     told = {"kind": "examples", "target": [1], "examples": "sha256:0", "whole_classes": whole}
     ledger.append("requests", [demo.request_row("r", "planned", run_id="run", **told)])
