@@ -6,7 +6,8 @@ their index alone, so that every part of D' can be put together, or split, where
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,12 +15,59 @@ import torch
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
+from rayunlearn.inversion.knee import Knee
 from rayunlearn.inversion.relabelling import relabel
 
 HELD_OUT_EVERY = 10
 """Of so many samples of a class in a row one is held out for stopping, and one for the final check."""
 
+MOST_OF_A_LABEL = 0.1
+"""Most of the samples with a label to erase that are D'_e where their class stays; one may always be."""
+
 Part = Literal["learn", "stop", "check"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """Which samples are like the examples: D'_e.
+
+    What was learned by heart, as a wrong label is, has the features of what it is taken for, so that all of
+    that class may lie above the knee. Where the class is to stay, only its most similar samples count: on
+    digits of which a fifth of the 7s was labelled 2 or 3, relabelling all above the knee left 2 and 57 % of
+    the 2s and 3s right, a tenth of each 97 and 92 % (docs/log.md, 55).
+
+    Attributes:
+        knee: the threshold on all samples.
+        raised: label -> its own threshold, above the knee's.
+    """
+
+    knee: Knee
+    raised: Mapping[int, float]
+
+    def selects(self, scores: Tensor, answers: Tensor) -> Tensor:
+        """Mask `[N]` of samples by their similarity `[N]` and the labels that they get `[N]`."""
+        like = self.knee.selects(scores)
+        for label, threshold in self.raised.items():
+            like = like & ((answers != label) | (scores >= threshold))
+        return like
+
+
+def likeness(scores: Tensor, answers: Tensor, knee: Knee, stay: Collection[int]) -> Likeness:
+    """The rule for D'_e, from all samples of D'.
+
+    Args:
+        scores: similarity to the examples, `[N]`.
+        answers: labels that the version gives, `[N]` int64.
+        knee: of the scores.
+        stay: labels to erase whose classes stay.
+    """
+    raised = {}
+    for label in sorted(stay):
+        own = scores[answers == label].sort(descending=True).values
+        most = max(1, int(MOST_OF_A_LABEL * len(own)))
+        if int(knee.selects(own).sum()) > most:
+            raised[label] = math.nextafter(float(own[most]), math.inf)
+    return Likeness(knee=knee, raised=raised)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +108,7 @@ def unlearning_set(
     Args:
         images: `[N, C, H, W]`.
         soft_labels: the version's probabilities, `[N, K]`.
-        like_examples: D'_e, mask `[N]` (`Knee.selects`).
+        like_examples: D'_e, mask `[N]` (`Likeness.selects`).
         erased: labels y_e.
 
     Raises:

@@ -111,12 +111,22 @@ class ConditionalGenerator(nn.Module):
         return self.spec.low + (self.spec.high - self.spec.low) * (image + 1) / 2
 
 
-def build_conditional_generator(spec: ConditionalGeneratorSpec, seed: int) -> ConditionalGenerator:
-    """A freshly initialised generator on CPU, a function of `spec` and `seed` alone.
+def build_conditional_generator(
+    spec: ConditionalGeneratorSpec, seed: int, *, label_std: float = 1.0
+) -> ConditionalGenerator:
+    """A freshly initialised generator on CPU, a function of its arguments alone.
 
     The global random number generators are left as they were.
+
+    Args:
+        spec: of the generator.
+        seed: of its weights.
+        label_std: standard deviation of the embedding's numbers; the noise's is 1.
     """
     with torch.random.fork_rng(devices=[]):
         # the default CPU generator alone: torch.manual_seed would also reseed CUDA's
         torch.default_generator.manual_seed(derive_seed(seed, "init", "conditional generator"))
-        return ConditionalGenerator(spec)
+        built = ConditionalGenerator(spec)
+    with torch.no_grad():
+        built.embedding.weight.mul_(label_std)
+    return built

@@ -377,7 +377,7 @@ def _likeness(threshold: Threshold) -> dict[str, str]:
         axes.plot(samples[like], similarity[like], color=FORGET_COLOUR, linewidth=2.6)
         axes.axhline(threshold.value, color=INK, linewidth=1.2, linestyle="--")
         axes.annotate(
-            f"threshold {threshold.value:.3g}, {threshold.selected} at or above it",
+            f"threshold {threshold.value:.3g}, {threshold.selected} count as like the examples",
             (threshold.samples, threshold.value), xytext=(0, 5), textcoords="offset points",
             ha="right", va="bottom", fontsize=9,
         )  # fmt: skip

@@ -16,13 +16,15 @@ import pyarrow as pa
 
 from rayunlearn.errors import BadInput, nearest
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Goes up with every change to a schema; entries say which one they were written under."""
 
 ADDED = {
     ("versions", "samples_forgotten"): 2,
     ("requests", "examples"): 3,
     ("requests", "whole_classes"): 3,
+    ("runs", "sweep"): 4,
+    ("checkpoints", "trial"): 4,
 }
 """(table, column) -> the schema version that it came with; entries of an earlier one have no value there."""
 
@@ -105,8 +107,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             "seed": _INT,
             "attempt": _INT,
             "reason": _STRING,
+            "sweep": _STRING,  # whose winner's settings it has
         },
-        null=("version", "phase", "seconds", "reason"),
+        null=("version", "phase", "seconds", "reason", "sweep"),
     ),
     "checkpoints": _schema(
         "checkpoints",
@@ -129,8 +132,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             "stalled": _BOOL,
             "recoveries": _INT,
             "at": _TIME,
+            "trial": _STRING,  # of the sweep that is the run
         },
-        null=("retain_loss", "pass_rate", "generator_loss", "student_loss"),
+        null=("retain_loss", "pass_rate", "generator_loss", "student_loss", "trial"),
     ),
     "evaluations": _schema("evaluations", _MEASURES, null=_MEASURES_NULL),
     "audits": _schema("audits", _MEASURES, null=_MEASURES_NULL),
@@ -152,6 +156,54 @@ SCHEMAS: dict[str, pa.Schema] = {
         },
         null=("parent", "run_id", "samples_forgotten"),
     ),
+    "sweeps": _schema(
+        "sweeps",
+        {
+            "sweep": _STRING,
+            "lineage": _STRING,
+            "version": _STRING,  # that every trial unlearns from
+            "request": _STRING,  # what every trial is to forget
+            "recipe": _STRING,
+            "method": _STRING,
+            "space": _STRING,
+            "sampler": _STRING,
+            "scheduler": _STRING,
+            "budget": _STRING,
+            "placement": _STRING,
+            "config": _STRING,
+            "config_hash": _STRING,
+            "seed": _INT,
+            "event": _STRING,
+            "at": _TIME,
+            "reason": _STRING,
+            "winner": _STRING,
+            "seconds": _FLOAT,
+        },
+        null=("reason", "winner", "seconds"),
+    ),
+    "trials": _schema(
+        "trials",
+        {
+            "sweep": _STRING,
+            "trial": _STRING,
+            "lineage": _STRING,
+            "settings": _STRING,
+            "event": _STRING,
+            "at": _TIME,
+            "score": _FLOAT,  # to be maximised; below 0 without an admissible checkpoint
+            "step": _INT,  # of the chosen checkpoint
+            "cycles": _INT,
+            "second_correct": _INT,  # of the second set's retain images, by the chosen checkpoint
+            "second_count": _INT,
+            "seconds": _FLOAT,
+            "cpus": _FLOAT,
+            "gpus": _FLOAT,
+            "reason": _STRING,
+        },
+        null=(
+            "score", "step", "cycles", "second_correct", "second_count", "seconds", "cpus", "gpus", "reason",
+        ),
+    ),
 }
 
 ALL_TABLES = frozenset(SCHEMAS)
@@ -170,6 +222,8 @@ ENUMS: dict[str, dict[str, tuple[str, ...]]] = {
     "evaluations": {"subject": _SUBJECTS},
     "audits": {},
     "versions": {"event": ("published", "purged")},
+    "sweeps": {"event": ("started", "resumed", "finished", "failed")},
+    "trials": {"event": ("started", "finished", "stopped", "failed", "measured")},
 }
 """Per table, the columns that hold one of a few words."""
 
@@ -180,6 +234,8 @@ JSON_COLUMNS: dict[str, frozenset[str]] = {
     "evaluations": frozenset({"parameters"}),
     "audits": frozenset({"parameters"}),
     "versions": frozenset({"model"}),
+    "sweeps": frozenset({"request", "space", "config"}),
+    "trials": frozenset({"settings"}),
 }
 """Per table, the string columns that hold a JSON object."""
 
@@ -194,6 +250,11 @@ REQUIRED: dict[tuple[str, str], tuple[str, ...]] = {
     ("runs", "phase"): ("phase",),
     ("runs", "published"): ("version",),
     ("runs", "failed"): ("reason",),
+    ("sweeps", "failed"): ("reason",),
+    ("trials", "finished"): ("score", "cycles", "reason", "seconds"),
+    ("trials", "stopped"): ("score", "cycles", "reason", "seconds"),
+    ("trials", "failed"): ("reason",),
+    ("trials", "measured"): ("step", "second_correct", "second_count"),
 }
 """Per table and event, the nullable columns that this event must fill."""
 
@@ -204,6 +265,8 @@ VOLATILE_COLUMNS: dict[str, frozenset[str]] = {
     "evaluations": frozenset({"at"}),
     "audits": frozenset({"at"}),
     "versions": frozenset({"at", "created_at"}),
+    "sweeps": frozenset({"at", "seconds", "placement"}),
+    "trials": frozenset({"at", "seconds"}),
 }
 """Per table, the columns that placement and time may change; equal seeds give equal values in all others."""
 

@@ -91,10 +91,11 @@ class Threshold:
 
     Attributes:
         value: t_f, in units of the similarity.
-        selected, samples: samples of D' at or above it, of so many.
+        selected, samples: samples of D' that count as like the examples, of so many.
         by: "knee" of the curve; "midrange" or "none" where that has no knee.
         reason: why it has none; empty for a knee.
         curve: quantiles of the similarity at even shares of the samples, descending.
+        raised: labels of which only the most similar samples count.
     """
 
     value: float
@@ -103,6 +104,7 @@ class Threshold:
     by: str
     reason: str
     curve: tuple[float, ...]
+    raised: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -410,14 +412,11 @@ def _of_evaluations(rows: Sequence[_Row]) -> dict[str, Any]:
 
 def _threshold(row: _Row) -> Threshold:
     told = json.loads(row["parameters"])
+    raised = sorted(map(int, told.get("raised", ())))  # none in entries that are older than the rule
     return Threshold(
-        value=row["value"],
-        selected=round(row["sum"]),
-        samples=row["count"],
-        by=told["by"],
-        reason=told["reason"],
-        curve=tuple(told["curve"]),
-    )
+        value=row["value"], selected=round(row["sum"]), samples=row["count"], by=told["by"],
+        reason=told["reason"], curve=tuple(told["curve"]), raised=tuple(raised),
+    )  # fmt: skip
 
 
 def _yield(row: _Row) -> ClassYield:

@@ -254,6 +254,9 @@ def like_examples(threshold: Threshold) -> str:
     'for want of a knee the threshold is above every similarity (all 90 scores are equal)'
     """
     said = f"{threshold.selected} of {threshold.samples} samples of D' are like the examples"
+    if threshold.raised:
+        labels = ", ".join(map(str, threshold.raised))
+        said += f" (of those answered {labels} the most similar tenth alone: the class stays)"
     if threshold.by == "knee":
         return said
     return f"{said}; for want of a knee the threshold is {_FALLBACKS[threshold.by]} ({threshold.reason})"

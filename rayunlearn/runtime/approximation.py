@@ -19,9 +19,17 @@ from torch import Tensor
 
 from rayunlearn.errors import BadInput
 from rayunlearn.inversion.filtration import Candidates, Composition, compose, sampled, unjudged
-from rayunlearn.inversion.knee import Knee, knee_threshold
+from rayunlearn.inversion.knee import knee_threshold
 from rayunlearn.inversion.similarity import KernelWidth, kernel_width
-from rayunlearn.inversion.unlearning_set import Part, UnlearningSet, in_part, joined, unlearning_set
+from rayunlearn.inversion.unlearning_set import (
+    Likeness,
+    Part,
+    UnlearningSet,
+    in_part,
+    joined,
+    likeness,
+    unlearning_set,
+)
 from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec
@@ -47,13 +55,13 @@ class Filtered:
     Attributes:
         composition: where D' comes from, and what each class gave.
         width: of the RBF kernel; None for the others.
-        knee: threshold and curve.
+        likeness: threshold, its curve, and what goes beyond it.
         selected: samples of D' that are like the examples.
     """
 
     composition: Composition
     width: KernelWidth | None
-    knee: Knee
+    likeness: Likeness
     selected: int
 
 
@@ -98,6 +106,7 @@ class Approximation:
         self.iterations = settings.further_iterations if generator else self.inversion.iterations
         self.examples, self.progress, self.given = examples, progress, generator
         self.shared = shared
+        self.stay = () if whole else roles.erased
         self.by_label = whole and settings.whole_by == "label"
         self.seed = derive_seed(seed, "approximation")
 
@@ -178,10 +187,17 @@ class Approximation:
         """
         kept = self._kept_scores
         scores = torch.cat([kept["scores"][key] for key in self.composition.take])
-        knee = knee_threshold(scores)
-        selected = int(knee.selects(scores).sum())
+        answers = torch.tensor(self._answers)
+        found = likeness(scores, answers, knee_threshold(scores), self.stay)
+        selected = int(found.selects(scores, answers).sum())
         width = None if kept["width"] is None else KernelWidth(**kept["width"])
-        return Filtered(composition=self.composition, width=width, knee=knee, selected=selected)
+        return Filtered(composition=self.composition, width=width, likeness=found, selected=selected)
+
+    @property
+    def _answers(self) -> list[int]:
+        """The label that the version gives each sample of D', in order."""
+        predicted = {(tally.label, tally.chunk): tally.predicted for tally in self.chunks.tallies()}
+        return [label for key, n in self.composition.take.items() for label in predicted[key][:n]]
 
     @cached_property
     def _kept_scores(self) -> dict[str, Any]:
@@ -214,12 +230,13 @@ class Approximation:
 
     def parts(self, part: Part) -> Iterator[UnlearningSet]:
         """A part of D' as it is relearned from or judged by, chunk by chunk."""
-        knee, scores = self.filter().knee, self._kept_scores["scores"]
+        rule, scores = self.filter().likeness, self._kept_scores["scores"]
         for key in self.composition.take:
             taken = self._taken(key)
-            like = knee.selects(scores[key])
+            answers = taken.soft_labels.argmax(dim=1)
+            like = rule.selects(scores[key], answers)
             if self.by_label:
-                like = like | torch.isin(taken.soft_labels.argmax(dim=1), torch.tensor(self.roles.erased))
+                like = like | torch.isin(answers, torch.tensor(self.roles.erased))
             chosen = in_part(taken.indices, part)
             given = unlearning_set(taken.images, taken.soft_labels, like, self.roles.erased)
             if bool(chosen.any()):
@@ -253,11 +270,12 @@ class Approximation:
 
 def filtered_rows(filtered: Filtered, erased: Collection[int]) -> list[dict[str, Any]]:
     """The decision for the record: the threshold with its curve (Fig. 4a), and what each class gave."""
-    knee, composition, width = filtered.knee, filtered.composition, filtered.width
+    knee, composition, width = filtered.likeness.knee, filtered.composition, filtered.width
     told = {
         "by": knee.method,
         "reason": knee.reason,
         "curve": list(knee.curve),
+        "raised": {str(label): bound for label, bound in filtered.likeness.raised.items()},
         "kernel_width": None if width is None else width.value,
         "kernel_width_from": None if width is None else width.source,
     }

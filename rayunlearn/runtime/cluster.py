@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -128,9 +128,20 @@ def open_ensemble(
         placement, ray.cluster_resources(), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role,
         workers=workers,
     )  # fmt: skip
-    options = [{"num_cpus": b.get("CPU", 0), "num_gpus": b.get("GPU", 0)} for b in wanted]
     kind = SplitEnsemble if placement is Placement.SPLIT else ColocatedEnsemble
-    return kind(reserve(wanted), options, threads)
+    return kind(reserve(wanted), _options(wanted), threads)
+
+
+def ensemble_in(
+    group: PlacementGroup, placement: Placement, *, threads: int = 1
+) -> ColocatedEnsemble | SplitEnsemble:
+    """Actors in a placement group that is somebody else's, one in each of its bundles."""
+    kind = SplitEnsemble if placement is Placement.SPLIT else ColocatedEnsemble
+    return kind(group, _options(group.bundle_specs), threads, lent=True)
+
+
+def _options(wanted: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    return [{"num_cpus": b.get("CPU", 0), "num_gpus": b.get("GPU", 0)} for b in wanted]
 
 
 def _shown(resources: Mapping[str, float]) -> str:

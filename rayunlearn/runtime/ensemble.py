@@ -52,6 +52,21 @@ class RunInputs:
     stop_set: Evidence
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What a run begins from, in the object store: settings apart, alike for any number of runs.
+
+    Attributes:
+        method: its name.
+        roles: of the request.
+        parts: references, as the ensemble that is to hold the run wants them.
+    """
+
+    method: str
+    roles: Roles
+    parts: tuple[ray.ObjectRef[Any], ...]
+
+
 class Ensemble(Protocol):
     """One run, wherever its parts are."""
 
@@ -125,6 +140,10 @@ class InlineEnsemble:
         """Take a part of what the run is to learn from."""
         self._parts.append(part)
 
+    def begin_with(self, inputs: RunInputs, settings: Any) -> int:
+        """Build the run with other settings than its inputs have."""
+        return self.begin(replace(inputs, settings=settings))
+
     def begin(self, inputs: RunInputs) -> int:
         """Build the run."""
         self.inputs, handed = inputs, inputs.handed
@@ -156,10 +175,19 @@ class InlineEnsemble:
 
 
 class _ActorEnsemble:
-    """What both executions on actors share."""
+    """What both executions on actors share.
 
-    def __init__(self, group: PlacementGroup, options: Sequence[dict[str, Any]], threads: int) -> None:
-        self.group = group
+    Args:
+        group: with a bundle for each actor.
+        options: of each actor.
+        threads: torch threads in each.
+        lent: the group is somebody else's, who gives it back.
+    """
+
+    def __init__(
+        self, group: PlacementGroup, options: Sequence[dict[str, Any]], threads: int, *, lent: bool = False
+    ) -> None:
+        self.group, self.lent = group, lent
         self.actors = [
             SealedActor.options(
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
@@ -184,16 +212,28 @@ class _ActorEnsemble:
         """End the actors and give the placement group back."""
         for actor in self.actors:
             ray.kill(actor)
-        ray.util.remove_placement_group(self.group)
+        if not self.lent:
+            ray.util.remove_placement_group(self.group)
 
 
 class ColocatedEnsemble(_ActorEnsemble):
     """One sealed actor holds the run; others, where there are some, take their share of `map`."""
 
-    def __init__(self, group: PlacementGroup, options: Sequence[dict[str, Any]], threads: int) -> None:
-        super().__init__(group, options, threads)
+    def __init__(
+        self, group: PlacementGroup, options: Sequence[dict[str, Any]], threads: int, *, lent: bool = False
+    ) -> None:
+        super().__init__(group, options, threads, lent=lent)
         self.inline = Handle(self.actors[0], "ensemble")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the run and all that it was given: the next one begins."""
         ray.get(self.actors[0].create.remote("ensemble", InlineEnsemble))
+
+    @staticmethod
+    def share(inputs: RunInputs) -> Shared:
+        """Inputs put into the object store once, for any number of runs."""
+        return Shared(method=inputs.method, roles=inputs.handed.roles, parts=(ray.put(pack(inputs)),))
 
     def receive(self, part: UnlearningSet) -> None:
         """Pass a part of what the run is to learn from on to the actor."""
@@ -201,7 +241,11 @@ class ColocatedEnsemble(_ActorEnsemble):
 
     def begin(self, inputs: RunInputs) -> int:
         """Build the run in the actor."""
-        steps: int = ray.get(self.inline.begin(pack(inputs)))
+        return self.begin_shared(self.share(inputs), inputs.settings)
+
+    def begin_shared(self, shared: Shared, settings: Any) -> int:
+        """Build a run with settings of its own from inputs in the object store."""
+        steps: int = ray.get(self.inline.begin_with(*shared.parts, settings))
         return steps
 
     def advance(self, first: int, last: int) -> None:
@@ -230,39 +274,52 @@ class SplitEnsemble(_ActorEnsemble):
         """Refused: none of the three learns from samples that others made."""
         raise BadInput("placement", "split", "colocated, for a method that learns from D'")
 
+    @staticmethod
+    def share(inputs: RunInputs) -> Shared:
+        """Inputs put into the object store once, for any number of runs; each role's part by itself."""
+        parts = (*share_out(inputs.handed), inputs.stop_set)
+        return Shared(
+            method=inputs.method,
+            roles=inputs.handed.roles,
+            parts=tuple(ray.put(pack(part)) for part in parts),
+        )
+
+    def reset(self) -> None:
+        """Nothing: `begin` replaces each role."""
+
     def begin(self, inputs: RunInputs) -> int:
         """Build each role in its actor; each is handed only what it needs."""
-        self.inputs = inputs
-        self._stop_set = ray.put(pack(inputs.stop_set))
-        roles = method_named(inputs.method).roles
+        return self.begin_shared(self.share(inputs), inputs.settings)
+
+    def begin_shared(self, shared: Shared, settings: Any) -> int:
+        """Build a run with settings of its own from inputs in the object store."""
+        self.settings, self.roles = settings, shared.roles
+        *parts, self._stop_set = shared.parts
+        names = method_named(shared.method).roles
         builders = (build_teacher, build_student, build_run_generator)
         ray.get(
             [
-                actor.create.remote(role, build, pack(part), inputs.settings)
-                for actor, role, build, part in zip(
-                    self.actors, roles, builders, share_out(inputs.handed), strict=True
-                )
+                actor.create.remote(name, build, part, settings)
+                for actor, name, build, part in zip(self.actors, names, builders, parts, strict=True)
             ]
         )
         self.teacher, self.student, self.generator = (
-            Handle(actor, role) for actor, role in zip(self.actors, roles, strict=True)
+            Handle(actor, name) for actor, name in zip(self.actors, names, strict=True)
         )
-        steps: int = inputs.settings.cycles
+        steps: int = settings.cycles
         return steps
 
     def advance(self, first: int, last: int) -> None:
         """Run cycles `first` to `last`: all are submitted at once, and Ray passes the messages on."""
         done = [
-            run_cycle(cycle, self.inputs.settings, self.teacher, self.student, self.generator)
+            run_cycle(cycle, self.settings, self.teacher, self.student, self.generator)
             for cycle in range(first, last + 1)
         ]
         ray.get(done[-1])
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Figures since the last checkpoint, and the weights as they would be published."""
-        student = self.actors[1].apply.remote(
-            "student", take_checkpoint, self._stop_set, self.inputs.handed.roles
-        )
+        student = self.actors[1].apply.remote("student", take_checkpoint, self._stop_set, self.roles)
         (assessment, own, weights), report = unpack(ray.get([student, self.generator.report()]))
         return merge(assessment, own, report), weights
 

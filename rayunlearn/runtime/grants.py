@@ -51,14 +51,25 @@ def grant(data: DataSettings, split_seed: int, roles: Roles, access: Collection[
         return Granted()
     dataset, parts = open_data(data, split_seed)
     _check_samples(dataset, parts, roles)
-    left = parts.train_ids[~_among(parts.train_ids, roles.forgotten_samples)]
-    named, labels = _among(left, roles.target_samples), dataset.labels[left]
-    forget = left[named | _among(labels, roles.target)]
-    retain = left[~named & _among(labels, roles.retain)]
+    ids = not_forgotten(parts.train_ids, dataset.labels, roles)
+    named, labels = _among(ids, roles.target_samples), dataset.labels[ids]
+    forget = ids[named | _among(labels, roles.target)]
+    retain = ids[~named & _among(labels, roles.retain)]
     return Granted(
         forget=_samples(dataset, forget) if "forget" in access else None,
         retain=_samples(dataset, retain) if "retain" in access else None,
     )
+
+
+def not_forgotten(ids: Tensor, labels: Tensor, roles: Roles) -> Tensor:
+    """Ids without those of classes and single samples that were forgotten by earlier requests.
+
+    Args:
+        ids: of samples, `[N]`.
+        labels: of the whole dataset.
+        roles: what was forgotten.
+    """
+    return ids[~_among(ids, roles.forgotten_samples) & ~_among(labels[ids], roles.forgotten)]
 
 
 def check_samples(data: DataSettings, split_seed: int, roles: Roles) -> None:

@@ -97,7 +97,7 @@ def run_row(
     )  # fmt: skip
     scheduler = Scheduler(
         context, open_ensemble=lambda: InlineEnsemble(own_device()), placement="inline", grant=grant,
-        pretrained=None if generator is None else lambda: generator.weights,
+        pretrained=None if generator is None else lambda parent: generator.weights,
     )  # fmt: skip
     if generator is not None:
         training = training_seconds(shared, original_job(row, spec, seed))

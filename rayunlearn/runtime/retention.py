@@ -14,7 +14,7 @@ from rayunlearn.runtime.beside_versions import purge_beside
 from rayunlearn.runtime.chunks import Chunks
 from rayunlearn.runtime.context import Clock
 from rayunlearn.runtime.examples import purge_examples
-from rayunlearn.runtime.generators import GENERATORS, PRETRAINED
+from rayunlearn.runtime.generators import GENERATORS
 from rayunlearn.runtime.runs import RunFiles
 
 
@@ -58,8 +58,8 @@ def purge(store: Store, ledger: Ledger, clock: Clock) -> list[str]:
     """Throw away what still knows forgotten classes, leaving tombstones.
 
     The files of closed runs go (generators, checkpoints, synthetic images), the examples of closed requests,
-    and the weights and images of every version that a later one of its lineage supersedes. A generator that
-    was trained on the data goes with the first class that is forgotten. Returns the versions purged now.
+    and the weights, images and generators of every version that a later one of its lineage supersedes.
+    Returns the versions purged now.
     """
     reader = LedgerReader(store)
     events = request_events(reader).values()
@@ -73,8 +73,6 @@ def purge(store: Store, ledger: Ledger, clock: Clock) -> list[str]:
         chain = versions(reader, lineage)
         for kind in (BANKS, GENERATORS):
             purge_beside(store, kind, lineage, keep=chain[-1].version)
-        if chain[-1].classes_forgotten and store.exists(PRETRAINED):
-            store.delete(PRETRAINED)
         for version in chain[:-1]:
             if store.exists(version.path):
                 store.delete(version.path)

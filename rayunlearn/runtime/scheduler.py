@@ -35,7 +35,7 @@ from rayunlearn.runtime.banks import handed_on, keep_bank
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import Ensemble, RunInputs
 from rayunlearn.runtime.examples import load_examples
-from rayunlearn.runtime.generators import generator_to_begin_with, keep_generator
+from rayunlearn.runtime.generators import generator_to_begin_with, hand_on_generators
 from rayunlearn.runtime.grants import Granted, grant_by_task
 from rayunlearn.runtime.judging import gate_jobs, gate_measures, gate_rows, synthesis_jobs
 from rayunlearn.runtime.requested import request_row, roles_of, run_seed
@@ -88,7 +88,8 @@ class Scheduler:
         open_ensemble: reserves a place for a run; called once a run.
         placement: its name, for the record.
         grant: reads the data that a run's method declares.
-        pretrained: gives the generator that a method declares, trained elsewhere.
+        pretrained: gives the generator that a method declares, trained elsewhere, for a version to unlearn
+            from.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Scheduler:
         open_ensemble: Callable[[], Ensemble],
         placement: str,
         grant: Callable[[DataSettings, int, Roles, Collection[str]], Granted] = grant_by_task,
-        pretrained: Callable[[], dict[str, Tensor]] | None = None,
+        pretrained: Callable[[Version], dict[str, Tensor]] | None = None,
     ) -> None:
         self.context = context
         self.reader = LedgerReader(context.store)  # no audits: nothing here may decide on real data
@@ -259,7 +260,7 @@ class _Run:
         if isinstance(bank, SyntheticSet):
             keep_bank(store, self.recipe, lineage, version, self.roles, bank)
         if self.approximation is not None and not self.request.classes:
-            keep_generator(store, self.recipe, lineage, version, self.approximation.generator())
+            hand_on_generators(store, self.recipe, self.parent, version, self.approximation.generator())
 
     def _evidence(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> Mapping[str, Evidence]:
         """What the run is judged by and, of inverted images, learns from."""
@@ -270,7 +271,7 @@ class _Run:
             return self._synthesise(ensemble, weights)
 
     def _begin_approximation(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> Approximation:
-        store, lineage = self.context.store, self.request.lineage
+        store = self.context.store
         return Approximation(
             ensemble,
             self.files,
@@ -282,7 +283,7 @@ class _Run:
             seed=self.seed,
             progress=self.context.progress,
             generator=generator_to_begin_with(
-                store, self.recipe, lineage, self.parent.version, self.scheduler.pretrained
+                store, self.recipe, self.parent, self.scheduler.pretrained
             ),
             shared=self.context.generators,
             whole=self.request.whole_classes,

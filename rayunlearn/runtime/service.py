@@ -27,13 +27,14 @@ from rayunlearn.models.weights import (
     weights_to_bytes,
 )
 from rayunlearn.results.ledger import LedgerReader
-from rayunlearn.results.lineage import versions
+from rayunlearn.results.lineage import Version, versions
+from rayunlearn.roles import Roles
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import Ensemble
 from rayunlearn.runtime.examples import PREFIX, keep_examples, load_examples, read_by_task, reference
-from rayunlearn.runtime.generators import PRETRAINED, train_on_data_task
+from rayunlearn.runtime.generators import pretrained_name, train_on_data_task
 from rayunlearn.runtime.grants import check_samples_by_task
 from rayunlearn.runtime.intake import Intake, take_in
 from rayunlearn.runtime.requested import require_same_seed
@@ -136,21 +137,26 @@ class Service:
             ensemble, self.context.store.local_path("train"), workers=workers, threads=place.threads
         )
 
-    def _pretrained(self) -> dict[str, Tensor]:
-        """The generator given, or one trained on the recipe's data, once for the storage location."""
+    def _pretrained(self, parent: Version) -> dict[str, Tensor]:
+        """The generator given, or one trained on what the lineage has not forgotten."""
         if self.generator is not None:
             return self.generator
         store, recipe = self.context.store, self.context.recipe
-        if not store.exists(PRETRAINED):
+        name = pretrained_name(recipe, parent.lineage, parent.version)
+        if not store.exists(name):
             self.context.progress.phase("generator", "train on the data")
             split_seed, seed = (derive_seed(self.context.seed, what) for what in ("split", "pretrained"))
+            gone = Roles(
+                retain=(), target=(), forgotten=parent.classes_forgotten,
+                forgotten_samples=parent.samples_forgotten,
+            )  # fmt: skip
             task = train_on_data_task.remote(
-                recipe.data, self.spec, recipe.few_shot, split_seed, seed, self.place.threads
+                recipe.data, self.spec, recipe.few_shot, split_seed, seed, gone, self.place.threads
             )
             trained: dict[str, Tensor] = ray.get(task)
-            store.put(PRETRAINED, weights_to_bytes(trained))
+            store.put(name, weights_to_bytes(trained))
             self.context.progress.done()
-        return weights_from_bytes(store.get(PRETRAINED), PRETRAINED)
+        return weights_from_bytes(store.get(name), name)
 
     def _given_weights(self, checkpoint: str | Path) -> dict[str, Tensor]:
         model = build_classifier(self.spec, 0)

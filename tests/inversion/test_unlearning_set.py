@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from rayunlearn.errors import BadInput
-from rayunlearn.inversion.unlearning_set import in_part, unlearning_set
+from rayunlearn.inversion.knee import Knee
+from rayunlearn.inversion.unlearning_set import in_part, likeness, unlearning_set
 
 SOFT = torch.tensor([[0.9, 0.1, 0.0], [0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.2, 0.7, 0.1]])
+KNEE = Knee(threshold=5.0, curve=(10.0, 0.0), method="knee", reason="")
 LIKE = torch.tensor([True, False, True, False])
 
 
@@ -33,6 +35,29 @@ def test_the_parts_are_disjoint_whole_and_fixed_by_the_index() -> None:
     assert masks.sum(dim=1).tolist() == [110, 14, 13]
     scattered = indices[torch.randperm(137, generator=torch.Generator().manual_seed(0))]
     assert torch.equal(in_part(scattered, "stop"), masks[1][scattered])
+
+
+def test_of_a_class_that_stays_the_most_similar_tenth_counts() -> None:
+    """All of label 1 and half of label 2 lie above the knee; 1 stays, 2 goes as a whole, 0 is not erased."""
+    like, unlike = torch.linspace(9.0, 10.0, 100), torch.linspace(0.0, 0.5, 900)
+    scores = torch.cat([like, unlike]).double()
+    answers = torch.cat([torch.tensor([1, 2]).repeat(50), torch.zeros(850), torch.full((50,), 2)]).long()
+    rule = likeness(scores, answers, KNEE, stay=(1,))
+    chosen = rule.selects(scores, answers)
+    assert [int(chosen[answers == label].sum()) for label in (0, 1, 2)] == [0, 5, 50]
+    assert scores[chosen & (answers == 1)].min() > scores[~chosen & (answers == 1)].max()
+    all_go = likeness(scores, answers, KNEE, stay=())
+    assert torch.equal(all_go.selects(scores, answers), scores >= KNEE.threshold)
+
+
+def test_a_minority_of_a_class_is_left_to_the_knee() -> None:
+    """What is below a tenth of its label already keeps the common threshold; of a rare label one counts."""
+    scores = torch.cat([torch.linspace(9.0, 10.0, 20), torch.linspace(0.0, 0.5, 480)]).double()
+    answers = torch.cat([torch.ones(17), torch.full((3,), 2.0), torch.ones(480)]).long()
+    rule = likeness(scores, answers, KNEE, stay=(1, 2, 3))
+    assert set(rule.raised) == {2}
+    chosen = rule.selects(scores, answers)
+    assert int(chosen[answers == 1].sum()) == 17 and int(chosen[answers == 2].sum()) == 1
 
 
 def test_another_part_is_refused() -> None:

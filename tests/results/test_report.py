@@ -275,8 +275,8 @@ def test_what_is_like_the_examples_is_told(by_examples: Page) -> None:
     assert "74 of 390 samples of D' are like the examples. Class" in by_examples.text
     assert f"greatest and the least similarity ({demo.NO_KNEE})." in by_examples.text
     whole, labels = pictures(by_examples, "Similarity to the examples").values()
-    assert b"<!-- threshold 1.4, 74 at or above it -->" in whole
-    assert b"<!-- threshold 5.5, 17 at or above it -->" in labels
+    assert b"<!-- threshold 1.4, 74 count as like the examples -->" in whole
+    assert b"<!-- threshold 5.5, 17 count as like the examples -->" in labels
 
 
 def test_what_each_class_gave_is_told(by_examples: Page) -> None:

@@ -179,7 +179,7 @@ def test_a_pretrained_generator_is_handed_to_who_declares_it() -> None:
 
     def serve(weights: dict[str, torch.Tensor] | None, of: Recipe = plus) -> Outcome:
         scheduler = tiny_scheduler(fresh := memory_store(), of)
-        scheduler.pretrained = None if weights is None else (lambda: weights)
+        scheduler.pretrained = None if weights is None else (lambda parent: weights)
         access = ("few_examples", "pretrained_generator", "weights")
         return scheduler.serve(replace(asked(given(fresh), whole=True), data_access=access))
 
