@@ -29,8 +29,11 @@ class Options:
     requests: Path = HERE / "requests" / "digits.jsonl"
     """JSON Lines, one request a line: {"request_id": "r1", "target": [0]}."""
 
-    storage: Path = Path("storage")
-    """Folder for versions, ledger and reports; the same folder goes on where a job was stopped."""
+    storage: str = "storage"
+    """Folder or s3://BUCKET/PREFIX for versions, ledger and reports; the same goes on where a job stopped."""
+
+    wait: float = 0
+    """Seconds to wait for a storage that another job uses; by default until that is known to be alive."""
 
     placement: Literal["split", "colocated"] = "split"
     """Teacher, student and generator in three actors, or in one. The weights are the same."""
@@ -49,6 +52,9 @@ class Options:
 
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE")] = ()
     """Settings to change, as gated_inversion.cycles=80; a wrong name lists the nearest."""
+
+    tuned: str | None = None
+    """A sweep of jobs/tune_sweep.py in this storage: its winner's settings; --set goes over them."""
 
     cpus_per_role: float | None = None
     """CPUs reserved for each actor; else a share of what the cluster has."""

@@ -70,7 +70,7 @@ class Tail:
 
 
 @dataclass(frozen=True)
-class _Link:
+class Link:
     """What commits an entry to the chain."""
 
     seq: int
@@ -91,7 +91,7 @@ class _Link:
         return Tail(self.seq, self.sha256)
 
 
-_Record = TypeVar("_Record", Tail, _Link)
+_Record = TypeVar("_Record", Tail, Link)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class _Listing:
             if seq not in linked:
                 raise IntegrityError(f"{_link_name(seq)} was removed: the chain goes on to {self.last}")
             if seq not in self.tables_at:
-                raise IntegrityError(f"{_read_link(store, seq).entry} was removed")
+                raise IntegrityError(f"{read_link(store, seq).entry} was removed")
 
 
 class Ledger:
@@ -167,7 +167,7 @@ class Ledger:
                 return self._tail.seq
             seq, previous = self._tail.seq + 1, self._tail.sha256
             data = _entry_bytes(table, content, seq, previous)
-            link = _Link(seq, table, hashlib.sha256(data).hexdigest(), previous)
+            link = Link(seq, table, hashlib.sha256(data).hexdigest(), previous)
             try:
                 self._store.create(link.entry, data)
             except AlreadyExists as error:
@@ -221,9 +221,9 @@ class LedgerReader:
         parts = [schema.empty_table()]
         for seq in range(1, listing.last + 1):
             if table in listing.tables_at[seq]:
-                link = _read_link(self._store, seq)
+                link = read_link(self._store, seq)
                 if link.table == table:
-                    parts.append(_matching(_read_entry(self._store, link), wanted))
+                    parts.append(_matching(read_entry(self._store, link), wanted))
         return pa.concat_tables(parts)
 
 
@@ -243,10 +243,10 @@ def verify(store: Store) -> int:
     listing.require_whole(store)
     previous = NO_PREVIOUS
     for seq in range(1, listing.last + 1):
-        link = _read_link(store, seq)
+        link = read_link(store, seq)
         if link.previous != previous:
             raise IntegrityError(f"{link.name} does not follow from entry {seq - 1}: one was replaced")
-        _read_entry(store, link)
+        read_entry(store, link)
         for table in listing.tables_at[seq]:
             if table != link.table:
                 raise IntegrityError(f"{_entry_name(table, seq)} was added: entry {seq} is {link.entry}")
@@ -265,13 +265,13 @@ def _recover(store: Store) -> Tail:
     listing = _Listing.of(store)
     tail = Tail()
     if listing.last:
-        link = _read_link(store, listing.last)
-        _read_entry(store, link)
+        link = read_link(store, listing.last)
+        read_entry(store, link)
         tail = link.tail
     _check_head(store, head, listing.last)
     for seq, tables in listing.tables_at.items():
         if seq <= listing.last and len(tables) > 1:
-            _delete_losers(store, _read_link(store, seq), tables)
+            _delete_losers(store, read_link(store, seq), tables)
     while tables := listing.tables_at.get(tail.seq + 1, []):
         pending = _pending(store, tail, tables)
         if pending is None:
@@ -284,7 +284,7 @@ def _recover(store: Store) -> Tail:
     return tail
 
 
-def _pending(store: Store, tail: Tail, tables: list[str]) -> _Link | None:
+def _pending(store: Store, tail: Tail, tables: list[str]) -> Link | None:
     """The link for an entry that follows the tail and was not committed; None if there is no whole one."""
     for table in tables:
         name = _entry_name(table, tail.seq + 1)
@@ -292,7 +292,7 @@ def _pending(store: Store, tail: Tail, tables: list[str]) -> _Link | None:
             data = store.get(name)
         except NotStored:
             continue  # its appender lost the race and took it back
-        link = _Link(tail.seq + 1, table, hashlib.sha256(data).hexdigest(), tail.sha256)
+        link = Link(tail.seq + 1, table, hashlib.sha256(data).hexdigest(), tail.sha256)
         try:
             _rows(link, data)
         except (pa.ArrowException, OSError):
@@ -302,18 +302,18 @@ def _pending(store: Store, tail: Tail, tables: list[str]) -> _Link | None:
     return None
 
 
-def _commit(store: Store, link: _Link) -> _Link:
+def _commit(store: Store, link: Link) -> Link:
     """Create a link; if the number is taken, take back the entry. Returns the link that is there."""
     try:
         store.create(link.name, _to_json(link))
     except AlreadyExists:
-        there = _read_link(store, link.seq)
+        there = read_link(store, link.seq)
         _delete_losers(store, there, [link.table])
         return there
     return link
 
 
-def _delete_losers(store: Store, link: _Link, tables: Iterable[str]) -> None:
+def _delete_losers(store: Store, link: Link, tables: Iterable[str]) -> None:
     """Delete entries whose number was linked to another table; nobody has read them, nobody ever will."""
     for table in tables:
         if table != link.table:
@@ -337,7 +337,7 @@ def _check_head(store: Store, head: Tail | None, last: int) -> None:
         return
     if head.seq > last:
         raise IntegrityError(f"entry {last + 1} was removed: {HEAD} is at {head.seq}, the chain at {last}")
-    if _read_link(store, head.seq).sha256 != head.sha256:
+    if read_link(store, head.seq).sha256 != head.sha256:
         raise IntegrityError(f"entry {head.seq} was replaced: {HEAD} has another hash for it than the chain")
 
 
@@ -348,10 +348,11 @@ def _read_head(store: Store) -> Tail | None:
         return None
 
 
-def _read_link(store: Store, seq: int) -> _Link:
+def read_link(store: Store, seq: int) -> Link:
+    """The link of an entry; `IntegrityError` where it was removed or replaced."""
     name = _link_name(seq)
     try:
-        link = _from_json(_Link, name, store.get(name))
+        link = _from_json(Link, name, store.get(name))
     except NotStored as error:
         raise IntegrityError(f"{name} was removed") from error
     if link.seq != seq or link.table not in SCHEMAS:
@@ -359,7 +360,7 @@ def _read_link(store: Store, seq: int) -> _Link:
     return link
 
 
-def _read_entry(store: Store, link: _Link) -> pa.Table:
+def read_entry(store: Store, link: Link) -> pa.Table:
     """The rows of an entry, after checking that it is the one that was linked."""
     try:
         data = store.get(link.entry)
@@ -373,14 +374,14 @@ def _read_entry(store: Store, link: _Link) -> pa.Table:
         raise IntegrityError(f"{link.entry} cannot be read: {error}") from error
 
 
-def _rows(link: _Link, data: bytes) -> pa.Table:
+def _rows(link: Link, data: bytes) -> pa.Table:
     """The rows in an entry's bytes; pyarrow's errors come through."""
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
     _check_entry(link, file.schema_arrow)
     return brought_up_to_date(link.table, file.read(use_threads=False))
 
 
-def _check_entry(link: _Link, schema: pa.Schema) -> None:
+def _check_entry(link: Link, schema: pa.Schema) -> None:
     """An entry's own metadata says what its name and its link say, in a schema that is known here."""
     metadata = {key: value.decode(errors="replace") for key, value in (schema.metadata or {}).items()}
     version = metadata.get(b"schema_version", "")
@@ -435,7 +436,7 @@ def _link_name(seq: int) -> str:
     return f"ledger/chain/{seq:012d}.json"
 
 
-def _to_json(record: Tail | _Link) -> bytes:
+def _to_json(record: Tail | Link) -> bytes:
     return json.dumps(asdict(record), sort_keys=True).encode()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -30,6 +31,32 @@ def bare(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(which="both", length=0)
+
+
+def mark_step(
+    axes: Axes,
+    name: str,
+    step: int,
+    steps: Sequence[int],
+    *,
+    height: float,
+    colour: str = INK,
+    style: str = "-",
+) -> None:
+    """A labelled vertical line at one of the steps; the label stands on its left where there is room."""
+    axes.axvline(step, color=colour, linewidth=1.2, linestyle=style)
+    left = step > min(steps) + 0.4 * (max(steps) - min(steps))
+    axes.annotate(
+        f"{name}: cycle {step}",
+        (step, height),
+        xytext=(-6 if left else 6, 0),
+        textcoords="offset points",
+        ha="right" if left else "left",
+        va="center",
+        fontsize=9,
+        color=colour,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+    )
 
 
 def saved(canvas: Canvas, kind: str) -> bytes:

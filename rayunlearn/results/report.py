@@ -5,14 +5,11 @@ The same summaries, images and facts give the same bytes: no clock is read and n
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,7 +19,8 @@ from matplotlib.ticker import MaxNLocator
 
 from rayunlearn.errors import BadInput
 from rayunlearn.results import wording
-from rayunlearn.results.plot_style import FORGET_COLOUR, INK, MUTED, RC, RETAIN_COLOUR, bare, saved
+from rayunlearn.results.page import data_uri, picture, pretty, rendered
+from rayunlearn.results.plot_style import FORGET_COLOUR, INK, MUTED, RC, RETAIN_COLOUR, bare, mark_step
 from rayunlearn.results.summary import BASELINES, ClassYield, Figure, RequestSummary, Threshold
 from rayunlearn.results.wording import SUBJECT_MEANINGS, SUBJECT_NAMES
 
@@ -60,11 +58,8 @@ def write_report(
     Raises:
         BadInput: images or labels of another shape.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = resources.files("rayunlearn.results").joinpath("report.html.jinja").read_text("utf-8")
-    return environment.from_string(template).render(
+    return rendered(
+        "report.html.jinja",
         title=title,
         summary=_overview(summaries),
         requests=[
@@ -74,11 +69,9 @@ def write_report(
         glossary=wording.glossary(summaries),
         subjects=[(SUBJECT_NAMES[name], meaning) for name, meaning in SUBJECT_MEANINGS.items()],
         audited=any(s.figures for s in summaries),
-        recipe=_pretty(recipe_json),
+        recipe=pretty(recipe_json),
         facts=dict(facts),
         ledger_verified=ledger_verified,
-        retain_colour=RETAIN_COLOUR,
-        forget_colour=FORGET_COLOUR,
     )
 
 
@@ -362,7 +355,7 @@ def _curves(summary: RequestSummary) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         columns = 2 if by_examples else 4
         canvas.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=9, handlelength=1.9)
-        return _data_uri(saved(canvas, "svg"), "image/svg+xml")
+        return picture(canvas)
 
 
 def _likeness(threshold: Threshold) -> dict[str, str]:
@@ -384,7 +377,7 @@ def _likeness(threshold: Threshold) -> dict[str, str]:
         axes.set(xlabel="samples of D', the most similar first", ylabel="similarity to the examples")
         axes.margins(x=0.01)
         bare(axes)
-        curve = _data_uri(saved(canvas, "svg"), "image/svg+xml")
+        curve = picture(canvas)
     return {"curve": curve, "said": wording.like_examples(threshold)}
 
 
@@ -404,20 +397,7 @@ def _mark_stops(axes: Axes, summary: RequestSummary) -> None:
         ]
     steps = [*summary.synthetic, *summary.real]
     for name, step, colour, style, height in stops:
-        axes.axvline(step, color=colour, linewidth=1.2, linestyle=style)
-        # on the left of the line, unless there is no room
-        left = step > min(steps) + 0.4 * (max(steps) - min(steps))
-        axes.annotate(
-            f"{name}: cycle {step}",
-            (step, height),
-            xytext=(-6 if left else 6, 0),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="center",
-            fontsize=9,
-            color=colour,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-        )
+        mark_step(axes, name, step, steps, height=height, colour=colour, style=style)
 
 
 def _strips(images: np.ndarray, labels: np.ndarray, shown: Iterable[int]) -> list[dict[str, Any]]:
@@ -447,19 +427,7 @@ def _strips(images: np.ndarray, labels: np.ndarray, shown: Iterable[int]) -> lis
                 "shown": len(chosen),
                 "width": sum(part.shape[1] for part in parts) // 2,
                 "height": pixels.shape[1] // 2,
-                "uri": _data_uri(file.getvalue(), "image/png"),
+                "uri": data_uri(file.getvalue(), "image/png"),
             }
         )
     return strips
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _pretty(text: str) -> str:
-    """JSON with line breaks; other text as it is."""
-    try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except ValueError:
-        return text

@@ -24,6 +24,7 @@ ADDED = {
     ("requests", "examples"): 3,
     ("requests", "whole_classes"): 3,
     ("runs", "sweep"): 4,
+    ("runs", "code"): 4,
     ("checkpoints", "trial"): 4,
 }
 """(table, column) -> the schema version that it came with; entries of an earlier one have no value there."""
@@ -108,8 +109,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             "attempt": _INT,
             "reason": _STRING,
             "sweep": _STRING,  # whose winner's settings it has
+            "code": _STRING,  # version, and the start of a hash of the package's sources
         },
-        null=("version", "phase", "seconds", "reason", "sweep"),
+        null=("version", "phase", "seconds", "reason", "sweep", "code"),
     ),
     "checkpoints": _schema(
         "checkpoints",

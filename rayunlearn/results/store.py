@@ -1,9 +1,9 @@
 """The storage location of a scheduler: named, whole files under one root.
 
-Names are relative, `/`-separated and plain, so that nothing escapes the root. A file is created under a name
-that must not exist yet (`create`, the ledger's way) or replaces what was there at once (`put`, for
-checkpoints); readers see all of a file or nothing. obstore has both for folders and for S3-compatible stores;
-only folders are opened so far.
+The root is a folder, or a prefix in an S3-compatible store (`s3://bucket/prefix`, see `s3`). Names are
+relative, `/`-separated and plain, so that nothing escapes the root. A file is created under a name that
+must not exist yet (`create`, the ledger's way) or replaces what was there at once (`put`, for checkpoints);
+readers see all of a file or nothing.
 """
 
 from __future__ import annotations
@@ -12,27 +12,31 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-from obstore.store import LocalStore, ObjectStore
+from obstore.store import LocalStore, ObjectStore, S3Store
 
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.results import s3
 
 FORMAT = 1
 """The layout of a storage location that this code writes, and the newest that it reads."""
 
 MARKER = "rayunlearn.json"
-"""Says that a folder is a storage location, and in which format."""
+"""Says that a folder or a prefix is a storage location, and in which format."""
 
 _PART = re.compile(r"[A-Za-z0-9._=-]{1,200}")
 _ALLOWED_NAME = (
     "a relative name of parts joined by '/', each of 1 to 200 of A-Z a-z 0-9 . _ = - and neither '.' nor '..'"
 )
 _STAGED_MARKER = re.compile(re.escape(MARKER) + r"#\d+")
+_CREATION = "rayunlearn-creation"
 
 
 class AlreadyExists(RayUnlearnError, FileExistsError):
@@ -51,8 +55,15 @@ class StoreFailed(RayUnlearnError, OSError):
     """The storage did not do what it was asked (no space, no permission, no connection)."""
 
 
+class NotBegun(BadInput):
+    """No storage location yet, but what could become one: an empty or missing folder, or a free prefix."""
+
+
 class Store:
-    """Named files in one storage location; picklable, so that actors can be handed it."""
+    """Named files in one storage location; picklable, so that actors can be handed it.
+
+    Credentials for a bucket are not pickled with it: every process takes them from its own environment.
+    """
 
     def __init__(
         self, backend: ObjectStore, where: str, *, folder: Path | None = None, sync: bool = True
@@ -72,25 +83,52 @@ class Store:
         self._sync = sync
         self._synced_folders: set[Path] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the connection to a bucket."""
+        return {**vars(self), "_backend": None if isinstance(self._backend, S3Store) else self._backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Connect to a bucket as the environment of this process says."""
+        vars(self).update(state)
+        if self._backend is None:
+            self._backend = s3.connect(self.where)
+
     @classmethod
     def open(cls, root: str | Path, *, create: bool = True, sync: bool = True) -> Store:
-        """Open a folder as a storage location.
+        """Open a storage location.
 
         Args:
-            root: the folder. One that is empty or not there yet is made into a storage location.
+            root: a folder, or `s3://bucket/prefix` with a bucket that is there. One that is empty or not
+                there yet is made into a storage location.
             create: False opens only what is a storage location already, and writes nothing.
             sync: see `Store`.
 
         Raises:
-            BadInput: a file, an unwritable folder, a folder that holds something else, or a newer format.
+            NotBegun: there is nothing yet, and it was not to be made.
+            BadInput: a file, what cannot be reached or written to, what holds something else, a newer format,
+                or a store that overwrites where it was asked to create.
         """
-        if not str(root) or "://" in str(root) or "\0" in str(root):
-            raise BadInput("storage", str(root), "the path of a folder (other stores are not supported yet)")
+        if s3.is_address(root):
+            store, found = cls._in_bucket(str(root))
+        else:
+            store, found = cls._in_folder(root, create, sync)
+        try:
+            store._begin(found, create)
+        except StoreFailed as error:
+            allowed = f"one that can be read{' and written to' if create else ''} ({error})"
+            raise BadInput("storage", store.where, allowed) from error
+        return store
+
+    @classmethod
+    def _in_folder(cls, root: str | Path, create: bool, sync: bool) -> tuple[Store, list[str]]:
+        """The store, and the names at its root."""
+        if not str(root) or "\0" in str(root):
+            raise BadInput("storage", str(root), s3.ALLOWED)
         folder = Path(root).absolute()
         if folder.exists() and not folder.is_dir():
             raise BadInput("storage", str(root), "a folder; this is a file")
         if not create and not folder.is_dir():
-            raise BadInput("storage", str(root), "a folder used before; this one does not exist")
+            raise NotBegun("storage", str(root), "a folder used before; this one does not exist")
         try:
             if create:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -101,20 +139,52 @@ class Store:
             raise BadInput(
                 "storage", str(root), f"a folder that can be made, listed and written to ({error.strerror})"
             ) from error
-        store = cls(LocalStore(folder), str(root), folder=folder.resolve(), sync=sync)
+        return cls(LocalStore(folder), str(root), folder=folder.resolve(), sync=sync), found
+
+    @classmethod
+    def _in_bucket(cls, address: str) -> tuple[Store, list[str]]:
+        """The store, and some names in it; the marker, if that is there."""
+        bucket, prefix = s3.parse_address(address)
+        where = f"s3://{bucket}/{prefix}".removesuffix("/")
+        try:  # with little patience, so that a wrong address is told soon
+            pages = obstore.list(s3.connect(where, retries=2), chunk_size=10)
+            some = [item["path"] for item in next(iter(pages), [])]
+        except (BaseError, OSError) as error:
+            allowed = "a bucket that is there and that the AWS_* variables of the environment give access to"
+            raise BadInput("storage", where, f"{allowed} ({s3.reason(error)})") from None
+        store = cls(s3.connect(where), where)
+        # a console's "create folder" leaves an empty file under the prefix itself
+        return store, [MARKER] if store.exists(MARKER) else [name for name in some if name]
+
+    def _begin(self, found: Sequence[str], create: bool) -> None:
+        """Mark the location, where it is new, and check the marker."""
         if MARKER not in found:
             # a start killed while it wrote the marker leaves obstore's staged file; that is still empty
             foreign = [name for name in found if not _STAGED_MARKER.fullmatch(name)]
-            if foreign or not create:
-                holds = f"this one holds {', '.join(foreign[:3])}" if foreign else "this one is empty"
-                allowed = "an empty folder or one that a run has used before" if create else "one used before"
-                raise BadInput("storage", str(root), f"{allowed} (with {MARKER} in it); {holds}")
+            kind = "folder" if self._folder else "prefix"
+            allowed = f"an empty {kind} or one that a run has used before" if create else "one used before"
+            allowed += f" (with {MARKER} in it)"
+            if foreign:
+                raise BadInput("storage", self.where, f"{allowed}; this one holds {', '.join(foreign[:3])}")
+            if not create:
+                raise NotBegun("storage", self.where, f"{allowed}; this one is empty")
             try:
-                store._create(MARKER, json.dumps({"format": FORMAT, "written_by": "rayunlearn"}).encode())
+                self._create(MARKER, json.dumps({"format": FORMAT, "written_by": "rayunlearn"}).encode())
             except AlreadyExists:
                 pass  # another process was quicker; its marker is checked like any other
-        _check_marker(store.get(MARKER), str(root))
-        return store
+        marker = self.get(MARKER)
+        _check_marker(marker, self.where)
+        if create and self._folder is None:
+            self._require_creation(marker)
+
+    def _require_creation(self, marker: bytes) -> None:
+        """Refuse a server that knows no conditional writes: it would let two appenders have one number."""
+        try:
+            self._create(MARKER, marker)
+        except AlreadyExists:
+            return
+        allowed = "a store that refuses to create what is there (If-None-Match: *); this one overwrote it"
+        raise BadInput("storage", self.where, allowed)
 
     def create(self, name: str, data: bytes) -> None:
         """Store under a name that must not exist yet.
@@ -146,7 +216,8 @@ class Store:
             self._checked(folder)
         with self._failures("list", folder or "everything"):
             pages = obstore.list(self._backend, prefix=folder or None)
-            return sorted(item["path"] for page in pages for item in page if item["path"] != MARKER)
+            names = (item["path"] for page in pages for item in page)
+            return sorted(name for name in names if name not in (MARKER, folder))
 
     def delete(self, name: str) -> None:
         """Delete what is stored under a name, if anything is."""
@@ -169,13 +240,39 @@ class Store:
         """The path of a name, for readers that need a file; only where the location is a folder."""
         self._checked(name)
         if self._folder is None:
-            raise BadInput("storage", self.where, "a folder, for what needs a path")
+            raise BadInput("storage", self.where, "a folder, for what needs the path of a file")
         return self._folder / name
 
+    def address(self, name: str) -> str:
+        """Where people find what is stored under a name: its path, or its address in the bucket."""
+        self._checked(name)
+        return f"{self.where}/{name}" if self._folder is None else str(self._folder / name)
+
+    def scratch(self, name: str) -> Path:
+        """A folder of this machine for files that do not stay; it need not be there yet.
+
+        Below the root where the location is a folder, else the system's folder for temporary files.
+        """
+        return Path(tempfile.gettempdir()) if self._folder is None else self.local_path(name)
+
     def _create(self, name: str, data: bytes) -> None:
+        # A server's answer may get lost; the request is then sent again and finds its own file. A mark on
+        # the file tells that from another's. Folders take no marks and lose no answers.
+        mark = None if self._folder else {_CREATION: uuid.uuid4().hex}
         with self._failures("create", name):
-            obstore.put(self._backend, name, data, mode="create")
+            try:
+                obstore.put(self._backend, name, data, mode="create", attributes=mark)
+            except (AlreadyExistsError, PreconditionError):
+                if mark is None or not self._bears(name, mark):
+                    raise
             self._to_disk(name)
+
+    def _bears(self, name: str, mark: dict[str, str]) -> bool:
+        try:
+            found = obstore.get(self._backend, name, options={"head": True}).attributes
+        except FileNotFoundError:
+            return False  # it was another's, who has deleted it since
+        return mark.items() <= found.items()
 
     def _writable(self, name: str) -> str:
         if name == MARKER:
@@ -208,16 +305,23 @@ class Store:
 
     @contextmanager
     def _failures(self, action: str, name: str) -> Iterator[None]:
-        """Turn obstore's errors, whose messages run over several lines, into ours."""
+        """Turn obstore's errors, whose messages run over several lines, into ours.
+
+        A server's answer may repeat the request with its token, so it goes no further, not even as a cause.
+        """
+        local = self._folder is not None
         try:
             yield
         except (AlreadyExistsError, PreconditionError) as error:
-            raise AlreadyExists(f"{self.where}: {name} exists already and was left as it is") from error
-        except FileNotFoundError as error:
-            raise NotStored(f"{self.where}: nothing is stored under {name}") from error
+            taken = AlreadyExists(f"{self.where}: {name} exists already and was left as it is")
+            raise taken from (error if local else None)
         except (BaseError, OSError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise StoreFailed(f"{self.where}: could not {action} {name}: {reason}") from error
+            if isinstance(error, FileNotFoundError) and not s3.no_bucket(error):
+                missing = NotStored(f"{self.where}: nothing is stored under {name}")
+                raise missing from (error if local else None)
+            reason = next(iter(str(error).splitlines()), type(error).__name__) if local else s3.reason(error)
+            failed = StoreFailed(f"{self.where}: could not {action} {name}: {reason}")
+            raise failed from (error if local else None)
 
 
 def _check_marker(data: bytes, root: str) -> None:
@@ -227,7 +331,7 @@ def _check_marker(data: bytes, root: str) -> None:
         marker = None
     version = marker.get("format") if isinstance(marker, dict) else None
     if type(version) is not int or version < 1:
-        allowed = f"a folder whose {MARKER} names its format; this one's cannot be read"
+        allowed = f"one whose {MARKER} names its format; this one's cannot be read"
         raise BadInput("storage", root, allowed)
     if version > FORMAT:
         raise BadInput(

@@ -82,6 +82,7 @@ class Approximation:
             `settings.further_iterations` alone.
         whole: the labels to erase are classes to forget as a whole.
         shared: where runs that train the same generator, to the bit, share it; None where this run does not.
+        shared_as: how the names of shared generators begin.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Approximation:
         progress: Progress,
         generator: Weights | None = None,
         shared: Store | None = None,
+        shared_as: str = "generators/",
         whole: bool = False,
     ) -> None:
         self.ensemble, self.files, self.chunks = ensemble, files, Chunks(files)
@@ -105,7 +107,7 @@ class Approximation:
         self.inversion, self.settings = settings.model_inversion, settings
         self.iterations = settings.further_iterations if generator else self.inversion.iterations
         self.examples, self.progress, self.given = examples, progress, generator
-        self.shared = shared
+        self.shared, self.shared_as = shared, shared_as
         self.stay = () if whole else roles.erased
         self.by_label = whole and settings.whole_by == "label"
         self.seed = derive_seed(seed, "approximation")
@@ -147,7 +149,7 @@ class Approximation:
         given = None if self.given is None else version_id(self.given)
         made_by = [version_id(self.weights), asdict(self.inversion), self.iterations, self.seed, given]
         digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
-        return f"generators/{digest[:24]}.pt"
+        return f"{self.shared_as}{digest[:24]}.pt"
 
     def generator(self) -> Weights:
         """The generator's weights, trained to its end."""

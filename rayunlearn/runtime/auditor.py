@@ -270,7 +270,7 @@ class Auditor:
                 for version, count in zip(published, each, strict=True)
                 for _ in range(count)
             ],
-            self.context.store.local_path("train"),
+            self.context.store.scratch("train"),
             workers=workers,
             cpus_per_worker=role_share(ray.cluster_resources().get("CPU", 0), workers),
             threads=self.threads,
@@ -320,7 +320,7 @@ class Auditor:
             settings=self.settings,
             seed=derive_seed(self.context.seed, "audit", str(version.run_id)),
             shadows=shadows,
-            scratch=str(self.context.store.local_path("train")) if self.settings.relearn_workers else None,
+            scratch=str(self.context.store.scratch("train")) if self.settings.relearn_workers else None,
         )
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from rayunlearn.recipes import Recipe
+from rayunlearn.results.claim import Claim
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
 
@@ -53,6 +54,9 @@ class Context:
         progress: told how far the service is.
         generators: where runs share generators that model inversion trained alike, by content; None where
             each trains its own. What is there outlives the runs, so it is for experiments.
+        sweep: whose winner's settings the recipe has; None where nobody searched.
+        claim: to the storage location, checked before each publication; None where the ledger alone keeps
+            others out.
     """
 
     store: Store
@@ -62,3 +66,14 @@ class Context:
     clock: Clock
     progress: Progress
     generators: Store | None = None
+    sweep: str | None = None
+    claim: Claim | None = None
+
+    def check_claim(self) -> None:
+        """Make sure that the location is still held, where it is claimed.
+
+        Raises:
+            StorageHeld: another scheduler has it.
+        """
+        if self.claim is not None:
+            self.claim.check()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,11 +21,13 @@ import rayunlearn
 from rayunlearn.errors import ExitCode, RayUnlearnError
 from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe, load_recipe
+from rayunlearn.results.claim import Claim, held
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.report import write_report
 from rayunlearn.results.schemas import ALL_TABLES
-from rayunlearn.results.store import Store
+from rayunlearn.results.store import NotBegun, Store
 from rayunlearn.results.summary import RequestSummary, summarise
+from rayunlearn.results.sweeps import winning_settings
 from rayunlearn.results.terminal import JobProgress, open_console, result_table
 from rayunlearn.results.wording import asked
 from rayunlearn.runtime.cluster import Placement, connect
@@ -32,6 +35,7 @@ from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import Intake, name_of, read_requests
 from rayunlearn.runtime.retention import retain_images
 from rayunlearn.runtime.service import Place, Service, exit_code, interruptible
+from rayunlearn.scheduling.space import assignments
 from rayunlearn.settings import override, to_json
 
 
@@ -39,13 +43,15 @@ def run_job(
     *,
     recipe: str,
     requests: Path,
-    storage: Path,
+    storage: str,
+    wait: float,
     placement: str,
     seed: int,
     address: str | None,
     checkpoint: Path | None,
     generator: Path | None,
     set: Sequence[str],
+    tuned: str | None,
     cpus_per_role: float | None,
     gpus_per_role: float | None,
     workers: int,
@@ -58,11 +64,13 @@ def run_job(
         settings = override(load_recipe(recipe), list(set))
         entries = read_requests(requests)
         store = _dry_store(storage) if dry_run else Store.open(storage)
+        if tuned is not None:
+            settings = override(tuned_settings(store, settings, tuned), list(set))
         place = Place(
             placement=Placement(placement), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role,
             workers=workers,
         )  # fmt: skip
-        with JobProgress(console) as progress:
+        with JobProgress(console) as progress, _claimed(store, wait, progress, dry_run=dry_run) as claim:
             progress.phase("Ray", "connect")
             connect(address)
             progress.done()
@@ -74,6 +82,8 @@ def run_job(
                     seed=seed,
                     clock=lambda: datetime.now(UTC),
                     progress=progress,
+                    sweep=tuned,
+                    claim=claim,
                 )
                 service = Service(context, place, checkpoint=checkpoint, generator=generator)
                 intake = service.take_in(entries, record=not dry_run)
@@ -91,11 +101,33 @@ def run_job(
         return error.exit_code
 
 
-def _dry_store(storage: Path) -> Store:
+def tuned_settings(store: Store, recipe: Recipe, sweep: str) -> Recipe:
+    """A recipe with what a sweep of the storage location found best.
+
+    Raises:
+        BadInput: there is no such sweep of the recipe and its method, or it found nothing.
+    """
+    found = winning_settings(LedgerReader(store), sweep, recipe=recipe.name, method=recipe.method)
+    return override(recipe, assignments(found))
+
+
+def _dry_store(storage: str) -> Store:
     """The storage as it stands, for looking at; one in memory where there is none yet."""
-    if storage.is_dir() and not any(storage.iterdir()) or not storage.exists():
-        return Store(MemoryStore(), str(storage))
-    return Store.open(storage, create=False)
+    try:
+        return Store.open(storage, create=False)
+    except NotBegun:
+        return Store(MemoryStore(), storage)
+
+
+@contextmanager
+def _claimed(store: Store, wait_s: float, progress: JobProgress, *, dry_run: bool) -> Iterator[Claim | None]:
+    """Hold the storage location, unless nothing is to be written; waiting for it can be interrupted."""
+    with ExitStack() as until_the_end:
+        claim = None
+        if not dry_run:
+            with interruptible():
+                claim = until_the_end.enter_context(held(store, wait_s=wait_s, tell=progress.say))
+        yield claim
 
 
 def _finish(
@@ -113,7 +145,7 @@ def _finish(
     return code
 
 
-def _report(service: Service, recipe: Recipe, summaries: Sequence[RequestSummary]) -> Path:
+def _report(service: Service, recipe: Recipe, summaries: Sequence[RequestSummary]) -> str:
     images: dict[str, np.ndarray] = {}
     labels: dict[str, np.ndarray] = {}
     for summary in summaries:
@@ -128,7 +160,7 @@ def _report(service: Service, recipe: Recipe, summaries: Sequence[RequestSummary
     html = write_report(summaries, images, labels, to_json(recipe), _facts(service), tail)
     name = f"reports/report-{tail:012d}.html"
     service.context.store.put(name, html.encode())
-    return service.context.store.local_path(name)
+    return service.context.store.address(name)
 
 
 def _facts(service: Service) -> dict[str, str]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import platform
+from pathlib import Path
 
 import ray
 import torch
+
+import rayunlearn
 
 
 def machine_facts() -> dict[str, str]:
@@ -26,3 +31,13 @@ def machine_facts() -> dict[str, str]:
         "torch": torch.__version__,
         "ray": ray.__version__,
     }
+
+
+@functools.cache
+def code_version() -> str:
+    """The version, and the start of the SHA-256 of the package's sources: 0.1.0+1f0c2d3e4b5a."""
+    root = Path(rayunlearn.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{rayunlearn.__version__}+{digest.hexdigest()[:12]}"

@@ -16,6 +16,8 @@ from rayunlearn.runtime.context import Clock
 from rayunlearn.runtime.examples import purge_examples
 from rayunlearn.runtime.generators import GENERATORS
 from rayunlearn.runtime.runs import RunFiles
+from rayunlearn.runtime.sweep import SETS
+from rayunlearn.runtime.trial import purge_trials
 
 
 def retain_images(store: Store, reader: LedgerReader, run: str) -> SyntheticSet | None:
@@ -58,7 +60,8 @@ def purge(store: Store, ledger: Ledger, clock: Clock) -> list[str]:
     """Throw away what still knows forgotten classes, leaving tombstones.
 
     The files of closed runs go (generators, checkpoints, synthetic images), the examples of closed requests,
-    and the weights, images and generators of every version that a later one of its lineage supersedes.
+    and the weights, images, generators and trials of every version that a later one of its lineage
+    supersedes.
     Returns the versions purged now.
     """
     reader = LedgerReader(store)
@@ -71,8 +74,11 @@ def purge(store: Store, ledger: Ledger, clock: Clock) -> list[str]:
     for lineage in sorted(set(reader.read("versions").column("lineage").to_pylist())):
         latest = {r["version"]: r for r in reader.read("versions", lineage=lineage).to_pylist()}
         chain = versions(reader, lineage)
-        for kind in (BANKS, GENERATORS):
+        for kind in (BANKS, GENERATORS, SETS):
             purge_beside(store, kind, lineage, keep=chain[-1].version)
+        for sweep in {r["sweep"]: r for r in reader.read("sweeps", lineage=lineage).to_pylist()}.values():
+            if sweep["version"] != chain[-1].version:
+                purge_trials(store, sweep["sweep"])
         for version in chain[:-1]:
             if store.exists(version.path):
                 store.delete(version.path)

@@ -58,22 +58,23 @@ class RunFiles:
         path = f"{self.root}/{name}"
         return self._load(path) if self.store.exists(path) else None
 
+    def student_name(self, step: int) -> str:
+        """Where the student's weights at a checkpoint are."""
+        return f"{self.root}/students/{step:08d}.safetensors"
+
     def student(self, step: int) -> dict[str, Tensor]:
         """The student's weights at a checkpoint."""
-        name = self._student_name(step)
+        name = self.student_name(step)
         return weights_from_bytes(self.store.get(name), name)
 
     def put_student(self, step: int, weights: dict[str, Tensor]) -> None:
         """Keep the student's weights at a checkpoint."""
-        self.store.put(self._student_name(step), weights_to_bytes(weights))
+        self.store.put(self.student_name(step), weights_to_bytes(weights))
 
     def purge(self) -> None:
         """Throw everything away: generators, checkpoints and synthetic images still know the classes."""
         for name in self.store.list(self.root):
             self.store.delete(name)
-
-    def _student_name(self, step: int) -> str:
-        return f"{self.root}/students/{step:08d}.safetensors"
 
     def _save(self, name: str, content: dict[str, Any]) -> None:
         self.store.put(name, saved(content))

@@ -38,6 +38,7 @@ from rayunlearn.runtime.examples import load_examples
 from rayunlearn.runtime.generators import generator_to_begin_with, hand_on_generators
 from rayunlearn.runtime.grants import Granted, grant_by_task
 from rayunlearn.runtime.judging import gate_jobs, gate_measures, gate_rows, synthesis_jobs
+from rayunlearn.runtime.machine import code_version
 from rayunlearn.runtime.requested import request_row, roles_of, run_seed
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.training_logs import drop_steps, load_log
@@ -121,7 +122,12 @@ class Scheduler:
         samples_forgotten: Sequence[int] = (),
         run: str | None,
     ) -> Version:
-        """Store weights under their hash and record them as the lineage's new version."""
+        """Store weights under their hash and record them as the lineage's new version.
+
+        Raises:
+            StorageHeld: another scheduler has taken over the storage location; nothing was stored.
+        """
+        self.context.check_claim()
         identity = version_id(weights)
         path = f"models/{lineage}/{identity}.safetensors"
         if not self.context.store.exists(path):
@@ -462,6 +468,8 @@ class _Run:
                     "config_hash": self.scheduler.config_hash,
                     "seed": self.seed,
                     "attempt": self.attempt,
+                    "sweep": self.context.sweep,
+                    "code": code_version(),
                     **columns,
                 }
             ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -134,7 +134,7 @@ class Service:
         if not workers:
             return ensemble
         return TrainEnsemble(
-            ensemble, self.context.store.local_path("train"), workers=workers, threads=place.threads
+            ensemble, self.context.store.scratch("train"), workers=workers, threads=place.threads
         )
 
     def _pretrained(self, parent: Version) -> dict[str, Tensor]:
@@ -198,6 +198,16 @@ class Service:
             self.context.ledger.append("requests", rows)
         return intake
 
+    def with_examples(self, request: Request) -> Request:
+        """A request with its examples taken in, so that they can be found by reference.
+
+        Raises:
+            BadInput: as the taking in of requests does.
+        """
+        if request.kind != "examples":
+            return request
+        return replace(request, examples=self._examples(request, record=True))
+
     def _examples(self, request: Request, *, record: bool) -> str:
         """The reference of a request's examples, which are kept unless this is a dry run."""
         store, said = self.context.store, str(request.examples)
@@ -212,12 +222,12 @@ class Service:
         outcomes = []
         for request in intake.pending:
             if not versions(self.reader, request.lineage):
-                self._begin_lineage(request.lineage)
+                self.begin_lineage(request.lineage)
             # what an earlier request was to forget may still be there, if it failed
             outcomes.append(self.scheduler.serve(request))
         return outcomes
 
-    def _begin_lineage(self, lineage: str) -> None:
+    def begin_lineage(self, lineage: str) -> None:
         """Publish the original: the given checkpoint, or one trained on all classes."""
         weights = self.given
         if weights is None:
@@ -245,6 +255,7 @@ class Service:
 
     def purge(self) -> list[str]:
         """Throw away what still knows forgotten classes; returns the versions purged now."""
+        self.context.check_claim()  # what another scheduler works with is not ours to throw away
         return purge(self.context.store, self.context.ledger, self.context.clock)
 
 

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import base64
 import dataclasses
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -17,32 +15,10 @@ from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.summary import Figure, RequestSummary, summarise
 from rayunlearn.results.wording import percent, points
 from tests.results import demo_ledger as demo
+from tests.results.pages import Page, pictures
 
 FACTS = {"hardware": "2 cores <fast>", "seed": "0"}
 RECIPE = '{"gkt": {"cycles": 60, "note": "</pre><b>"}}'
-
-
-class Page(HTMLParser):
-    """What a browser would make of a page: its tags with their attributes, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keep a tag."""
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        """Keep text."""
-        self.words += data.split()
-
-    @property
-    def text(self) -> str:
-        """The text with single spaces."""
-        return " ".join(self.words)
 
 
 @pytest.fixture(scope="module")
@@ -163,16 +139,6 @@ def test_a_failed_and_a_rejected_request_are_shown(page: Page) -> None:
     """Both stand there with their status and reason, and the first sentence counts them."""
     assert "3 of 5 requests served (1 failed, 1 rejected)" in page.text
     assert page.text.count(demo.REJECTED) == 2  # in the table, and in its own part
-
-
-def pictures(page: Page, alt: str) -> dict[str, bytes]:
-    """Pictures whose alternative text matches: text -> bytes."""
-    found = {}
-    for tag, attributes in page.tags:
-        if tag == "img" and re.search(alt, attributes["alt"] or ""):
-            data = (attributes["src"] or "").split("base64,")[1]
-            found[attributes["alt"] or ""] = base64.b64decode(data)
-    return found
 
 
 def test_the_curves_are_drawn(page: Page) -> None:

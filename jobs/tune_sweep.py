@@ -1,0 +1,80 @@
+"""Search the settings of a method without real data: `python jobs/tune_sweep.py`, or by `ray job submit`.
+
+Each trial unlearns the same request from the same version under settings of its own; synthetic images made
+from the version's weights judge it, so nobody needs training data to tune. The same command goes on with a
+sweep that was stopped. `jobs/sequential_unlearn.py --tuned SWEEP` serves requests with the winner.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from rayunlearn.runtime.tune_command import run_sweep
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Search the settings of a method without real data."""
+
+    recipe: str = "digits_gkt"
+    """Settings of the service, by name; what is searched is its method's."""
+
+    requests: Path = HERE / "requests" / "digits.jsonl"
+    """JSON Lines, as jobs/sequential_unlearn.py takes them."""
+
+    request: str | None = None
+    """Id of the request in that file which every trial practises on; else its first."""
+
+    storage: Path = Path("storage")
+    """Folder for versions, ledger and reports, as of the service that is tuned."""
+
+    name: str | None = None
+    """Of the sweep; else one made of all that its results depend on."""
+
+    space: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=KIND(...)")] = ()
+    """Over the recipe's declared space, as gkt.epsilon=loguniform(0.001,0.1); a wrong key lists the nearest."""
+
+    sampler: Literal["random", "grid", "optuna"] = "random"
+    """What chooses the points: even draws, every point, or Optuna's TPE."""
+
+    scheduler: Literal["asha", "median", "none"] = "asha"
+    """What stops trials early."""
+
+    budget: str = "16 trials"
+    """In trials, cpu-hours, gpu-hours, seconds, minutes or hours."""
+
+    grace: int | None = None
+    """Cycles that every trial gets before it may be stopped early; else a sixteenth of a full trial."""
+
+    placement: Literal["split", "colocated"] = "colocated"
+    """A trial's teacher, student and generator in one actor, or in three."""
+
+    cpus_per_role: float | None = None
+    """CPUs reserved for each actor of a trial; else a share of what the cluster has."""
+
+    gpus_per_role: float | None = None
+    """GPUs reserved for each actor of a trial, fractions allowed; else a share of what the cluster has."""
+
+    seed: int = 0
+    """Root of every random draw."""
+
+    address: str | None = None
+    """Ray cluster to run on; else RAY_ADDRESS, else one is started on this machine."""
+
+    checkpoint: Path | None = None
+    """Weights of the original (safetensors, or a plain torch state dict); else one is trained."""
+
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE")] = ()
+    """Settings to change for all trials alike."""
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff))
+    sys.exit(run_sweep(**vars(options)))

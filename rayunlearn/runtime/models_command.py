@@ -1,0 +1,217 @@
+"""What `python -m rayunlearn models` runs: versions listed, verified and exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rayunlearn.errors import BadInput, ExitCode, IntegrityError, RayUnlearnError, nearest
+from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
+from rayunlearn.results.custody import SHORT, HeldVersion, find_version, findings, held_versions, short
+from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.store import Store
+from rayunlearn.results.terminal import open_console
+from rayunlearn.results.wording import ABSENT, gone, plain
+from rayunlearn.runtime.scheduler import load_version
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """List every version of every lineage, oldest first."""
+
+    storage: str = "storage"
+    """Folder, or s3://bucket/prefix, with versions and ledger."""
+
+    lineage: str | None = None
+    """Of this lineage alone."""
+
+    json: bool = False
+    """As JSON, for programs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """Check the ledger's chain, recompute the id of every kept version, and look for its requests."""
+
+    storage: str = "storage"
+    """Folder, or s3://bucket/prefix, with versions and ledger; nothing is written to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write one version to a safetensors file, with what it is in the file's metadata."""
+
+    version: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="VERSION")]
+    """Id of the version, or its beginning; `models list` names them."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.safetensors")]
+    """File to write."""
+
+    storage: str = "storage"
+    """Folder, or s3://bucket/prefix, with versions and ledger."""
+
+    lineage: str | None = None
+    """Lineage of the version, where several have one of this id."""
+
+    force: bool = False
+    """Replace a file that is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsOptions:
+    """List, verify or export the versions of a storage location."""
+
+    command: (
+        Annotated[ListOptions, tyro.conf.subcommand("list")]
+        | Annotated[VerifyOptions, tyro.conf.subcommand("verify")]
+        | Annotated[ExportOptions, tyro.conf.subcommand("export")]
+    )
+
+
+def run_models(options: ListOptions | VerifyOptions | ExportOptions) -> int:
+    """List, verify or export; returns the exit code."""
+    console = open_console()
+    try:
+        store = Store.open(options.storage, create=False)
+        if isinstance(options, ListOptions):
+            return _list(console, store, options)
+        if isinstance(options, VerifyOptions):
+            return _verify(console, store)
+        return _export(console, store, options)
+    except RayUnlearnError as error:
+        console.print(Text.assemble(("error: ", "bold red"), plain(str(error))), soft_wrap=True)
+        return error.exit_code
+
+
+def _list(console: Console, store: Store, options: ListOptions) -> int:
+    held = held_versions(LedgerReader(store))
+    if options.lineage is not None:
+        lineages = {h.version.lineage for h in held}
+        if options.lineage not in lineages:
+            raise BadInput("--lineage", options.lineage, nearest(options.lineage, lineages) or "none yet")
+        held = [h for h in held if h.version.lineage == options.lineage]
+    if options.json:
+        print(json.dumps([_described(h) for h in held], indent=1))
+    elif held:
+        console.print(_table(held))
+    else:
+        console.print("No version was published yet.")
+    return ExitCode.OK
+
+
+def _described(held: HeldVersion) -> dict[str, Any]:
+    version = held.version
+    return {
+        "lineage": version.lineage,
+        "version": version.version,
+        "parent": version.parent,
+        "request_ids": list(version.request_ids),
+        "run_id": version.run_id,
+        "method": held.method,
+        "classes_forgotten": list(version.classes_forgotten),
+        "samples_forgotten": list(version.samples_forgotten),
+        "published_at": held.published_at.isoformat(),
+        "purged_at": held.purged_at.isoformat() if held.purged_at else None,
+        "path": version.path,
+        "model": version.model,
+    }
+
+
+def _table(held: Sequence[HeldVersion]) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption="Times are UTC.",
+        caption_justify="left",
+    )  # fmt: skip
+    wraps = {"Lineage": 7, "Requests": 10, "Forgotten": 9, "Published": 10, "Weights": 10}
+    for name in ("Lineage", "Version", "Parent", "Requests", "Forgotten", "By", "Published", "Weights"):
+        table.add_column(name, no_wrap=name not in wraps, min_width=wraps.get(name), overflow="fold")
+    lineage = None
+    for h in held:
+        version = h.version
+        if version.lineage != lineage:
+            table.add_section()
+        table.add_row(
+            Text(plain(version.lineage) if version.lineage != lineage else ""),
+            short(version),
+            version.parent[:SHORT] if version.parent else ABSENT,
+            Text(plain(", ".join(version.request_ids)) or "none, the original"),
+            gone(version.classes_forgotten, version.samples_forgotten),
+            h.method or ABSENT,
+            _time(h.published_at),
+            "kept" if h.purged_at is None else f"purged {_time(h.purged_at)}",
+            style="" if h.purged_at is None else "dim",
+        )
+        lineage = version.lineage
+    return table
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def _verify(console: Console, store: Store) -> int:
+    found = findings(store, lambda data, name: version_id(weights_from_bytes(data, name)))
+    for finding in found:
+        console.print(Text.assemble(("finding: ", "bold red"), plain(str(finding))), soft_wrap=True)
+    if found:
+        many = "1 finding" if len(found) == 1 else f"{len(found)} findings"
+        console.print(Text(f"{many} in {store.where}"), soft_wrap=True)
+        return IntegrityError.exit_code
+    held = held_versions(LedgerReader(store))
+    kept = sum(h.purged_at is None for h in held)
+    served = {request_id for h in held for request_id in h.version.request_ids}
+    for said in (
+        "No finding: the ledger's chain is whole.",
+        f"Versions kept, their weights read and their ids recomputed: {kept}",
+        f"Versions purged, their weights gone: {len(held) - kept}",
+        f"Requests that versions were published for, each received and served by that run: {len(served)}",
+    ):
+        console.print(said, soft_wrap=True)
+    return ExitCode.OK
+
+
+def _export(console: Console, store: Store, options: ExportOptions) -> int:
+    held = find_version(held_versions(LedgerReader(store)), options.version, options.lineage)
+    version = held.version
+    if held.purged_at is not None:
+        raise BadInput("version", options.version, f"one that is kept; this one {_end(held)}")
+    metadata = {
+        "version": version.version,
+        "lineage": version.lineage,
+        "classifier": json.dumps(version.model),
+        "classes_forgotten": json.dumps(version.classes_forgotten),
+    }
+    data = weights_to_bytes(load_version(store, version), metadata)
+    try:
+        with options.out.open("wb" if options.force else "xb") as file:
+            file.write(data)
+    except FileExistsError as error:
+        allowed = "a file that is not there yet; --force replaces one"
+        raise BadInput("--out", str(options.out), allowed) from error
+    except OSError as error:
+        allowed = f"a file that can be written ({error.strerror})"
+        raise BadInput("--out", str(options.out), allowed) from error
+    forgotten = gone(version.classes_forgotten, version.samples_forgotten)
+    said = f"Version {short(version)} of lineage {version.lineage}, forgotten: {forgotten}."
+    console.print(Text(f"{said} Written to {options.out}"), soft_wrap=True)
+    return ExitCode.OK
+
+
+def _end(held: HeldVersion) -> str:
+    """When a version was purged, and what took its place."""
+    assert held.purged_at is not None, "asked of purged ones alone"
+    said = f"was purged at {_time(held.purged_at)} UTC"
+    if held.successor is None:
+        return said
+    requests = ", ".join(map(repr, held.successor.request_ids))
+    return f"{said}, after version {short(held.successor)} superseded it for request {requests}"

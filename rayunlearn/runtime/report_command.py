@@ -1,0 +1,74 @@
+"""What `python -m rayunlearn report` runs: the certificate of one request, as a page and as JSON."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.text import Text
+
+from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
+from rayunlearn.methods.catalogue import described
+from rayunlearn.results.certificate import certificate, to_html, to_json
+from rayunlearn.results.store import Store
+from rayunlearn.results.terminal import STATUS_STYLES, open_console
+from rayunlearn.results.wording import plain
+from rayunlearn.runtime.cluster import Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Write the erasure certificate of a request; of one that was not served, a page that says so."""
+
+    request: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REQUEST")]
+    """Id of the request."""
+
+    storage: str = "storage"
+    """Folder, or s3://bucket/prefix, with versions and ledger."""
+
+    out: Path | None = None
+    """Folder for the two files; by default that of the jobs' reports, in the storage."""
+
+
+def run_report(options: ReportOptions, *, now: datetime | None = None) -> int:
+    """Write the certificate of one request, made now; returns the exit code."""
+    console = open_console()
+    try:
+        store = Store.open(options.storage, create=False)
+        made = certificate(
+            store,
+            options.request,
+            made_at=now or datetime.now(UTC),
+            methods={method["name"]: method for method in described()},
+            sealed={placement.value for placement in Placement},
+        )
+        name = "certificate-" + re.sub(r"[^A-Za-z0-9._-]", "_", options.request)
+        files = {f"{name}.html": to_html(made), f"{name}.json": to_json(made)}
+        places = [_written(store, options.out, name, text) for name, text in files.items()]
+    except RayUnlearnError as error:
+        console.print(Text.assemble(("error: ", "bold red"), plain(str(error))), soft_wrap=True)
+        return error.exit_code
+    console.print(Text(f"{made['title']}. ", STATUS_STYLES.get(made["status"], "bold")), end="")
+    console.print(Text(plain(made["statement"])), soft_wrap=True)
+    for said in [*([made["reason"]] if made["reason"] else []), *made["warnings"]]:
+        console.print(Text(plain(said), "bold red"), soft_wrap=True)
+    for place in places:
+        console.print(Text(place), soft_wrap=True)
+    return ExitCode.OK
+
+
+def _written(store: Store, folder: Path | None, name: str, text: str) -> str:
+    """Write a file to a folder, or beside the jobs' reports; returns where it is."""
+    if folder is None:
+        store.put(f"reports/{name}", text.encode())
+        return store.address(f"reports/{name}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput("--out", str(folder), f"a folder that can be written to ({error.strerror})") from error
+    return str(folder / name)

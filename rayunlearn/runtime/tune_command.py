@@ -1,0 +1,116 @@
+"""What `jobs/tune_sweep.py` runs: from flags to a sweep, its table and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
+from rayunlearn.recipes import load_recipe
+from rayunlearn.results.ledger import Ledger
+from rayunlearn.results.lineage import versions
+from rayunlearn.results.store import Store
+from rayunlearn.results.sweep_tables import sweep_table
+from rayunlearn.results.sweeps import SweepView
+from rayunlearn.results.terminal import JobProgress, open_console
+from rayunlearn.runtime.cluster import Placement, connect
+from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.intake import read_requests
+from rayunlearn.runtime.job import plain
+from rayunlearn.runtime.search_space import space_of
+from rayunlearn.runtime.service import Place, Service, interruptible
+from rayunlearn.runtime.sweep import Sweep, where_for
+from rayunlearn.runtime.sweep_record import SweepSettings
+from rayunlearn.scheduling.budget import parse_budget
+from rayunlearn.scheduling.requests import Rejected, Request
+from rayunlearn.settings import override
+
+
+def run_sweep(
+    *,
+    recipe: str,
+    requests: Path,
+    request: str | None,
+    storage: Path,
+    name: str | None,
+    space: Sequence[str],
+    sampler: str,
+    scheduler: str,
+    budget: str,
+    grace: int | None,
+    placement: str,
+    cpus_per_role: float | None,
+    gpus_per_role: float | None,
+    seed: int,
+    address: str | None,
+    checkpoint: Path | None,
+    set: Sequence[str],
+) -> int:
+    """Search the settings of a recipe's method; the flags are those of the job. Returns the exit code."""
+    console = open_console()
+    try:
+        settings = override(load_recipe(recipe), list(set))
+        searched = SweepSettings(
+            space=space_of(settings, space), budget=parse_budget(budget), budget_text=budget.strip(),
+            sampler=sampler, scheduler=scheduler, grace=grace,
+        )  # fmt: skip
+        practised = chosen_request(read_requests(requests), request, requests)
+        store = Store.open(storage)
+        with JobProgress(console) as progress:
+            progress.phase("Ray", "connect")
+            connect(address)
+            progress.done()
+            with interruptible():
+                context = Context(
+                    store=store, ledger=Ledger(store), recipe=settings, seed=seed,
+                    clock=lambda: datetime.now(UTC), progress=progress,
+                )  # fmt: skip
+                service = Service(context, Place(placement=Placement.COLOCATED), checkpoint=checkpoint)
+                where = where_for(
+                    settings, Placement(placement), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role
+                )
+                practised = service.with_examples(practised)
+                lineage = practised.lineage
+                if not versions(service.reader, lineage):
+                    service.begin_lineage(lineage)
+                parent = versions(service.reader, lineage)[-1]
+                sweep = Sweep(context, parent, practised, searched, where, name=name)
+                view = sweep.run()
+        return _finish(console, store, view)
+    except RayUnlearnError as error:
+        console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
+        return error.exit_code
+
+
+def chosen_request(entries: Sequence[Request | Rejected], wanted: str | None, source: Path) -> Request:
+    """The request that trials practise on: the one of that id, else the file's first.
+
+    Raises:
+        BadInput: there is none, or it is malformed.
+    """
+    found = [e for e in entries if wanted is None or e.request_id == wanted]
+    if not found:
+        ids = ", ".join(repr(e.request_id) for e in entries) or "none: it has no request"
+        raise BadInput("--request", wanted, f"the id of a request in {source}: {ids}")
+    if isinstance(found[0], Rejected):
+        raise BadInput("request to practise on", found[0].reason, f"a request that is well formed ({source})")
+    return found[0]
+
+
+def _finish(console: Console, store: Store, view: SweepView) -> ExitCode:
+    console.print(sweep_table(view))
+    best = view.best()
+    if best is None:
+        console.print(f"[bold red]nothing admissible:[/] {view.reason}", soft_wrap=True, highlight=False)
+        return ExitCode.NOTHING_ADMISSIBLE
+    console.print(
+        f"Serve with it: python jobs/sequential_unlearn.py --recipe {view.recipe} --tuned {view.sweep} "
+        f"--storage {store.where}",
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
+    return ExitCode.OK
+
+
