@@ -39,7 +39,7 @@ class Options:
     """Of the sweep; else one made of all that its results depend on."""
 
     space: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=KIND(...)")] = ()
-    """Over the recipe's declared space, as gkt.epsilon=loguniform(0.001,0.1); a wrong key lists the nearest."""
+    """Over the recipe's declared space, as gkt.beta=loguniform(1,1000); a wrong key lists the nearest."""
 
     sampler: Literal["random", "grid", "optuna"] = "random"
     """What chooses the points: even draws, every point, or Optuna's TPE."""
@@ -73,6 +73,12 @@ class Options:
 
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE")] = ()
     """Settings to change for all trials alike."""
+
+    log: tuple[str, ...] = ()
+    """Experiment trackers to tell besides: tensorboard, mlflow, wandb, where they are installed."""
+
+    audit: bool = False
+    """Measure the chosen checkpoints on real test data afterwards, beside their synthetic scores."""
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from rayunlearn.runtime.audit_command import AuditOptions, run_audit
 from rayunlearn.runtime.methods_command import MethodsOptions, run_methods
 from rayunlearn.runtime.models_command import ModelsOptions, run_models
 from rayunlearn.runtime.report_command import ReportOptions, run_report
+from rayunlearn.runtime.request_command import RequestOptions, run_request
 
 
 def main() -> int:
     """Run one command; returns its exit code."""
     config = (
-        tyro.conf.UseAppendAction,
         tyro.conf.FlagCreatePairsOff,
         tyro.conf.OmitArgPrefixes,
         tyro.conf.OmitSubcommandPrefixes,
@@ -27,12 +27,15 @@ def main() -> int:
         "methods": MethodsOptions,
         "models": ModelsOptions,
         "report": ReportOptions,
+        "request": RequestOptions,
     }
     options = tyro.extras.subcommand_cli_from_dict(commands, config=config, prog="python -m rayunlearn")
     if isinstance(options, ModelsOptions):
         return run_models(options.command)
     if isinstance(options, ReportOptions):
         return run_report(options)
+    if isinstance(options, RequestOptions):
+        return run_request(options.command)
     return run_methods(options) if isinstance(options, MethodsOptions) else run_audit(options)
 
 

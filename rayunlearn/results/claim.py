@@ -10,7 +10,8 @@ Layout below the store's root::
 The highest token is the claim in force; a new one is the next higher, and clears away the lower ones.
 Whoever finds a claim in force watches its heartbeat. One that changes is of a live holder. One that stays as
 it is for the claim's time to live, counted by the watcher since it first saw that very heartbeat, is of a
-dead one, and so is one by a process of this machine that is no more. Times on two machines are never compared.
+dead one, and so is one by a process of this machine that is no more. Clocks of two machines are never
+compared.
 
 A holder finds out that it has lost the location from a token that is higher than its own: at its next
 renewal, and in `Claim.check`, which asks again where the last renewal is longer ago than the time to live

@@ -80,14 +80,17 @@ class Link:
 
     @property
     def name(self) -> str:
+        """The link's own file."""
         return _link_name(self.seq)
 
     @property
     def entry(self) -> str:
+        """The file that it commits."""
         return _entry_name(self.table, self.seq)
 
     @property
     def tail(self) -> Tail:
+        """What HEAD says when this is the last one."""
         return Tail(self.seq, self.sha256)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,11 @@ def request_events(reader: LedgerReader) -> dict[str, list[dict[str, Any]]]:
     return events
 
 
-def status(events: list[dict[str, Any]]) -> str:
+def waits(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a request that was received is still to be served."""
+    return bool(events) and events[-1]["event"] in ("received", "planned")
+
+
+def status(events: Sequence[Mapping[str, Any]]) -> str:
     """The status of a request: its latest event."""
     return str(events[-1]["event"])

@@ -23,6 +23,8 @@ ADDED = {
     ("versions", "samples_forgotten"): 2,
     ("requests", "examples"): 3,
     ("requests", "whole_classes"): 3,
+    ("requests", "priority"): 4,
+    ("requests", "method"): 4,
     ("runs", "sweep"): 4,
     ("runs", "code"): 4,
     ("checkpoints", "trial"): 4,
@@ -78,6 +80,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             "data_access": _STRINGS,
             "examples": _STRING,  # "sha256:" and the digest of what was given
             "whole_classes": _BOOL,
+            "priority": _INT,
+            "method": _STRING,  # asked for, to be tried first
             "event": _STRING,
             "at": _TIME,
             "reason": _STRING,
@@ -86,7 +90,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         # what a rejected request may lack, or have malformed; every other event requires it (REQUIRED)
         null=(
             "lineage", "kind", "target", "received_at", "deadline", "data_access", "examples",
-            "whole_classes", "reason", "run_id",
+            "whole_classes", "priority", "method", "reason", "run_id",
         ),
     ),
     "runs": _schema(
@@ -197,13 +201,15 @@ SCHEMAS: dict[str, pa.Schema] = {
             "cycles": _INT,
             "second_correct": _INT,  # of the second set's retain images, by the chosen checkpoint
             "second_count": _INT,
-            "seconds": _FLOAT,
+            "seconds": _FLOAT,  # that it held its place ...
+            "busy_seconds": _FLOAT,  # ... and of these, in which its run was carried out
             "cpus": _FLOAT,
             "gpus": _FLOAT,
             "reason": _STRING,
         },
         null=(
-            "score", "step", "cycles", "second_correct", "second_count", "seconds", "cpus", "gpus", "reason",
+            "score", "step", "cycles", "second_correct", "second_count", "seconds", "busy_seconds", "cpus",
+            "gpus", "reason",
         ),
     ),
 }
@@ -217,7 +223,7 @@ _SUBJECTS = ("original", "unlearned", "gold", "mask_logit", "delete_head_row", "
 ENUMS: dict[str, dict[str, tuple[str, ...]]] = {
     "requests": {
         "kind": ("classes", "samples", "examples"),
-        "event": ("received", "rejected", "planned", "served", "failed"),
+        "event": ("received", "rejected", "planned", "served", "failed", "cancelled"),
     },
     "runs": {"event": ("planned", "started", "resumed", "phase", "published", "failed")},
     "checkpoints": {},
@@ -249,6 +255,7 @@ REQUIRED: dict[tuple[str, str], tuple[str, ...]] = {
     ("requests", "planned"): _ASKED,
     ("requests", "served"): _ASKED,
     ("requests", "failed"): (*_ASKED, "reason"),
+    ("requests", "cancelled"): _ASKED,
     ("runs", "phase"): ("phase",),
     ("runs", "published"): ("version",),
     ("runs", "failed"): ("reason",),
@@ -268,7 +275,7 @@ VOLATILE_COLUMNS: dict[str, frozenset[str]] = {
     "audits": frozenset({"at"}),
     "versions": frozenset({"at", "created_at"}),
     "sweeps": frozenset({"at", "seconds", "placement"}),
-    "trials": frozenset({"at", "seconds"}),
+    "trials": frozenset({"at", "seconds", "busy_seconds"}),
 }
 """Per table, the columns that placement and time may change; equal seeds give equal values in all others."""
 

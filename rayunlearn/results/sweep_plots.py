@@ -75,7 +75,7 @@ def score_panels(sweep: SweepView, own: Mapping[str, Value], words: Mapping[str,
                 axes.spines["bottom"].set_visible(False)
                 axes.tick_params(labelbottom=False)
             if key in own and math.isfinite(at := place(own[key])):
-                for part in (axes, band):
+                for part in canvas.axes:
                     part.axvline(at, color=MUTED, linewidth=1.0, linestyle="--", zorder=1, gid="own")
             band.set_xlabel(key)
             pictures[key] = picture(canvas)

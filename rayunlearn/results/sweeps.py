@@ -31,6 +31,7 @@ class TrialView:
         result: by its checkpoints on the sweep's own set, and by the second one where that was measured;
             None while it runs, and of one that was lost before it could report.
         seconds: that it held its place.
+        busy_seconds: of these, in which its run was carried out.
         cpus: reserved meanwhile.
         gpus: reserved meanwhile.
         failure: the traceback of a failed one.
@@ -41,6 +42,7 @@ class TrialView:
     status: str
     result: TrialResult | None
     seconds: float | None
+    busy_seconds: float | None
     cpus: float
     gpus: float
     failure: str | None
@@ -144,6 +146,7 @@ def _trial(rows: Sequence[_Row]) -> TrialView:
         status=end["event"] if end else "running",
         result=result,
         seconds=end["seconds"] if end else None,
+        busy_seconds=end["busy_seconds"] if end else None,
         cpus=first["cpus"] or 0.0,
         gpus=first["gpus"] or 0.0,
         failure=end["reason"] if end and end["event"] == "failed" else None,
@@ -191,3 +194,25 @@ def winning_settings(reader: LedgerReader, name: str, *, recipe: str, method: st
         allowed = f"a sweep over {recipe} with method {method}; {own}"
         raise BadInput("--tuned", name, allowed)
     return best.settings
+
+
+def trial_run(sweep: str, trial: str) -> str:
+    """The name under which a trial's files and its audit are kept."""
+    return f"{sweep}.{trial}"
+
+
+def real_figures(reader: LedgerReader, sweep: SweepView) -> dict[str, tuple[float, float]]:
+    """Retain and forget accuracy on real test images by trial, where they were measured.
+
+    Args:
+        reader: one that was granted the table of audits.
+        sweep: the sweep.
+    """
+    found: dict[str, dict[str, float]] = {}
+    names = {trial_run(sweep.sweep, trial.trial): trial.trial for trial in sweep.trials}
+    for row in reader.read("audits", subject="checkpoint").to_pylist():
+        trial = names.get(row["run_id"])
+        if trial is not None and row["value"] is not None:
+            found.setdefault(trial, {})[row["measure"]] = row["value"]
+    pair = ("retain_accuracy", "forget_accuracy")
+    return {t: (own[pair[0]], own[pair[1]]) for t, own in found.items() if set(own) >= set(pair)}

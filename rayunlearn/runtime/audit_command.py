@@ -72,7 +72,9 @@ class AuditOptions:
     figures: Annotated[Path | None, tyro.conf.arg(help=FIGURES)] = None
     """Folder for PNG files."""
 
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE")] = ()
+    set: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE"), tyro.conf.UseAppendAction
+    ] = ()
     """Settings to change, as audit.few_per_class=20; a wrong name lists the nearest."""
 
 

@@ -1,7 +1,7 @@
 """Examples of what is to be unlearned: read where files may be read, kept by what they say.
 
-They are real data of whoever asked. They are kept while a request that names them is open, and thrown away
-with its run's files.
+They are real data of whoever asked. They are kept while a request that names them is open, in the inbox as
+long as it waits there, and thrown away with its run's files.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from rayunlearn.errors import BadInput
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
+from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.store import Store
 from rayunlearn.scheduling.requests import EXAMPLES_ALLOWED
 
 PREFIX = "sha256:"
 """Of a reference to examples that were taken in."""
+
+_OPEN = "those of an open request; they are thrown away when it is closed"
 
 
 def read_examples(place: str, spec: ClassifierSpec, target: Collection[int]) -> Samples:
@@ -58,8 +61,28 @@ def reference(examples: Samples) -> str:
 def keep_examples(store: Store, examples: Samples) -> str:
     """Keep examples, and say by which reference `load_examples` finds them."""
     said = reference(examples)
-    store.put(_name(said), weights_to_bytes(_tensors(examples)))
+    store.put(_name(said), to_bytes(examples))
     return said
+
+
+def to_bytes(examples: Samples) -> bytes:
+    """Examples as they are kept, and as they are handed over with a request."""
+    return weights_to_bytes(_tensors(examples))
+
+
+def handed_over(store: Store, request_id: str, said: str) -> Samples:
+    """The examples of a reference that wait in the inbox with their request.
+
+    Raises:
+        BadInput: there are none, or others.
+    """
+    waiting = Inbox(store).find(request_id)
+    if waiting is None or waiting.examples is None:
+        raise BadInput("examples", said, _OPEN)
+    tensors = weights_from_bytes(waiting.examples, waiting.name)
+    if tensors.keys() != {"images", "labels", "ids"} or PREFIX + version_id(tensors) != said:
+        raise BadInput("examples", said, "a reference to what is handed over", where=waiting.name)
+    return Samples(**tensors)
 
 
 def load_examples(store: Store, said: str) -> Samples:
@@ -69,7 +92,7 @@ def load_examples(store: Store, said: str) -> Samples:
         BadInput: they are not there, or no longer.
     """
     if not are_kept(store, said):
-        raise BadInput("examples", said, "those of an open request; they are thrown away when it is closed")
+        raise BadInput("examples", said, _OPEN)
     return Samples(**weights_from_bytes(store.get(_name(said)), _name(said)))
 
 

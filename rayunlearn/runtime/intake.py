@@ -1,4 +1,4 @@
-"""Taking requests in: a file's lines, each checked whole before anything runs, and recorded."""
+"""Taking requests in, from a file and from the inbox: each checked whole before anything runs, and recorded."""
 
 from __future__ import annotations
 
@@ -9,34 +9,46 @@ from pathlib import Path
 from typing import Any
 
 from rayunlearn.errors import BadInput
-from rayunlearn.methods.registry import require_access, require_granularity
-from rayunlearn.results.ledger import LedgerReader
-from rayunlearn.results.lineage import request_events, status, versions
+from rayunlearn.methods.registry import method_named, require_access, require_granularity
+from rayunlearn.results.inbox import Inbox
+from rayunlearn.results.ledger import Ledger, LedgerReader
+from rayunlearn.results.lineage import Version, request_events, status, versions, waits
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.examples import PREFIX
 from rayunlearn.runtime.requested import request_row, roles_of
-from rayunlearn.scheduling.requests import Rejected, Request, check, parse_requests, same_request
+from rayunlearn.scheduling.requests import (
+    Rejected,
+    Request,
+    check,
+    differences,
+    parse_requests,
+    same_request,
+)
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intake:
-    """Requests of a file, sorted by what is to be done with them.
+    """Requests of a file or of the inbox, sorted by what is to be done with them.
 
     Attributes:
         pending: to be served, in order.
         done: served or failed before, under the same settings.
         rejected: with the reason.
         failed: those of `done` that failed.
+        cancelled: not to be served any more.
     """
 
     pending: tuple[Request, ...]
     done: tuple[Request, ...]
     rejected: tuple[Rejected, ...]
     failed: tuple[Request, ...] = ()
+    cancelled: tuple[Request, ...] = ()
 
 
-def read_requests(path: str | Path) -> list[Request | Rejected]:
-    """The lines of a requests file; examples are looked for from where it is.
+def read_requests(path: str | Path, flag: str = "--requests") -> list[Request | Rejected]:
+    """The lines of a requests file, which a flag names; examples are looked for from where it is.
 
     Raises:
         BadInput: the file cannot be read, is not UTF-8 text, or holds no request.
@@ -44,12 +56,12 @@ def read_requests(path: str | Path) -> list[Request | Rejected]:
     try:
         text = Path(path).read_bytes().decode("utf-8")
     except OSError as error:
-        raise BadInput("--requests", str(path), f"a readable file ({error.strerror})") from error
+        raise BadInput(flag, str(path), f"a readable file ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise BadInput("--requests", str(path), f"UTF-8 text (byte {error.start} is not)") from error
+        raise BadInput(flag, str(path), f"UTF-8 text (byte {error.start} is not)") from error
     entries = parse_requests(text, str(path))
     if not entries:
-        raise BadInput("--requests", str(path), "a file with at least one request, one JSON object a line")
+        raise BadInput(flag, str(path), "a file with at least one request, one JSON object a line")
     return [_from_here(entry, Path(path).parent) for entry in entries]
 
 
@@ -69,21 +81,24 @@ def take_in(
     read_examples: Callable[[Request], str],
     config_hash: str,
     now: datetime,
-) -> tuple[Intake, list[dict[str, Any]]]:
-    """Sort a file's requests, and say what is to be recorded of them.
+    received: Mapping[str, datetime] | None = None,
+) -> tuple[Intake, list[Row]]:
+    """Sort requests, and say what is to be recorded of them.
 
     A request is checked against what its lineage will have forgotten by its turn, if all before it are
-    served.
+    served. One that was accepted before and cannot be served now is told among the rejected, and nothing is
+    recorded of that: it goes on waiting.
 
     Args:
         reader: of what was recorded before.
-        entries: lines of the file, in order.
+        entries: the requests, in order.
         method: that will serve them.
         num_classes: of a lineage that has no version yet.
         check_samples: refuses single samples that cannot be forgotten; asked where data may be read.
         read_examples: takes a request's examples in and says by which reference they are kept.
         config_hash: of the settings; a request that failed under others is tried again.
         now: the time of receipt of what has none.
+        received: times of receipt by request id, of requests that do not say it themselves.
 
     Returns:
         The requests by what is to be done with them, and rows for the requests table.
@@ -91,15 +106,21 @@ def take_in(
     pending: list[Request] = []
     done: list[Request] = []
     failed: list[Request] = []
+    cancelled: list[Request] = []
     rejected: list[Rejected] = []
-    rows = []
+    accepted: list[Rejected] = []  # those of them that were received before and go on waiting
+    rows: list[Row] = []
+    received = received or {}
+    chains: dict[str, list[Version]] = {}
     events = request_events(reader)
     forgotten: dict[str, dict[str, set[int]]] = {}
     for entry in entries:
         if isinstance(entry, Rejected):
             rejected.append(entry)
             continue
-        chain = versions(reader, entry.lineage)
+        if entry.lineage not in chains:
+            chains[entry.lineage] = versions(reader, entry.lineage)
+        chain = chains[entry.lineage]
         head = chain[-1] if chain else None
         gone = forgotten.setdefault(
             entry.lineage,
@@ -110,11 +131,14 @@ def take_in(
         )
         before = events.get(entry.request_id, [])
         try:
-            entry = _with_examples(entry, before, read_examples)
+            entry = with_examples(entry, before, read_examples)
         except BadInput as error:
             rejected.append(_refused(entry, error))
             continue
-        again = bool(before) and same_request(entry, _request_of(before[0]))
+        again = bool(before) and same_request(entry, request_of(before[0]))
+        if again and status(before) == "cancelled":
+            cancelled.append(entry)
+            continue
         if again and _is_closed(reader, before, config_hash):
             done.append(entry)
             if status(before) == "failed":
@@ -125,6 +149,7 @@ def take_in(
             continue
         classes = head.model["num_classes"] if head else num_classes
         try:
+            _require_method(entry, method)
             require_granularity(method, entry.kind)
             require_access(method, entry.data_access)
             check(
@@ -137,19 +162,143 @@ def take_in(
             check_samples(roles_of(entry, classes, gone["classes"], gone["samples"]))
         except BadInput as error:
             rejected.append(_refused(entry, error))
+            if again and waits(before):
+                accepted.append(rejected[-1])
             continue
         gone["classes"] |= set(entry.classes)
         gone["samples"] |= set(entry.target if entry.kind == "samples" else ())
         pending.append(entry)
         if not before:
-            rows.append(request_row(entry, "received", now))
+            at = entry.received_at or received.get(entry.request_id, now)
+            rows.append(request_row(entry, "received", now, received_at=at))
     intake = Intake(
-        pending=tuple(pending), done=tuple(done), rejected=tuple(rejected), failed=tuple(failed)
-    )
-    return intake, rows + _rejections(reader, rejected, now)
+        pending=tuple(pending), done=tuple(done), rejected=tuple(rejected), failed=tuple(failed),
+        cancelled=tuple(cancelled),
+    )  # fmt: skip
+    return intake, rows + _rejections(reader, [r for r in rejected if r not in accepted], now, received)
 
 
-def _with_examples(
+Check = Callable[[Sequence[Request | Rejected], Mapping[str, datetime]], tuple[Intake, list[Row]]]
+"""`take_in` as a service calls it: with requests in order and their times of receipt by id."""
+
+
+def drain(
+    inbox: Inbox,
+    reader: LedgerReader,
+    ledger: Ledger | None,
+    check: Check,
+    *,
+    first: Sequence[Request | Rejected] = (),
+    now: datetime,
+) -> Intake:
+    """Take in what is in the inbox; what waits is then known to the ledger, and the inbox is empty.
+
+    The order is that of receipt: what the ledger knows to wait, then `first`, then the inbox. Killed at any
+    point, it is to be called again, and nothing is lost nor recorded twice.
+
+    Args:
+        inbox: of the storage location.
+        reader: of its ledger.
+        ledger: its one appender; None writes nothing and leaves the inbox as it is.
+        check: sorts requests, and says what is to be recorded of them.
+        first: lines of a file.
+        now: the time of the intake.
+
+    Returns:
+        All requests that wait, and what else became of those of `first` and of the inbox.
+    """
+    cancelled = carry_out_cancellations(inbox, reader, ledger, now=now)
+    gone = {request.request_id for request in cancelled}
+    waiting = [w for w in inbox.entries() if w.request_id not in gone]
+    first = [entry for entry in first if entry.request_id not in gone]
+    named = {entry.request_id: entry for entry in first if isinstance(entry, Request)}
+    known = {
+        request_id: request_of(events[0])
+        for request_id, events in request_events(reader).items()
+        if waits(events) and request_id not in gone and request_id not in named
+    }
+    new = [_unless_known(w.entry, {**known, **named}) for w in waiting]
+    received = {w.request_id: w.added_at for w in waiting if w.added_at is not None}
+    entries = [*known.values(), *first, *(entry for entry in new if entry is not None)]
+    intake, rows = check(entries, received)
+    if ledger is not None:
+        ledger.append("requests", rows)
+        for w in waiting:
+            inbox.done(w.name)
+    return replace(intake, cancelled=(*cancelled, *intake.cancelled))
+
+
+def carry_out_cancellations(
+    inbox: Inbox, reader: LedgerReader, ledger: Ledger | None, *, now: datetime
+) -> list[Request]:
+    """Cancel what was asked to be cancelled, in the inbox or in the ledger, as far as it still waits.
+
+    Where a request was served or failed first, and where nobody knows it, nothing is left to cancel.
+
+    Args:
+        inbox: of the storage location.
+        reader: of its ledger.
+        ledger: its one appender; None writes nothing and leaves the inbox as it is.
+        now: the time that is recorded.
+
+    Returns:
+        The requests that are cancelled now.
+    """
+    wishes = inbox.cancellations()
+    if not wishes:
+        return []
+    cancelled, rows, names = [], [], []
+    events = request_events(reader)
+    for wish in wishes:
+        before = events.get(wish.request_id, [])
+        found = None if before else inbox.find(wish.request_id)
+        if waits(before) and not _is_published(reader, before[0]):
+            request, at = request_of(before[0]), before[0]["received_at"]
+        elif found is not None and isinstance(found.entry, Request):
+            request, at = found.entry, found.entry.received_at or found.added_at
+            rows.append(request_row(request, "received", now, received_at=at))
+            names.append(found.name)
+        else:
+            names.append(wish.name)
+            continue
+        rows.append(request_row(request, "cancelled", now, received_at=at))
+        names.append(wish.name)
+        cancelled.append(request)
+    if ledger is not None:
+        ledger.append("requests", rows)
+        for name in names:
+            inbox.done(name)
+    return cancelled
+
+
+def _unless_known(entry: Request | Rejected, known: Mapping[str, Request]) -> Request | Rejected | None:
+    """What the inbox adds to the requests that are known to wait; None where it is one of them."""
+    if isinstance(entry, Rejected) or entry.request_id not in known:
+        return entry
+    other = known[entry.request_id]
+    if same_request(entry, other):
+        return None
+    allowed = f"an id of its own; here is {differences(entry, other)}, which was received first"
+    return _refused(entry, BadInput("request_id", entry.request_id, allowed))
+
+
+def _is_published(reader: LedgerReader, asked: Mapping[str, Any]) -> bool:
+    """Whether a version serves a request, though the request's own events do not say so yet."""
+    chain = versions(reader, asked["lineage"])
+    return any(asked["request_id"] in version.request_ids for version in chain)
+
+
+def _require_method(request: Request, method: str) -> None:
+    """Refuse a request that is to be served by another method.
+
+    Raises:
+        BadInput: there is no such method, or it is not the one that serves.
+    """
+    if request.method is not None and method_named(request.method).name != method:
+        raise BadInput("method", request.method, f"{method!r}, by which requests are served here, or none")
+
+
+def with_examples(
     request: Request, before: Sequence[Mapping[str, Any]], read: Callable[[Request], str]
 ) -> Request:
     """A request with its examples by reference, as the ledger has it.
@@ -190,8 +339,8 @@ def name_of(rejected: Rejected) -> str:
 
 
 def _rejections(
-    reader: LedgerReader, rejected: Sequence[Rejected], now: datetime
-) -> list[dict[str, Any]]:
+    reader: LedgerReader, rejected: Sequence[Rejected], now: datetime, received: Mapping[str, datetime]
+) -> list[Row]:
     """Rows for the rejections that are not recorded yet."""
     known = {(r["request_id"], r["reason"]) for r in reader.read("requests", event="rejected").to_pylist()}
     return [
@@ -200,7 +349,7 @@ def _rejections(
             "lineage": bad.lineage,
             "kind": bad.kind,
             "target": list(bad.target),
-            "received_at": now,
+            "received_at": received.get(name_of(bad), now),
             "event": "rejected",
             "at": now,
             "reason": bad.reason,
@@ -219,7 +368,7 @@ def _is_closed(reader: LedgerReader, events: list[dict[str, Any]], config_hash: 
     return any(row["config_hash"] == config_hash for row in rows)
 
 
-def _request_of(row: Mapping[str, Any]) -> Request:
+def request_of(row: Mapping[str, Any]) -> Request:
     """The request that an event row says; the time of receipt is left out, as in `same_request`."""
     return Request(
         request_id=row["request_id"],
@@ -230,4 +379,6 @@ def _request_of(row: Mapping[str, Any]) -> Request:
         data_access=tuple(row["data_access"]),
         examples=row["examples"],
         whole_classes=bool(row["whole_classes"]),  # none in entries that are older than the column
+        priority=row["priority"] or 0,
+        method=row["method"],
     )

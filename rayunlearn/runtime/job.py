@@ -43,6 +43,7 @@ def run_job(
     *,
     recipe: str,
     requests: Path,
+    inbox_only: bool,
     storage: str,
     wait: float,
     placement: str,
@@ -58,11 +59,11 @@ def run_job(
     dry_run: bool,
     keep: bool,
 ) -> int:
-    """Serve a file of requests; the flags are those of the job. Returns the exit code."""
+    """Serve a file of requests and what else waits; the flags are those of the job. Returns the exit code."""
     console = open_console()
     try:
         settings = override(load_recipe(recipe), list(set))
-        entries = read_requests(requests)
+        entries = [] if inbox_only else read_requests(requests)
         store = _dry_store(storage) if dry_run else Store.open(storage)
         if tuned is not None:
             settings = override(tuned_settings(store, settings, tuned), list(set))
@@ -86,7 +87,7 @@ def run_job(
                     claim=claim,
                 )
                 service = Service(context, place, checkpoint=checkpoint, generator=generator)
-                intake = service.take_in(entries, record=not dry_run)
+                intake = service.take_in_inbox(entries, record=not dry_run)
                 for bad in intake.rejected:
                     progress.say(f"rejected: {bad.reason}")
                 if dry_run:
@@ -134,12 +135,15 @@ def _finish(
     console: Console, service: Service, recipe: Recipe, intake: Intake, code: ExitCode, *, keep: bool
 ) -> ExitCode:
     """Report, throw away what must go, print the table."""
-    ids = [r.request_id for r in (*intake.done, *intake.pending)]
+    ids = [r.request_id for r in (*intake.done, *intake.pending, *intake.cancelled)]
     ids += [name_of(r) for r in intake.rejected]
     summaries = summarise(LedgerReader(service.context.store, ALL_TABLES), ids)
-    path = _report(service, recipe, summaries)
+    path = _report(service, recipe, summaries) if ids else None
     if not keep:
         service.purge()
+    if path is None:
+        console.print("No request waits: nothing was done.")
+        return code
     console.print(result_table(summaries))
     console.print(f"Report: {path}", soft_wrap=True, highlight=False)
     return code
@@ -184,6 +188,8 @@ def _show_plan(console: Console, service: Service, intake: Intake) -> None:
     method = method_named(service.context.recipe.method)
     for request in intake.done:
         console.print(f"{request.request_id}: served or failed before", highlight=False)
+    for request in intake.cancelled:
+        console.print(f"{request.request_id}: cancelled", highlight=False)
     for position, request in enumerate(intake.pending, start=1):
         what = asked(request.kind, request.target, request.whole_classes)
         console.print(

@@ -58,6 +58,8 @@ def request_row(request: Request, event: str, now: datetime, **columns: Any) -> 
         "data_access": list(request.data_access),
         "examples": request.examples,
         "whole_classes": request.whole_classes,
+        "priority": request.priority,
+        "method": request.method,
         "event": event,
         "at": now,
         **columns,

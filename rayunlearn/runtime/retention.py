@@ -7,7 +7,7 @@ import torch
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.inversion.unlearning_set import in_part
 from rayunlearn.results.ledger import Ledger, LedgerReader
-from rayunlearn.results.lineage import request_events, status, versions
+from rayunlearn.results.lineage import request_events, status, versions, waits
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.banks import BANKS
 from rayunlearn.runtime.beside_versions import purge_beside
@@ -59,16 +59,18 @@ def _unlike_examples(files: RunFiles, reader: LedgerReader, run: str) -> Synthet
 def purge(store: Store, ledger: Ledger, clock: Clock) -> list[str]:
     """Throw away what still knows forgotten classes, leaving tombstones.
 
-    The files of closed runs go (generators, checkpoints, synthetic images), the examples of closed requests,
-    and the weights, images, generators and trials of every version that a later one of its lineage
-    supersedes.
+    The files of closed and cancelled runs go (generators, checkpoints, synthetic images), the examples of
+    closed requests, and the weights, images, generators and trials of every version that a later one of its
+    lineage supersedes.
     Returns the versions purged now.
     """
     reader = LedgerReader(store)
-    events = request_events(reader).values()
-    purge_examples(store, {str(e[0]["examples"]) for e in events if status(e) not in ("served", "failed")})
+    events = request_events(reader)
+    purge_examples(store, {str(e[0]["examples"]) for e in events.values() if waits(e)})
+    cancelled = {request_id for request_id, e in events.items() if status(e) == "cancelled"}
     for row in reader.read("runs").to_pylist():
-        if row["event"] in ("published", "failed"):
+        given_up = bool(row["request_ids"]) and cancelled.issuperset(row["request_ids"])
+        if row["event"] in ("published", "failed") or given_up:
             RunFiles(store, row["run_id"]).purge()
     purged = []
     for lineage in sorted(set(reader.read("versions").column("lineage").to_pylist())):

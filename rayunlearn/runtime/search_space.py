@@ -7,7 +7,7 @@ which early stopping goes by, at every checkpoint.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,8 +102,13 @@ class Search:
     num_samples: int
 
 
-def search_algorithm(name: str, space: Space, *, seed: int, trials: int) -> Search:
+def search_algorithm(
+    name: str, space: Space, *, seed: int, trials: int, first: Mapping[str, Value] | None = None
+) -> Search:
     """A sampler: "random", "grid" (every point, in order), or "optuna" (TPE).
+
+    `first`, the recipe's own values, is the first point of a random or an Optuna search whose space holds it:
+    so a search finds nothing that is worse than what there was.
 
     The points of the first two are ours, so that a trial's does not depend on those before it; Tune hands
     them out. "grid" takes no more trials than there are points.
@@ -115,26 +120,27 @@ def search_algorithm(name: str, space: Space, *, seed: int, trials: int) -> Sear
     check_count("trials", trials, least=1)
     if name not in SAMPLERS:
         raise BadInput("--sampler", name, nearest(name, SAMPLERS))
+    own = [{d.key: first[d.key] for d in space.dimensions}] if first and space.holds(first) else []
     if name == "optuna":
-        return Search(param_space=to_tune(space), algorithm=_optuna(space, seed), num_samples=trials)
+        return Search(param_space=to_tune(space), algorithm=_optuna(space, seed, own), num_samples=trials)
     if name == "grid":
         points = space.grid()
         if trials < len(points):
             raise BadInput("trials", trials, f"at least {len(points)}, the points of the grid")
     else:
-        points = [draw(space, seed, trial) for trial in range(trials)]
+        points = [*own, *(draw(space, seed, trial) for trial in range(len(own), trials))]
     algorithm = BasicVariantGenerator(points_to_evaluate=[dict(point) for point in points])
     return Search(param_space=to_tune(space), algorithm=algorithm, num_samples=len(points))
 
 
-def _optuna(space: Space, seed: int) -> OptunaSearch:
+def _optuna(space: Space, seed: int, own: Sequence[Point]) -> OptunaSearch:
     if importlib.util.find_spec("optuna") is None:
         raise BadInput("--sampler", "optuna", "random or grid, unless the package optuna is installed")
     for dimension in space.dimensions:
         if dimension.kind == "grid":
             allowed = "choice(...): optuna chooses for itself what to visit"
             raise BadInput(dimension.key, dimension.text, allowed, where="--space")
-    return OptunaSearch(seed=seed)
+    return OptunaSearch(seed=seed, points_to_evaluate=list(own) or None)
 
 
 def trial_scheduler(name: str, *, cycles: int, grace: int, reduction: int = 4) -> TrialScheduler:

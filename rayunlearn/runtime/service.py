@@ -7,9 +7,10 @@ processes of their own; unlearning runs in sealed ones.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +27,7 @@ from rayunlearn.models.weights import (
     weights_from_bytes,
     weights_to_bytes,
 )
+from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.roles import Roles
@@ -33,10 +35,17 @@ from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import Ensemble
-from rayunlearn.runtime.examples import PREFIX, keep_examples, load_examples, read_by_task, reference
+from rayunlearn.runtime.examples import (
+    PREFIX,
+    are_kept,
+    handed_over,
+    keep_examples,
+    read_by_task,
+    reference,
+)
 from rayunlearn.runtime.generators import pretrained_name, train_on_data_task
 from rayunlearn.runtime.grants import check_samples_by_task
-from rayunlearn.runtime.intake import Intake, take_in
+from rayunlearn.runtime.intake import Intake, Row, carry_out_cancellations, drain, take_in
 from rayunlearn.runtime.requested import require_same_seed
 from rayunlearn.runtime.retention import purge
 from rayunlearn.runtime.scheduler import Outcome, Scheduler
@@ -183,8 +192,38 @@ class Service:
             BadInput: a checkpoint was given that is not the original of a lineage that there is already.
         """
         self._require_given_original({e.lineage for e in entries if isinstance(e, Request)})
+        intake, rows = self._checked(entries, record=record)
+        if record:
+            self.context.ledger.append("requests", rows)
+        return intake
+
+    def take_in_inbox(
+        self, first: Sequence[Request | Rejected] = (), *, record: bool = True
+    ) -> Intake:
+        """Sort all that waits: what the ledger knows to wait, the lines of a file, and the inbox.
+
+        Raises:
+            BadInput: a checkpoint was given that is not the original of a lineage that the file names.
+        """
+        self._require_given_original({e.lineage for e in first if isinstance(e, Request)})
+        return drain(
+            Inbox(self.context.store),
+            self.reader,
+            self.context.ledger if record else None,
+            lambda entries, received: self._checked(entries, received, record=record),
+            first=first,
+            now=self.context.clock(),
+        )
+
+    def _checked(
+        self,
+        entries: Sequence[Request | Rejected],
+        received: Mapping[str, datetime] | None = None,
+        *,
+        record: bool,
+    ) -> tuple[Intake, list[Row]]:
         split_seed = derive_seed(self.context.seed, "split")
-        intake, rows = take_in(
+        return take_in(
             self.reader,
             entries,
             method=self.context.recipe.method,
@@ -193,10 +232,8 @@ class Service:
             read_examples=lambda request: self._examples(request, record=record),
             config_hash=self.scheduler.config_hash,
             now=self.context.clock(),
+            received=received,
         )
-        if record:
-            self.context.ledger.append("requests", rows)
-        return intake
 
     def with_examples(self, request: Request) -> Request:
         """A request with its examples taken in, so that they can be found by reference.
@@ -211,16 +248,28 @@ class Service:
     def _examples(self, request: Request, *, record: bool) -> str:
         """The reference of a request's examples, which are kept unless this is a dry run."""
         store, said = self.context.store, str(request.examples)
-        if said.startswith(PREFIX):
-            load_examples(store, said)
+        if are_kept(store, said):
             return said
-        examples = read_by_task(said, self.spec, request.target)
+        if said.startswith(PREFIX):
+            examples = handed_over(store, request.request_id, said)
+        else:
+            examples = read_by_task(said, self.spec, request.target)
         return keep_examples(store, examples) if record else reference(examples)
 
     def serve(self, intake: Intake) -> list[Outcome]:
-        """Serve what is pending, in order; each starts from the version that the one before published."""
+        """Serve what is pending, in order; each starts from the version that the one before published.
+
+        A request that is cancelled before its turn is left out.
+        """
+        context = self.context
+        inbox = Inbox(context.store)
+        cancelled: set[str] = set()
         outcomes = []
         for request in intake.pending:
+            now_cancelled = carry_out_cancellations(inbox, self.reader, context.ledger, now=context.clock())
+            cancelled.update(other.request_id for other in now_cancelled)
+            if request.request_id in cancelled:
+                continue
             if not versions(self.reader, request.lineage):
                 self.begin_lineage(request.lineage)
             # what an earlier request was to forget may still be there, if it failed

@@ -12,7 +12,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ from rayunlearn.runtime.wire import pack
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.scheduling.space import Space, assignments
 from rayunlearn.seeds import derive_seed
-from rayunlearn.settings import override
+from rayunlearn.settings import override, paths
 
 SETS = "sets"
 SEARCHABLE_ACCESS = frozenset({"weights", "few_examples"})
@@ -103,6 +104,7 @@ class Sweep:
         where: where trials are put.
         name: of the sweep; None for one made of all that its results depend on, so that the same command
             goes on with the same sweep.
+        loggers: Tune callbacks that are told besides.
 
     Raises:
         BadInput: a request that the method cannot serve, a method that is handed training data, settings in
@@ -118,9 +120,10 @@ class Sweep:
         where: Where,
         *,
         name: str | None = None,
+        loggers: Sequence[tune.Callback] = (),
     ) -> None:
         self.context, self.parent, self.request = context, parent, request
-        self.settings, self.where = settings, where
+        self.settings, self.where, self.loggers = settings, where, loggers
         recipe = context.recipe
         self.method = method_named(recipe.method)
         require_granularity(recipe.method, request.kind)
@@ -136,6 +139,9 @@ class Sweep:
         )
         self.seed = derive_seed(context.seed, "sweep", parent.lineage)
         self.name = name or f"sweep-{self._digest()[:10]}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", self.name):
+            allowed = "1 to 64 letters, digits, '_' and '-', the first a letter or a digit"
+            raise BadInput("--name", self.name, allowed)
         self.record = SweepRecord(
             About(
                 name=self.name, parent=parent, request=request, settings=settings,
@@ -274,7 +280,7 @@ class Sweep:
                     ),
                     run_config=tune.RunConfig(
                         name=self.name, storage_path=str(folder), verbose=0, stop=Stop(self.name),
-                        callbacks=[Recorder(self.name)],
+                        callbacks=[Recorder(self.name), *self.loggers],
                         failure_config=tune.FailureConfig(max_failures=self.settings.retries),
                     ),
                 )  # fmt: skip
@@ -286,7 +292,8 @@ class Sweep:
 
     def _sampler(self) -> Search:
         s = self.settings
-        return search_algorithm(s.sampler, s.space, seed=self.seed % 2**31, trials=s.trials)
+        own = {key: value for key, (_, value) in paths(self.context.recipe).items()}
+        return search_algorithm(s.sampler, s.space, seed=self.seed % 2**31, trials=s.trials, first=own)
 
     def _scheduler(self) -> Any:
         cycles, every = self.cycles, self.context.recipe.validation.checkpoint_every

@@ -17,7 +17,7 @@ from rayunlearn.results.sweeps import ENDS, SweepView, sweep_named
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.search_space import CYCLE, SCORE
 from rayunlearn.scheduling.budget import Budget, Spent
-from rayunlearn.scheduling.objective import TrialResult, best
+from rayunlearn.scheduling.objective import TrialResult, best, trial_result
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.scheduling.space import Space
 from rayunlearn.settings import to_json
@@ -96,9 +96,11 @@ class SweepRecord:
         self.about, self.context, self.reader = about, context, LedgerReader(context.store)
         self.results: dict[str, TrialResult] = {}
         self.failed: set[str] = set()
+        self.over: set[str] = set()
         self.begun: dict[str, datetime] = {}
         self.steps: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
+        self.busy: dict[str, float] = {}
         self.known: set[str] = set()
         self.first: datetime | None = None
         self.before_s = 0.0
@@ -117,15 +119,30 @@ class SweepRecord:
                 self.known.add(trial.trial)
                 if trial.result is not None:
                     self.results[trial.trial] = trial.result
+                if trial.status != "running":
+                    self.over.add(trial.trial)
                 if trial.status == "failed":
                     self.failed.add(trial.trial)
                 if trial.seconds is not None:
                     self.seconds[trial.trial] = trial.seconds
+                self.busy[trial.trial] = trial.busy_seconds or 0.0
             rows = reader.read("checkpoints", run_id=self.about.name).to_pylist()
             self.steps = {row["trial"]: row["step"] for row in rows}
-            self.before_s = view.seconds or 0.0
+            self.before_s = self._spent_before(rows)
         self._event("resumed" if goes_on else "started")
         return None
+
+    def _spent_before(self, checkpoints: Sequence[Mapping[str, Any]]) -> float:
+        """Seconds of the search in earlier processes, each up to the last that was recorded of it."""
+        sweeps = self.reader.read("sweeps", sweep=self.about.name).to_pylist()
+        begun = [row["at"] for row in sweeps if row["event"] in ("started", "resumed")]
+        trials = self.reader.read("trials", sweep=self.about.name).to_pylist()
+        times = sorted(row["at"] for row in (*trials, *checkpoints))
+        spent = 0.0
+        for since, until in zip(begun, [*begun[1:], None], strict=True):
+            own = [at for at in times if at >= since and (until is None or at < until)]
+            spent += (own[-1] - own[0]).total_seconds() if own else 0.0
+        return spent
 
     def _require_same(self, view: SweepView) -> None:
         s = self.about
@@ -152,6 +169,7 @@ class SweepRecord:
         """A trial came to a checkpoint, or to its end."""
         row = result["row"]
         before = self.steps.get(trial, 0)
+        self.busy[trial] = self.busy.get(trial, 0.0) + result["busy_s"]
         if row is not None and row["step"] > before:
             self.steps[trial] = row["step"]
             stamp = {
@@ -172,9 +190,8 @@ class SweepRecord:
         if trial in self.failed:
             return
         result = self.results.get(trial)
-        if result is None:
-            self.lost(trial, settings, "it was stopped before its first checkpoint")
-            return
+        if result is None:  # stopped before its first checkpoint
+            result = self.results[trial] = trial_result(trial, [], self.context.recipe.stopping)
         self._trial(
             trial, settings, "finished" if by_itself else "stopped", score=result.score, step=result.step,
             cycles=result.cycles, reason=result.reason, seconds=self._took(trial),
@@ -242,7 +259,7 @@ class SweepRecord:
 
     def is_over(self) -> bool:
         """Whether the sweep is to end now: its time is spent, or too many trials failed."""
-        budget, ended = self.about.settings.budget, len(self.results)
+        budget, ended = self.about.settings.budget, len(self.over)
         if budget.of != "trials" and budget.is_spent(self.spent()):
             return True
         share = self.about.settings.failure_share
@@ -265,7 +282,9 @@ class SweepRecord:
 
     def _trial(self, trial: str, settings: Mapping[str, Any], event: str, **columns: Any) -> None:
         if event in ENDS:
+            self.over.add(trial)
             self.seconds[trial] = columns["seconds"]
+            columns["busy_seconds"] = self.busy.get(trial, 0.0)
             self.begun.pop(trial, None)
         row = {
             "sweep": self.about.name, "trial": trial, "lineage": self.about.parent.lineage,

@@ -25,6 +25,7 @@ from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
 from rayunlearn.results.store import Store
+from rayunlearn.results.sweeps import trial_run
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.approximation import Approximation
 from rayunlearn.runtime.cluster import Placement, ensemble_in
@@ -87,7 +88,7 @@ class Common:
 
 def trial_files(store: Store, sweep: str, trial: str) -> RunFiles:
     """Where a trial keeps what it needs to go on."""
-    return RunFiles(store, f"{sweep}.{trial}")
+    return RunFiles(store, trial_run(sweep, trial))
 
 
 def record_of(row: Mapping[str, Any]) -> CheckpointRecord:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import importlib.util
+import os
+import platform
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import ray
+import torch
 from rich.console import Console
+from rich.text import Text
 
-from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
+import rayunlearn
+from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError, nearest
 from rayunlearn.recipes import load_recipe
-from rayunlearn.results.ledger import Ledger
+from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store
+from rayunlearn.results.sweep_report import write_sweep_report
 from rayunlearn.results.sweep_tables import sweep_table
 from rayunlearn.results.sweeps import SweepView
 from rayunlearn.results.terminal import JobProgress, open_console
@@ -22,11 +32,19 @@ from rayunlearn.runtime.intake import read_requests
 from rayunlearn.runtime.job import plain
 from rayunlearn.runtime.search_space import space_of
 from rayunlearn.runtime.service import Place, Service, interruptible
-from rayunlearn.runtime.sweep import Sweep, where_for
+from rayunlearn.runtime.sweep import Sweep, Where, where_for
+from rayunlearn.runtime.sweep_audit import audit_sweep
 from rayunlearn.runtime.sweep_record import SweepSettings
 from rayunlearn.scheduling.budget import parse_budget
 from rayunlearn.scheduling.requests import Rejected, Request
-from rayunlearn.settings import override
+from rayunlearn.settings import override, paths
+
+TRACKERS = {
+    "tensorboard": ("tensorboardX", "ray.tune.logger", "TBXLoggerCallback"),
+    "mlflow": ("mlflow", "ray.air.integrations.mlflow", "MLflowLoggerCallback"),
+    "wandb": ("wandb", "ray.air.integrations.wandb", "WandbLoggerCallback"),
+}
+"""Name -> its package, and Tune's callback for it."""
 
 
 def run_sweep(
@@ -48,6 +66,8 @@ def run_sweep(
     address: str | None,
     checkpoint: Path | None,
     set: Sequence[str],
+    log: Sequence[str],
+    audit: bool,
 ) -> int:
     """Search the settings of a recipe's method; the flags are those of the job. Returns the exit code."""
     console = open_console()
@@ -77,9 +97,10 @@ def run_sweep(
                 if not versions(service.reader, lineage):
                     service.begin_lineage(lineage)
                 parent = versions(service.reader, lineage)[-1]
-                sweep = Sweep(context, parent, practised, searched, where, name=name)
+                sweep = Sweep(context, parent, practised, searched, where, name=name, loggers=loggers(log))
                 view = sweep.run()
-        return _finish(console, store, view)
+                real = _audited(sweep, view) if audit else {}
+        return _finish(console, context, view, where, real)
     except RayUnlearnError as error:
         console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
         return error.exit_code
@@ -100,17 +121,75 @@ def chosen_request(entries: Sequence[Request | Rejected], wanted: str | None, so
     return found[0]
 
 
-def _finish(console: Console, store: Store, view: SweepView) -> ExitCode:
-    console.print(sweep_table(view))
+def loggers(names: Sequence[str]) -> list[Any]:
+    """Tune's own callbacks for experiment trackers.
+
+    Raises:
+        BadInput: an unknown tracker, or one that is not installed.
+    """
+    made = []
+    for name in names:
+        if name not in TRACKERS:
+            raise BadInput("--log", name, nearest(name, TRACKERS))
+        package, module, callback = TRACKERS[name]
+        if importlib.util.find_spec(package) is None:
+            raise BadInput("--log", name, f"a tracker whose package is installed; this one's is {package}")
+        made.append(getattr(importlib.import_module(module), callback)())
+    return made
+
+
+def _audited(sweep: Sweep, view: SweepView) -> dict[str, tuple[float, float]]:
+    """Real figures of the chosen checkpoints; the search is over."""
+    if sweep.request.kind != "classes":
+        allowed = "a sweep whose request names classes: of a behaviour nobody knows the test images"
+        raise BadInput("--audit", sweep.request.kind, allowed)
+    sweep.context.progress.phase(view.sweep, "audit on real data")
+    real = audit_sweep(sweep.context, view, sweep.parent, sweep.roles)
+    sweep.context.progress.done()
+    return real
+
+
+def _finish(
+    console: Console, context: Context, view: SweepView, where: Where,
+    real: Mapping[str, tuple[float, float]],
+) -> ExitCode:  # fmt: skip
+    """Write the report, print the table, say what to do with the winner."""
+    report = _report(context, view, where, real)
+    console.print(sweep_table(view, real))
+    console.print(f"Report: {report}", soft_wrap=True, highlight=False)
     best = view.best()
     if best is None:
-        console.print(f"[bold red]nothing admissible:[/] {view.reason}", soft_wrap=True, highlight=False)
+        said = Text.assemble(("nothing admissible: ", "bold red"), str(view.reason))
+        console.print(said, soft_wrap=True)
         return ExitCode.NOTHING_ADMISSIBLE
     console.print(
         f"Serve with it: python jobs/sequential_unlearn.py --recipe {view.recipe} --tuned {view.sweep} "
-        f"--storage {store.where}",
+        f"--storage {context.store.where}",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
     return ExitCode.OK
 
 
+def _report(
+    context: Context, view: SweepView, where: Where, real: Mapping[str, tuple[float, float]]
+) -> str:
+    """Where the report was written."""
+    checkpoints = LedgerReader(context.store).read("checkpoints", run_id=view.sweep).to_pylist()
+    recipe = paths(context.recipe)
+    own = {key: recipe[key][1] for key in view.space}
+    cluster = ray.cluster_resources()
+    facts = {
+        "rayunlearn": rayunlearn.__version__,
+        "Ray": ray.__version__,
+        "torch": torch.__version__,
+        "cluster": ", ".join(f"{cluster.get(k, 0):g} {k}" for k in ("CPU", "GPU")),
+        "a trial": ", ".join(f"{where.total(k):g} {k}" for k in ("CPU", "GPU")),
+        "placement": where.placement,
+        "driver": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "seed": str(context.seed),
+        "storage": context.store.where,
+        "ledger": f"{context.ledger.verify()} entries, hash chain verified",
+    }
+    name = f"reports/{view.sweep}.html"
+    context.store.put(name, write_sweep_report(view, checkpoints, own, facts, real or None).encode())
+    return context.store.address(name)

@@ -49,6 +49,11 @@ class Pending:
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise BadInput("priority", self.priority, "a whole number")
 
+    @classmethod
+    def of(cls, request: Request) -> Pending:
+        """A request that waits with its own priority and method."""
+        return cls(request=request, priority=request.priority, method=request.method)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunUnderWay:

@@ -19,6 +19,8 @@ KINDS = ("classes", "samples", "examples")
 beside a few examples of a behaviour, the labels that what is like them must no longer get."""
 DATA_ACCESS = ("few_examples", "forget", "pretrained_generator", "retain", "training_log", "weights")
 """What a run may be handed."""
+MOST_PRIORITY = 1000
+"""Priorities go from its negative to this; the higher, the sooner among equal deadlines."""
 LEAST_RETAINED = 2
 """A classifier over one class has no decision left to retain, so no request may leave fewer than two."""
 
@@ -49,6 +51,9 @@ class Request:
             digest that they are kept under.
         whole_classes: of kind "examples" alone: the labels to erase are classes to forget, all of what is
             in them; otherwise the classes stay, and what is like the examples gets another of their labels.
+        priority: the higher, the sooner among equal deadlines.
+        method: to be tried first, by name; None leaves it to whoever serves. Whether there is such a method
+            is checked where methods are known.
 
     Raises:
         BadInput: naming the field, its value and what is allowed.
@@ -63,6 +68,8 @@ class Request:
     data_access: tuple[str, ...] = ("weights",)
     examples: str | None = None
     whole_classes: bool = False
+    priority: int = 0
+    method: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field and bring it into its one form."""
@@ -78,6 +85,9 @@ class Request:
             raise BadInput("deadline", self.deadline.isoformat(), f"not before received_at, {received_at}")
         object.__setattr__(self, "data_access", _data_access(self.data_access))
         _check_examples(self)
+        _check_priority(self.priority)
+        if self.method is not None:
+            _check_name("method", self.method)
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -96,6 +106,8 @@ class Request:
             "data_access": list(self.data_access),
             "examples": self.examples,
             "whole_classes": self.whole_classes,
+            "priority": self.priority,
+            "method": self.method,
         }
 
 
@@ -133,7 +145,7 @@ def parse_requests(text: str, source: str) -> list[Request | Rejected]:
     >>> text = '{"request_id": "a", "targets": [0]}\\n{"request_id": "a", "target": [0]}'
     >>> bad, good = parse_requests(text, "f")
     >>> print(bad.reason)
-    f:1: field of request 'a' is 'targets'; allowed: 'target' (nearest of 9)
+    f:1: field of request 'a' is 'targets'; allowed: 'target' (nearest of 11)
     >>> good.target
     (0,)
     """
@@ -145,7 +157,7 @@ def parse_requests(text: str, source: str) -> list[Request | Rejected]:
             continue
         body: Mapping[str, Any] = {}
         try:
-            body = _json_object(line)
+            body = json_object(line)
             request = _request(body)
             if request.request_id in line_of:
                 used = f"an id of its own; line {line_of[request.request_id]} has this one"
@@ -226,6 +238,37 @@ def same_request(a: Request, b: Request) -> bool:
     return all(getattr(a, f.name) == getattr(b, f.name) for f in fields(Request) if f.name != "received_at")
 
 
+def differences(a: Request, b: Request) -> str:
+    """What the first of two requests asks otherwise than the second.
+
+    >>> differences(Request(request_id="r", target=(3,)), Request(request_id="r", target=(4,), priority=1))
+    'target [3] rather than [4], priority 0 rather than 1'
+    """
+    one, other = a.to_dict(), b.to_dict()
+    return ", ".join(
+        f"{name} {_shown(one[name])} rather than {_shown(other[name])}"
+        for name in one
+        if name != "received_at" and one[name] != other[name]
+    )
+
+
+def parse_time(field: str, value: object) -> datetime | None:
+    """The moment, in UTC, that the text of a field says; None says none.
+
+    Raises:
+        BadInput: it is no ISO 8601 time with an offset.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise BadInput(field, _shown(value), _TIME_ALLOWED)
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise BadInput(field, _shown(value), _TIME_ALLOWED) from None
+    return _utc(field, moment)
+
+
 def run_id(lineage: str, request_ids: Sequence[str], config_hash: str, attempt: int) -> str:
     """The id of one attempt to serve some requests, from what it is and never from a clock.
 
@@ -248,8 +291,12 @@ def run_id(lineage: str, request_ids: Sequence[str], config_hash: str, attempt: 
     return f"run-{ids[0][:32]}{others}-a{attempt}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
 
 
-def _json_object(line: str) -> dict[str, Any]:
-    """The JSON object on a line; a field given twice, or anything but one object, is refused."""
+def json_object(line: str) -> dict[str, Any]:
+    """The JSON object on a line; a field given twice, or anything but one object, is refused.
+
+    Raises:
+        BadInput: saying where the text goes wrong.
+    """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -287,10 +334,8 @@ def _request(body: Mapping[str, Any]) -> Request:
     for name, allowed in (("request_id", _NAME_ALLOWED), ("target", _TARGET_ALLOWED)):
         if name not in body:
             raise BadInput(name, _Missing(), f"{allowed}; the field is required")
-    values = dict(body)
-    for name in ("received_at", "deadline"):
-        values[name] = _timestamp(name, body.get(name))
-    return Request(**values)
+    times = {name: parse_time(name, body.get(name)) for name in ("received_at", "deadline")}
+    return Request(**{**body, **times})
 
 
 def _rejected(number: int, body: Mapping[str, Any], error: BadInput, source: str) -> Rejected:
@@ -357,18 +402,10 @@ def _check_examples(request: Request) -> None:
                 raise BadInput(name, _shown(value), f"none; kind is {request.kind!r}, not 'examples'")
 
 
-def _timestamp(field: str, value: object) -> datetime | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise BadInput(field, _shown(value), _TIME_ALLOWED)
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        raise BadInput(field, _shown(value), _TIME_ALLOWED) from None
-    if moment.utcoffset() is None:
-        raise BadInput(field, value, _TIME_ALLOWED)
-    return moment
+def _check_priority(value: object) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole and value in range(-MOST_PRIORITY, MOST_PRIORITY + 1)):
+        raise BadInput("priority", _shown(value), f"a whole number from {-MOST_PRIORITY} to {MOST_PRIORITY}")
 
 
 def _utc(field: str, value: object) -> datetime | None:

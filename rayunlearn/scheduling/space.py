@@ -137,6 +137,19 @@ class Dimension:
         step = rest[0] if rest else 1
         return int((_exact(high) - _exact(low)) / _exact(step)) + 1
 
+    def holds(self, value: Value) -> bool:
+        """Whether a value is one of those that are tried.
+
+        >>> Dimension("gkt.beta", "quniform", (0.0, 1.0, 0.25)).holds(0.3)
+        False
+        """
+        if self.kind not in RANGES:
+            return value in self.values
+        low, high, *step = self._numbers
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            return False
+        return not step or not (_exact(value) - _exact(low)) % _exact(step[0])
+
     def value(self, index: int) -> Value:
         """One of the `size` values; a multiple of the step is the nearest float to the exact one.
 
@@ -193,6 +206,10 @@ class Space:
         """How many points there are; None where some dimension is dense."""
         sizes = [dimension.size for dimension in self.dimensions]
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+    def holds(self, point: Mapping[str, Value]) -> bool:
+        """Whether a point with a value for each key, and perhaps for others, lies in the space."""
+        return all(dimension.holds(point[dimension.key]) for dimension in self.dimensions)
 
     def at(self, trial: int, unit: Callable[[str], float]) -> Point:
         """The point of a trial: `grid` dimensions in turn, the others at a share drawn for each key.

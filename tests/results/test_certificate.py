@@ -86,7 +86,8 @@ def test_what_was_asked_done_and_published(served: Store) -> None:
     assert c["request"]["deadline_met"] is True and c["request"]["closed_at"] == "2025-06-01T12:01:30+00:00"
     assert made(served, "r0")["request"]["deadline_met"] is False, "served 30 s after it"
     assert c["run"]["config"] == json.loads(CONFIG) and c["run"]["source"] == "section IV.C"
-    assert c["run"]["seeds"] == {"run": str(2**60 + 1), "audit": []} and c["run"]["code_version"] == "0.1+c0de"
+    assert c["run"]["seeds"] == {"run": str(2**60 + 1), "audit": []}
+    assert c["run"]["code_version"] == "0.1+c0de"
     (attempt,) = c["attempts"]
     assert attempt["phases"] == [{"name": "unlearn", "seconds": 12.5, "note": None}]
     assert attempt["outcome"] == "published"

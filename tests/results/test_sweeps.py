@@ -6,10 +6,18 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from rayunlearn.errors import BadInput
+from rayunlearn.errors import AccessDenied, BadInput
 from rayunlearn.results.ledger import Ledger, LedgerReader
+from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.store import Store
-from rayunlearn.results.sweeps import SweepView, sweep_named, trials_table, winning_settings
+from rayunlearn.results.sweeps import (
+    SweepView,
+    real_figures,
+    sweep_named,
+    trial_run,
+    trials_table,
+    winning_settings,
+)
 from tests.results import demo_sweep as demo
 from tests.results.ledgers import in_memory, row_of
 
@@ -146,6 +154,22 @@ def test_a_table_without_results_keeps_its_types() -> None:
         assert table.num_rows == len(trials)
         assert table.schema.field("score").type == pa.float64()
         assert table.schema.field("step").type == pa.int64()
+
+
+def test_real_figures_are_found_by_trial() -> None:
+    """Of the sweep's own trials, where both accuracies were measured, by readers that may see audits."""
+    store = demo.sweep_store([demo.learner("a", 0.9), demo.learner("b", 0.8)])
+    for run, measure, value in (
+        (trial_run(demo.SWEEP, "a"), "retain_accuracy", 0.75),
+        (trial_run(demo.SWEEP, "a"), "forget_accuracy", 0.25),
+        (trial_run(demo.SWEEP, "b"), "retain_accuracy", 0.5),
+        (trial_run("another", "b"), "forget_accuracy", 0.0),
+    ):
+        told = {"run_id": run, "subject": "checkpoint", "measure": measure, "value": value}
+        Ledger(store).append("audits", [row_of("audits", **told)])
+    assert real_figures(LedgerReader(store, ALL_TABLES), view(store)) == {"a": (0.75, 0.25)}
+    with pytest.raises(AccessDenied):
+        real_figures(LedgerReader(store), view(store))
 
 
 def test_the_winner_is_handed_on(store: Store) -> None:

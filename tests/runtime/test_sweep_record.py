@@ -71,7 +71,7 @@ def told(step: int, score: float = 0.9, *, ended: bool = False, failed: str | No
     """What a trial reports at a checkpoint."""
     return {
         SCORE: score, CYCLE: step, "step": step if score >= 0 else None, "reason": "best",
-        "row": figures(step), "ended": ended, "failed": failed,
+        "row": figures(step), "ended": ended, "failed": failed, "busy_s": 0.5,
     }  # fmt: skip
 
 
@@ -208,6 +208,47 @@ def test_a_sweep_goes_on_where_it_was() -> None:
     assert [(row["trial"], row["step"]) for row in rows] == [("a", 4), ("b", 2), ("b", 4)]
     events = [row["event"] for row in LedgerReader(store).read("sweeps").to_pylist()]
     assert events == ["started", "resumed", "finished"]
+
+
+def test_the_clock_goes_on_where_it_was() -> None:
+    """What an earlier process spent, up to what it recorded last, counts against a budget of time."""
+    store, of = memory_store(), about("30 seconds")
+    record, clock = recording(store, of)
+    record.begin()
+    record.started("a", POINT)
+    clock.wait(20)
+    record.reported("a", POINT, told(4))
+    again, later = recording(store, of)
+    later.wait(3600)
+    again.begin()
+    assert again.spent().wall_s == 20.0
+    again.started("a", POINT)
+    later.wait(9.9)
+    assert not again.is_over()
+    later.wait(0.2)
+    assert again.is_over()
+
+
+def test_stopped_before_its_first_checkpoint_is_no_failure() -> None:
+    """As when a budget of time ends; nothing is known of its worth."""
+    record, _ = recording()
+    record.begin()
+    record.started("a", POINT)
+    record.ended("a", POINT, by_itself=False)
+    (trial,) = record.view().trials
+    assert trial.status == "stopped" and trial.result is not None and not trial.result.admissible
+    assert not record.failed
+
+
+def test_trials_that_are_lost_without_a_word_count_as_failures() -> None:
+    """A sweep whose processes all die ends."""
+    record, _ = recording()
+    record.begin()
+    for number in range(4):
+        record.started(str(number), POINT)
+        assert not record.is_over()
+        record.lost(str(number), POINT, "its node is gone")
+    assert record.is_over()
 
 
 def test_a_finished_sweep_is_read() -> None:

@@ -1,0 +1,324 @@
+"""What `python -m rayunlearn request` runs: requests added, listed and cancelled, whoever serves them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError, nearest
+from rayunlearn.methods.registry import require_access, require_granularity
+from rayunlearn.models.classifiers import ClassifierSpec
+from rayunlearn.results.inbox import Inbox
+from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.lineage import request_events, status, versions
+from rayunlearn.results.standing import OPEN, Standing, standings
+from rayunlearn.results.store import NotBegun, Store
+from rayunlearn.results.terminal import STATUS_STYLES, open_console
+from rayunlearn.results.wording import ABSENT, asked, plain
+from rayunlearn.runtime.examples import PREFIX, load_examples, read_examples, reference, to_bytes
+from rayunlearn.runtime.intake import read_requests, request_of, with_examples
+from rayunlearn.scheduling.requests import (
+    DEFAULT_LINEAGE,
+    Rejected,
+    Request,
+    differences,
+    parse_time,
+    same_request,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddOptions:
+    """Add a request, or a file of them. It is safe once this says so, and a scheduler takes it in."""
+
+    target: tuple[int, ...] = ()
+    """Ids of what is to be forgotten: classes, training samples, or labels, as --kind says."""
+
+    id: str | None = None
+    """Id of the request; else one is made up. The same request under the same id is added once."""
+
+    lineage: str = DEFAULT_LINEAGE
+    """Which model is to forget."""
+
+    kind: Literal["classes", "samples", "examples"] = "classes"
+    """What the target names; with examples, labels that what is like them must no longer get."""
+
+    deadline: str | None = None
+    """Until when, in ISO 8601 with the offset from UTC: 2026-01-31T12:00:00Z."""
+
+    priority: int = 0
+    """From -1000 to 1000; the higher, the sooner among equal deadlines."""
+
+    method: str | None = None
+    """By which method; else whoever serves decides. `python -m rayunlearn methods` lists them."""
+
+    data_access: tuple[str, ...] = ("weights",)
+    """What may be used: weights, few_examples, forget, retain, training_log, pretrained_generator."""
+
+    examples: str | None = None
+    """Folder with <label>/*.png or .jpg, or Parquet shards; they are handed over with the request."""
+
+    whole_classes: bool = False
+    """With examples: all of the labels' classes is to be forgotten."""
+
+    file: Path | None = None
+    """JSON Lines, one request a line, instead of all of the above."""
+
+    storage: str = "storage"
+    """Folder, or s3://bucket/prefix, of the scheduler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """List every request and where it stands, in the order of receipt."""
+
+    status: tuple[
+        Literal["waiting", "received", "planned", "served", "failed", "rejected", "cancelled"], ...
+    ] = ()
+    """Of these alone; nobody has taken in yet what is waiting."""
+
+    storage: str = "storage"
+    """Folder, or s3://bucket/prefix, of the scheduler; nothing is written to it."""
+
+    json: bool = False
+    """As JSON, for programs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CancelOptions:
+    """Cancel a request that was not served yet."""
+
+    request: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
+    """Id of the request; `request list` names them."""
+
+    storage: str = "storage"
+    """Folder, or s3://bucket/prefix, of the scheduler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestOptions:
+    """Add, list or cancel requests, while a scheduler runs or none does."""
+
+    command: (
+        Annotated[AddOptions, tyro.conf.subcommand("add")]
+        | Annotated[ListOptions, tyro.conf.subcommand("list")]
+        | Annotated[CancelOptions, tyro.conf.subcommand("cancel")]
+    )
+
+
+def run_request(options: AddOptions | ListOptions | CancelOptions, *, now: datetime | None = None) -> int:
+    """Add, list or cancel, as of now; returns the exit code."""
+    console, now = open_console(), now or datetime.now(UTC)
+    try:
+        if isinstance(options, AddOptions):
+            return _add(console, options, now)
+        store = Store.open(options.storage, create=False)
+        if isinstance(options, ListOptions):
+            return _list(console, store, options)
+        return _cancel(console, store, options, now)
+    except RayUnlearnError as error:
+        console.print(Text.assemble(("error: ", "bold red"), plain(str(error))), soft_wrap=True)
+        return error.exit_code
+
+
+def _add(console: Console, options: AddOptions, now: datetime) -> int:
+    entries = _asked(options, now)
+    store = _open(console, options.storage)
+    added = refused = 0
+    known = request_events(LedgerReader(store))
+    for entry in entries:
+        try:
+            if isinstance(entry, Rejected):
+                said = Text.assemble(("refused: ", "bold red"), plain(entry.reason))
+                refused += 1
+            else:
+                said = _acknowledged(store, entry, known.get(entry.request_id, []), now)
+                added += 1
+        except BadInput as error:
+            reason = BadInput(error.thing, error.value, error.allowed, where=f"request {entry.request_id!r}")
+            said = Text.assemble(("refused: ", "bold red"), plain(str(reason)))
+            refused += 1
+        console.print(said, soft_wrap=True)
+    if added:
+        console.print(
+            Text(f"Safe in {store.where}. `python -m rayunlearn request list` shows what becomes of it."),
+            soft_wrap=True,
+        )
+    return ExitCode.BAD_INPUT if refused else ExitCode.OK
+
+
+def _asked(options: AddOptions, now: datetime) -> Sequence[Request | Rejected]:
+    """The requests that the flags say."""
+    if options.file is not None:
+        if options != AddOptions(file=options.file, storage=options.storage):
+            raise BadInput("--file", str(options.file), "none beside the flags of a request")
+        return read_requests(options.file, "--file")
+    try:
+        request = Request(
+            request_id=f"r-{now:%Y-%m-%d}-{secrets.token_hex(4)}" if options.id is None else options.id,
+            lineage=options.lineage,
+            kind=options.kind,
+            target=options.target,
+            deadline=parse_time("deadline", options.deadline),
+            data_access=options.data_access,
+            examples=options.examples,
+            whole_classes=options.whole_classes,
+            priority=options.priority,
+            method=options.method,
+        )
+    except BadInput as error:
+        flag = "id" if error.thing == "request_id" else error.thing.replace("_", "-")
+        raise BadInput(f"--{flag}", error.value, error.allowed) from error
+    return [request]
+
+
+def _open(console: Console, storage: str) -> Store:
+    """The storage location, which is begun where there is none, and then this is said."""
+    try:
+        return Store.open(storage, create=False)
+    except NotBegun:
+        store = Store.open(storage)
+        said = f"{store.where} was no storage location and is one now; a scheduler has to be given it."
+        console.print(Text(said, "yellow"), soft_wrap=True)
+        return store
+
+
+def _acknowledged(store: Store, request: Request, before: Sequence[Mapping[str, Any]], now: datetime) -> Text:
+    """Add a request that is not known yet, and say so.
+
+    Raises:
+        BadInput: it can never be served, or its id is that of another.
+    """
+    if request.method is not None:
+        require_granularity(request.method, request.kind)
+        require_access(request.method, request.data_access)
+    handed: dict[str, bytes] = {}
+
+    def read(of: Request) -> str:
+        said, handed["examples"] = _taken(store, of)
+        return said
+
+    request = with_examples(request, before, read)
+    what = f"{request.request_id}: forget {asked(request.kind, request.target, request.whole_classes)}"
+    what += f" of lineage {request.lineage}"
+    if before:
+        _require_known(request, before)
+        return Text.assemble(("known: ", "bold"), plain(f"{what}; it is {status(before)}"))
+    Inbox(store).add(request, now=now, examples=handed.get("examples"))
+    return Text.assemble(("added: ", "bold green"), plain(what))
+
+
+def _require_known(request: Request, before: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse an id that the ledger knows of another request, or of one that was cancelled."""
+    recorded = request_of(before[0])
+    if not same_request(request, recorded):
+        said = differences(recorded, request)
+        allowed = f"an id of its own; the request that was received under it has {said}"
+        raise BadInput("request_id", request.request_id, allowed)
+    if status(before) == "cancelled":
+        raise BadInput("request_id", request.request_id, "another id; the request of this one was cancelled")
+
+
+def _taken(store: Store, request: Request) -> tuple[str, bytes]:
+    """The reference of a request's examples, and what it is to."""
+    said = str(request.examples)
+    if said.startswith(PREFIX):
+        examples = load_examples(store, said)
+    else:
+        reader = LedgerReader(store)
+        chain = versions(reader, request.lineage)
+        if not chain:
+            allowed = "a lineage with a version, which says what examples look like; have it serve a first "
+            allowed += "request by classes or samples, or give the examples to a job by its --requests"
+            raise BadInput("lineage", request.lineage, allowed)
+        spec = ClassifierSpec.from_dict(chain[-1].model)
+        examples = read_examples(said, spec, request.target)
+    return reference(examples), to_bytes(examples)
+
+
+def _list(console: Console, store: Store, options: ListOptions) -> int:
+    found = [s for s in standings(store) if not options.status or s.status in options.status]
+    strays = Inbox(store).strays()
+    if options.json:
+        print(json.dumps([_described(s) for s in found], indent=1))
+        return ExitCode.OK
+    if found:
+        console.print(_table(found))
+    else:
+        console.print(f"No request {'of this status' if options.status else 'was added yet'}.")
+    for s in found:
+        for said in [*([s.reason] if s.reason else []), *(["to be cancelled"] if s.cancelling else [])]:
+            style = STATUS_STYLES.get(s.status, "")
+            parts = (plain(s.request_id), "bold"), " ", (f"{s.status}: ", style), plain(said)
+            console.print(Text.assemble(*parts), soft_wrap=True)
+    for name in strays:
+        console.print(Text(plain(f"{name} is no request: nobody takes it in"), "yellow"), soft_wrap=True)
+    return ExitCode.OK
+
+
+def _described(standing: Standing) -> dict[str, Any]:
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in asdict(standing).items()
+    }
+
+
+def _table(found: Sequence[Standing]) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption="Times are UTC.",
+        caption_justify="left",
+    )  # fmt: skip
+    wraps = {"Request": 10, "Lineage": 7, "Forget": 6, "Received": 10, "Deadline": 10, "Run": 10}
+    for name in ("Request", "Status", "Lineage", "Forget", "Received", "Deadline", "Priority", "Run"):
+        table.add_column(name, no_wrap=name not in wraps, min_width=wraps.get(name), overflow="fold")
+    for s in found:
+        table.add_row(
+            Text(plain(s.request_id)),
+            Text(s.status, STATUS_STYLES.get(s.status, "")),
+            Text(plain(s.lineage)) if s.lineage else ABSENT,
+            asked(s.kind or "classes", s.target, s.whole_classes),
+            _time(s.received_at),
+            _time(s.deadline),
+            str(s.priority),
+            Text(plain(s.run_id)) if s.run_id else ABSENT,
+        )
+    return table
+
+
+def _time(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}" if moment else ABSENT
+
+
+def _cancel(console: Console, store: Store, options: CancelOptions, now: datetime) -> int:
+    wanted = options.request
+    # a rejected line may have had the id of a request, which counts
+    found = {s.request_id: s for s in sorted(standings(store), key=lambda s: s.status != "rejected")}
+    if wanted not in found:
+        waiting = [s.request_id for s in found.values() if s.status in OPEN]
+        allowed = f"the id of a request that waits: {nearest(wanted, waiting) or 'none does'}"
+        raise BadInput("request", wanted, allowed)
+    standing = found[wanted]
+    if standing.status == "cancelled":
+        said = "it was cancelled before"
+    elif standing.status in OPEN:
+        Inbox(store).cancel(wanted, now=now)
+        said = "whoever takes requests in leaves it out, unless it is served first"
+    else:
+        raise BadInput("request", wanted, f"one that waits; this one {_past(standing.status)}")
+    console.print(Text.assemble(("cancelled: ", "bold green"), plain(f"{wanted}; {said}")), soft_wrap=True)
+    return ExitCode.OK
+
+
+def _past(status: str) -> str:
+    return "has failed" if status == "failed" else f"was {status}"

@@ -1,0 +1,112 @@
+"""What the trials of a sweep are worth on real data: measured afterwards, where there is any.
+
+No decision of a search sees it. It tells how far synthetic scores can be trusted: their rank correlation with
+real ones, and what the winner lacks to the trial that real data would have picked (its regret).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+
+from rayunlearn.evaluation.accuracy import class_counts
+from rayunlearn.models.classifiers import ClassifierSpec, version_model
+from rayunlearn.models.weights import version_id
+from rayunlearn.recipes import DataSettings
+from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.lineage import Version
+from rayunlearn.results.schemas import ALL_TABLES
+from rayunlearn.results.sweeps import SweepView, real_figures, trial_run
+from rayunlearn.roles import Roles
+from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.labelled import open_data
+from rayunlearn.runtime.trial import trial_files
+from rayunlearn.seeds import derive_seed
+
+Counts = tuple[int, int]
+"""Test images that a model gets right, of so many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What a task found.
+
+    Attributes:
+        dataset_hash: of the dataset.
+        counts: trial -> counts of the retain classes and of all classes forgotten.
+    """
+
+    dataset_hash: str
+    counts: Mapping[str, tuple[Counts, Counts]]
+
+
+def audit_sweep(
+    context: Context, view: SweepView, parent: Version, roles: Roles, *, threads: int = 1
+) -> dict[str, tuple[float, float]]:
+    """Measure the chosen checkpoint of every admissible trial on test images, in another process.
+
+    Args:
+        context: of the service.
+        view: of the sweep.
+        parent: the version that was unlearned from.
+        roles: of what the trials forgot.
+        threads: torch threads of the process.
+
+    Returns:
+        Trial -> retain and forget accuracy; of earlier audits where they were made.
+    """
+    reader = LedgerReader(context.store, ALL_TABLES)
+    known = real_figures(reader, view)
+    students = {}
+    for trial in view.trials:
+        step = trial.result.step if trial.result else None
+        if step is not None and trial.trial not in known:
+            students[trial.trial] = trial_files(context.store, view.sweep, trial.trial).student(step)
+    if students:
+        spec = ClassifierSpec.from_dict(parent.model)
+        split_seed = derive_seed(context.seed, "split")
+        task = _count.remote(context.recipe.data, split_seed, spec, students, roles, threads)
+        found: Counted = ray.get(task)
+        rows = []
+        for name_of_trial, weights in students.items():
+            both = found.counts[name_of_trial]
+            pairs = zip(("retain", "forget"), (roles.retain, roles.forget), both, strict=True)
+            for name, classes, (right, count) in pairs:
+                rows.append(
+                    {
+                        "run_id": trial_run(view.sweep, name_of_trial), "lineage": view.lineage,
+                        "version": version_id(weights), "subject": "checkpoint",
+                        "dataset": context.recipe.data.dataset, "dataset_hash": found.dataset_hash,
+                        "split": "test", "classes": sorted(classes), "measure": f"{name}_accuracy",
+                        "parameters": json.dumps({"sweep": view.sweep, "trial": name_of_trial}),
+                        "value": right / count if count else None, "sum": float(right), "count": count,
+                        "seed": context.seed, "censored": False, "at": context.clock(),
+                    }
+                )  # fmt: skip
+        context.ledger.append("audits", rows)
+    return real_figures(reader, view)
+
+
+@ray.remote
+def _count(
+    data: DataSettings,
+    split_seed: int,
+    spec: ClassifierSpec,
+    students: dict[str, dict[str, Tensor]],
+    roles: Roles,
+    threads: int,
+) -> Any:
+    torch.set_num_threads(threads)
+    dataset, parts = open_data(data, split_seed)
+    images, labels = dataset.images[parts.test_ids], dataset.labels[parts.test_ids]
+    counts = {}
+    for trial, weights in students.items():
+        found = class_counts(version_model(spec, weights), images, labels, spec.num_classes)
+        counts[trial] = (found.sums(roles.retain), found.sums(roles.forget))
+    return Counted(dataset_hash=dataset.hash, counts=counts)
