@@ -27,10 +27,10 @@ class Options:
     """Settings of the service, by name."""
 
     requests: Path = HERE / "requests" / "digits.jsonl"
-    """JSON Lines, one request a line: {"request_id": "r1", "target": [0]}. What waits in the storage follows."""
+    """JSON Lines, one request a line: {"request_id": "r1", "target": [0]}. What else waits follows."""
 
     inbox_only: bool = False
-    """Read no file: serve what waits in the storage, as `python -m rayunlearn request add` leaves it there."""
+    """Read no file: serve what waits in the storage, added by `python -m rayunlearn request add`."""
 
     storage: str = "storage"
     """Folder or s3://BUCKET/PREFIX for versions, ledger and reports; the same goes on where a job stopped."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ class _Ended:
     method: str
     attempt: int
     recipe: str
+    config_hash: str
     seconds: float
     version: str | None
     reason: str
@@ -63,7 +64,12 @@ def likeness(config: str) -> str:
 
 
 def history(
-    reader: LedgerReader, config: str, *, waiting: Collection[str], under_way: Mapping[str, RunUnderWay]
+    reader: LedgerReader,
+    config: str,
+    *,
+    waiting: Collection[str],
+    under_way: Mapping[str, RunUnderWay],
+    config_hash: Callable[[str], str],
 ) -> History:
     """What a plan goes by.
 
@@ -72,6 +78,8 @@ def history(
         config: the service's recipe as JSON.
         waiting: ids of the requests that wait.
         under_way: lineage -> its run that has not ended.
+        config_hash: method -> hash of the settings that it would have now: what was refused under others may
+            be tried again.
     """
     ended = _ended(reader)
     targets = {i: events[0] for i, events in request_events(reader).items()}
@@ -110,7 +118,9 @@ def history(
     refusals = tuple(
         Refusal(request_ids=run.request_ids, method=run.method, attempt=run.attempt, reason=run.reason)
         for run in ended
-        if run.version is None and set(run.request_ids) & set(waiting)
+        if run.version is None
+        and set(run.request_ids) & set(waiting)
+        and run.config_hash == config_hash(run.method)
     )
     return History(lineages=lineages, past=tuple(past), refusals=refusals)
 
@@ -159,6 +169,7 @@ def _one(run_id: str, rows: Sequence[_Row], end: _Row) -> _Ended:
         method=end["method"],
         attempt=end["attempt"],
         recipe=likeness(end["config"]),
+        config_hash=end["config_hash"],
         seconds=sum(row["seconds"] or 0.0 for row in rows if row["event"] == "phase"),
         version=end["version"] if end["event"] == "published" else None,
         reason=end["reason"] or "",

@@ -162,6 +162,21 @@ SCHEMAS: dict[str, pa.Schema] = {
         },
         null=("parent", "run_id", "samples_forgotten"),
     ),
+    "plans": _schema(
+        "plans",
+        {
+            "event": _STRING,
+            "lineage": _STRING,
+            "request_ids": _STRINGS,
+            "method": _STRING,
+            "attempt": _INT,
+            "parent_version": _STRING,
+            "expected_seconds": _FLOAT,
+            "why": _STRING,
+            "at": _TIME,
+        },
+        null=("method", "attempt", "parent_version", "expected_seconds"),
+    ),
     "sweeps": _schema(
         "sweeps",
         {
@@ -230,6 +245,7 @@ ENUMS: dict[str, dict[str, tuple[str, ...]]] = {
     "evaluations": {"subject": _SUBJECTS},
     "audits": {},
     "versions": {"event": ("published", "purged")},
+    "plans": {"event": ("start", "wait", "park", "flag")},
     "sweeps": {"event": ("started", "resumed", "finished", "failed")},
     "trials": {"event": ("started", "finished", "stopped", "failed", "measured")},
 }
@@ -242,6 +258,7 @@ JSON_COLUMNS: dict[str, frozenset[str]] = {
     "evaluations": frozenset({"parameters"}),
     "audits": frozenset({"parameters"}),
     "versions": frozenset({"model"}),
+    "plans": frozenset(),
     "sweeps": frozenset({"request", "space", "config"}),
     "trials": frozenset({"settings"}),
 }
@@ -259,6 +276,7 @@ REQUIRED: dict[tuple[str, str], tuple[str, ...]] = {
     ("runs", "phase"): ("phase",),
     ("runs", "published"): ("version",),
     ("runs", "failed"): ("reason",),
+    ("plans", "start"): ("method", "attempt", "parent_version", "expected_seconds"),
     ("sweeps", "failed"): ("reason",),
     ("trials", "finished"): ("score", "cycles", "reason", "seconds"),
     ("trials", "stopped"): ("score", "cycles", "reason", "seconds"),
@@ -274,6 +292,7 @@ VOLATILE_COLUMNS: dict[str, frozenset[str]] = {
     "evaluations": frozenset({"at"}),
     "audits": frozenset({"at"}),
     "versions": frozenset({"at", "created_at"}),
+    "plans": frozenset({"at", "expected_seconds", "why"}),
     "sweeps": frozenset({"at", "seconds", "placement"}),
     "trials": frozenset({"at", "seconds", "busy_seconds"}),
 }

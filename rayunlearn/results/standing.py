@@ -26,7 +26,8 @@ class Standing:
     Attributes:
         request_id: or under what a rejection is filed.
         status: one of `OPEN` or `CLOSED`.
-        lineage, kind, target, whole_classes, deadline, priority, method: as asked, as far as it could be read.
+        lineage, kind, target, whole_classes, deadline, priority, method: as asked, as far as that could be
+            read.
         received_at: the time of receipt.
         run_id: of its last run.
         reason: why it was rejected, why it failed, or why it would not have been published.

@@ -27,6 +27,9 @@ class Progress(Protocol):
     def done(self, note: str = "") -> None:
         """The phase is over."""
 
+    def say(self, text: str) -> None:
+        """Something that is to be known at once."""
+
 
 class Quiet:
     """Progress that nobody sees: where services run side by side, or in a benchmark."""
@@ -38,6 +41,9 @@ class Quiet:
         """Nothing."""
 
     def done(self, note: str = "") -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
         """Nothing."""
 
 

@@ -1,4 +1,4 @@
-"""Taking requests in, from a file and from the inbox: each checked whole before anything runs, and recorded."""
+"""Taking requests in, from files and the inbox: each checked whole before anything runs, and recorded."""
 
 from __future__ import annotations
 

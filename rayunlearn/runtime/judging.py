@@ -90,6 +90,9 @@ def gate_rows(measures: GateMeasures, choice: Choice, roles: Roles, recipe: Reci
     rows = [
         {"classes": roles.retain, "measure": "chosen_step", "step": choice.step, "parameters": told},
         _share("retain_accuracy", roles.retain, measures.retain_correct, measures.retain_count),
+        _share(
+            "parent_retain_accuracy", roles.retain, measures.parent_retain_correct, measures.retain_count
+        ),
     ]
     forget = roles.target or roles.erased
     if forget:

@@ -104,7 +104,7 @@ def inverted_generator(
     """
     torch.set_num_threads(threads)
     store = Store.open(root)
-    settings, run = recipe.few_shot.model_inversion, run_seed(seed, DEFAULT_LINEAGE, name, 1)
+    settings, run = recipe.few_shot.model_inversion, run_seed(seed, DEFAULT_LINEAGE, [name], 1)
     kept = _name(version_id(original), asdict(settings), run)
     files = RunFiles(store, f"generator-{kept.removeprefix('generators/')}")
     none = torch.zeros(0, dtype=torch.int64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -133,7 +133,7 @@ def run_request(options: AddOptions | ListOptions | CancelOptions, *, now: datet
 
 
 def _add(console: Console, options: AddOptions, now: datetime) -> int:
-    entries = _asked(options, now)
+    entries = _asked(options)
     store = _open(console, options.storage)
     added = refused = 0
     known = request_events(LedgerReader(store))
@@ -158,7 +158,7 @@ def _add(console: Console, options: AddOptions, now: datetime) -> int:
     return ExitCode.BAD_INPUT if refused else ExitCode.OK
 
 
-def _asked(options: AddOptions, now: datetime) -> Sequence[Request | Rejected]:
+def _asked(options: AddOptions) -> Sequence[Request | Rejected]:
     """The requests that the flags say."""
     if options.file is not None:
         if options != AddOptions(file=options.file, storage=options.storage):
@@ -166,7 +166,7 @@ def _asked(options: AddOptions, now: datetime) -> Sequence[Request | Rejected]:
         return read_requests(options.file, "--file")
     try:
         request = Request(
-            request_id=f"r-{now:%Y-%m-%d}-{secrets.token_hex(4)}" if options.id is None else options.id,
+            request_id=options.id or f"r-{secrets.token_hex(4)}",
             lineage=options.lineage,
             kind=options.kind,
             target=options.target,
@@ -313,7 +313,7 @@ def _cancel(console: Console, store: Store, options: CancelOptions, now: datetim
         said = "it was cancelled before"
     elif standing.status in OPEN:
         Inbox(store).cancel(wanted, now=now)
-        said = "whoever takes requests in leaves it out, unless it is served first"
+        said = "a scheduler leaves it out, unless it has served it by then"
     else:
         raise BadInput("request", wanted, f"one that waits; this one {_past(standing.status)}")
     console.print(Text.assemble(("cancelled: ", "bold green"), plain(f"{wanted}; {said}")), soft_wrap=True)

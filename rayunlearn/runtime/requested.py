@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -28,9 +29,31 @@ def roles_of(
     )
 
 
-def run_seed(root: int, lineage: str, request_id: str, attempt: int) -> int:
-    """The seed of every draw of a run."""
-    return derive_seed(root, lineage, request_id, attempt)
+def coalesced(requests: Sequence[Request]) -> Request:
+    """What requests of one lineage ask for together, under the first one's id; one alone as it is.
+
+    Raises:
+        BadInput: no request, requests of several lineages or kinds, an id twice, or requests by examples:
+            each of those has examples of its own.
+    """
+    if not requests:
+        raise BadInput("requests of a run", [], "at least one")
+    first, ids = requests[0], [request.request_id for request in requests]
+    if len(set(ids)) < len(ids):
+        raise BadInput("requests of a run", ids, "each request once")
+    if len(requests) == 1:
+        return first
+    if {(r.lineage, r.kind) for r in requests} != {(first.lineage, first.kind)} or first.kind == "examples":
+        allowed = "several of one lineage that all name classes, or all name samples"
+        told = [f"{r.request_id} ({r.kind} of {r.lineage})" for r in requests]
+        raise BadInput("requests of a run", told, allowed)
+    target = sorted({thing for request in requests for thing in request.target})
+    return replace(first, target=tuple(target))
+
+
+def run_seed(root: int, lineage: str, request_ids: Sequence[str], attempt: int) -> int:
+    """The seed of every draw of a run; requests served together are a set."""
+    return derive_seed(root, lineage, *sorted(request_ids), attempt)
 
 
 def require_same_seed(reader: LedgerReader, root: int, where: str) -> None:
@@ -40,7 +63,7 @@ def require_same_seed(reader: LedgerReader, root: int, where: str) -> None:
         BadInput: the storage location was begun with another seed.
     """
     for row in reader.read("runs", event="started").to_pylist():
-        if row["seed"] != run_seed(root, row["lineage"], row["request_ids"][0], row["attempt"]):
+        if row["seed"] != run_seed(root, row["lineage"], row["request_ids"], row["attempt"]):
             raise BadInput(
                 "--seed", root, f"the seed that {where} was begun with; another takes another --storage"
             )

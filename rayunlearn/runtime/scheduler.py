@@ -39,7 +39,7 @@ from rayunlearn.runtime.generators import generator_to_begin_with, hand_on_gener
 from rayunlearn.runtime.grants import Granted, grant_by_task
 from rayunlearn.runtime.judging import gate_jobs, gate_measures, gate_rows, synthesis_jobs
 from rayunlearn.runtime.machine import code_version
-from rayunlearn.runtime.requested import request_row, roles_of, run_seed
+from rayunlearn.runtime.requested import coalesced, request_row, roles_of, run_seed
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.training_logs import drop_steps, load_log
 from rayunlearn.scheduling.gate import Verdict, judge
@@ -51,10 +51,10 @@ from rayunlearn.settings import to_json
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a request.
+    """What became of the requests of a run.
 
     Attributes:
-        request: the request.
+        requests: that it served together, mostly one.
         run_id: of the attempt that ended it.
         version: published by it; None where it failed.
         reason: why it was refused; None where it was not. With a version where the recipe publishes what
@@ -62,7 +62,7 @@ class Outcome:
         choice: what the stopping rule said.
     """
 
-    request: Request
+    requests: tuple[Request, ...]
     run_id: str
     version: str | None
     reason: str | None
@@ -155,44 +155,63 @@ class Scheduler:
             )
         return next(v for v in versions(self.reader, lineage) if v.version == identity)
 
-    def serve(self, request: Request, attempt: int = 1) -> Outcome:
-        """Carry out one request against the current version of its lineage, or go on with it."""
-        require_granularity(self.context.recipe.method, request.kind)
-        require_access(self.context.recipe.method, request.data_access)
-        chain = {v.version: v for v in versions(self.reader, request.lineage)}
-        published = next((v for v in chain.values() if request.request_id in v.request_ids), None)
-        run = run_id(request.lineage, [request.request_id], self.config_hash, attempt)
+    def serve(self, *requests: Request, attempt: int = 1) -> Outcome:
+        """Carry out requests against the current version of their lineage, in one run, or go on with it.
+
+        Raises:
+            BadInput: they are not of one lineage and one kind that can be served together; or the method
+                does not serve the kind, or is handed more than a request allows.
+        """
+        together = coalesced(requests)
+        for request in requests:
+            require_granularity(self.context.recipe.method, request.kind)
+            require_access(self.context.recipe.method, request.data_access)
+        ids = [request.request_id for request in requests]
+        chain = {v.version: v for v in versions(self.reader, together.lineage)}
+        published = next((v for v in chain.values() if set(ids) & set(v.request_ids)), None)
+        run = run_id(together.lineage, ids, self.config_hash, attempt)
         if published and published.run_id:
             run = published.run_id  # under whatever settings it was
         begun = self.reader.read("runs", run_id=run, event="started").to_pylist()
         # a run that was killed after it published would else start from its own result
         parent = chain[begun[0]["parent_version"]] if begun else list(chain.values())[-1]
-        under_way = _Run(self, request, parent, run, attempt)
+        under_way = _Run(self, requests, together, parent, run, attempt)
         return under_way.record_served(published) if published else under_way.carry_out()
 
 
 class _Run:
-    """One attempt to serve one request."""
+    """One attempt to serve requests; `together` is what they ask for as one."""
 
     def __init__(
-        self, scheduler: Scheduler, request: Request, parent: Version, run: str, attempt: int
+        self,
+        scheduler: Scheduler,
+        requests: Sequence[Request],
+        together: Request,
+        parent: Version,
+        run: str,
+        attempt: int,
     ) -> None:
         self.scheduler = scheduler
         self.context = scheduler.context
         self.recipe = scheduler.context.recipe
         self.method = method_named(self.recipe.method)
-        self.request = request
+        self.requests, self.request = tuple(requests), together
         self.parent = parent
         self.run = run
         self.attempt = attempt
         self.spec = ClassifierSpec.from_dict(parent.model)
         gone = parent.classes_forgotten, parent.samples_forgotten
-        self.roles = roles_of(request, self.spec.num_classes, *gone)
-        self.seed = run_seed(scheduler.context.seed, request.lineage, request.request_id, attempt)
+        self.roles = roles_of(together, self.spec.num_classes, *gone)
+        self.seed = run_seed(scheduler.context.seed, together.lineage, self.ids, attempt)
         self.files = RunFiles(scheduler.context.store, run)
         self.approximation: Approximation | None = None
-        what = asked(request.kind, request.target, request.whole_classes)
-        self.title = f"{request.request_id}: forget {what}"
+        what = asked(together.kind, together.target, together.whole_classes)
+        self.title = f"{', '.join(self.ids)}: forget {what}"
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the requests, in order."""
+        return [request.request_id for request in self.requests]
 
     def carry_out(self) -> Outcome:
         """Every phase, from wherever an earlier process was stopped."""
@@ -236,7 +255,7 @@ class _Run:
                 weights=candidate,
                 spec=self.spec,
                 parent=self.parent,
-                request_ids=[self.request.request_id],
+                request_ids=self.ids,
                 classes_forgotten=sorted({*self.roles.forget, *self.request.classes}),
                 samples_forgotten=self.roles.forget_samples,
                 run=self.run,
@@ -257,7 +276,7 @@ class _Run:
         if not self._rows("requests", event="served"):
             self._request_event("served", reason=reason)
         return Outcome(
-            request=self.request, run_id=self.run, version=version.version, reason=reason, choice=choice
+            requests=self.requests, run_id=self.run, version=version.version, reason=reason, choice=choice
         )
 
     def _hand_on(self, version: str, sets: Mapping[str, Evidence]) -> None:
@@ -439,7 +458,7 @@ class _Run:
         self._event("failed", reason=reason)
         self._request_event("failed", reason=reason)
         return Outcome(
-            request=self.request, run_id=self.run, version=None, reason=reason, choice=choice
+            requests=self.requests, run_id=self.run, version=None, reason=reason, choice=choice
         )
 
     @contextmanager
@@ -458,7 +477,7 @@ class _Run:
                 {
                     "run_id": self.run,
                     "lineage": self.request.lineage,
-                    "request_ids": [self.request.request_id],
+                    "request_ids": self.ids,
                     "method": self.recipe.method,
                     "placement": self.scheduler.placement,
                     "parent_version": self.parent.version,
@@ -476,12 +495,16 @@ class _Run:
         )
 
     def _request_event(self, event: str, **columns: Any) -> None:
-        row = request_row(self.request, event, self.context.clock(), run_id=self.run, **columns)
-        known = self.scheduler.reader.read("requests", request_id=self.request.request_id).to_pylist()
-        received = [earlier["received_at"] for earlier in known if earlier["event"] != "rejected"]
-        if received:
-            row["received_at"] = received[0]
-        self.context.ledger.append("requests", [row])
+        """One row for each request, as one entry: all of them or none."""
+        now, rows = self.context.clock(), []
+        for request in self.requests:
+            row = request_row(request, event, now, run_id=self.run, **columns)
+            known = self.scheduler.reader.read("requests", request_id=request.request_id).to_pylist()
+            received = [earlier["received_at"] for earlier in known if earlier["event"] != "rejected"]
+            if received:
+                row["received_at"] = received[0]
+            rows.append(row)
+        self.context.ledger.append("requests", rows)
 
     def _rows(self, table: str, **equals: Any) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.scheduler.reader.read(

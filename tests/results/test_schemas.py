@@ -124,6 +124,17 @@ ROWS: dict[str, dict[str, Any]] = {
         "created_at": NOON,
         "at": NOON,
     },
+    "plans": {
+        "event": "start",
+        "lineage": "digits",
+        "request_ids": ["q1"],
+        "method": "gkt",
+        "attempt": 1,
+        "parent_version": "v0",
+        "expected_seconds": 60.0,
+        "why": "first in its lineage",
+        "at": NOON,
+    },
     "sweeps": {
         "sweep": "s1",
         "lineage": "digits",

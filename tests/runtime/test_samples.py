@@ -165,7 +165,9 @@ def test_a_method_forgets_samples(method: str) -> None:
     assert (checkpoint["forget_correct"], checkpoint["forget_count"]) == (0, 0)
     assert checkpoint["retain_count"] == 60 and checkpoint["forget_mass"] == 0
     evaluations = rows(store, "evaluations")
-    assert {row["measure"] for row in evaluations} == {"chosen_step", "retain_accuracy"}
+    assert {row["measure"] for row in evaluations} == {
+        "chosen_step", "retain_accuracy", "parent_retain_accuracy"
+    }  # fmt: skip
     (chosen,) = [row for row in evaluations if row["measure"] == "chosen_step"]
     assert "synthetic images say nothing of single samples" in json.loads(chosen["parameters"])["reason"]
     (request,) = rows(store, "requests", event="served")

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayunlearn.errors import BadInput
+from rayunlearn.scheduling.queue import Pending
 from rayunlearn.scheduling.requests import (
     DATA_ACCESS,
     KINDS,
     Rejected,
     Request,
     check,
+    differences,
     parse_requests,
     run_id,
     same_request,
@@ -43,6 +45,8 @@ def well_formed(draw):
         data_access=tuple(draw(st.lists(st.sampled_from(DATA_ACCESS), min_size=1, unique=True))),
         examples=draw(NAMES) if given else None,
         whole_classes=given and draw(st.booleans()),
+        priority=draw(st.integers(-1000, 1000)),
+        method=draw(st.none() | NAMES),
     )
 
 
@@ -430,3 +434,44 @@ def test_run_ids_of_nothing_are_refused(change):
     """No requests, one twice, a negative attempt, an empty hash and bad names are refused."""
     with pytest.raises(BadInput):
         run_id(**{**RUN, **change})
+
+
+# priority and method
+
+
+def test_priority_and_method_are_read_and_say_what_is_asked():
+    """Both come from a line, are left out of lines that do not say them, and are part of what is asked."""
+    request = only(line(priority=-1000, method="gkt"))
+    assert (request.priority, request.method) == (-1000, "gkt")
+    plain = only(line())
+    assert (plain.priority, plain.method) == (0, None)
+    assert only(line(priority=1000, method=None)).priority == 1000
+    assert not same_request(plain, replace(plain, priority=1))
+    assert not same_request(plain, replace(plain, method="gkt"))
+
+
+@pytest.mark.parametrize("value", [1001, -1001, True, 1.0, "1", None, [1]])
+def test_a_priority_is_a_whole_number_within_bounds(value):
+    """Anything else is refused with what is allowed."""
+    bad = only(line(priority=value))
+    assert "priority of request 'r1'" in bad.reason and "from -1000 to 1000" in bad.reason
+
+
+@pytest.mark.parametrize("value", ["", "a b", "../gkt", 7, ["gkt"]])
+def test_a_method_is_a_plain_name(value):
+    """Whether there is one of that name, requests do not know."""
+    assert "method of request 'r1'" in only(line(method=value)).reason
+
+
+def test_differences_are_told_as_values():
+    """Each field that differs with both values, never the time of receipt; none where the two are the same."""
+    a = only(line(received_at="2026-01-01T00:00:00Z", method="gkt"))
+    b = replace(a, received_at=None, target=(1,), method=None)
+    assert differences(a, b) == "target [0] rather than [1], method gkt rather than None"
+    assert differences(a, replace(a, received_at=None)) == ""
+
+
+def test_pending_of_a_request_has_its_priority_and_method():
+    """The queue goes by what the request says."""
+    request = replace(only(line(priority=7, method="gkt")), received_at=datetime(2026, 1, 1, tzinfo=UTC))
+    assert Pending.of(request) == Pending(request=request, priority=7, method="gkt")

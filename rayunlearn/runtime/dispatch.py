@@ -1,0 +1,241 @@
+"""Carrying plans out: what waits is served in the plan's order, lineages side by side where there is room.
+
+The plan is pure (`rayunlearn.scheduling.plan`) and is asked anew whenever something has changed: a run has
+ended, a request has come or was cancelled. It is recorded before it is carried out. Runs that an earlier
+driver left unfinished go on first, with the requests, the method and the attempt that they had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rayunlearn.methods.registry import METHODS
+from rayunlearn.results.history import history
+from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.lineage import request_events, versions
+from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.requested import coalesced, request_row
+from rayunlearn.runtime.scheduler import Outcome, Scheduler
+from rayunlearn.scheduling.plan import Plan, PlanSettings, Start, plan
+from rayunlearn.scheduling.queue import Pending, RunUnderWay
+from rayunlearn.scheduling.requests import Request
+from rayunlearn.settings import to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A run to begin, or to go on with.
+
+    Attributes:
+        requests: that it serves.
+        method: its name.
+        attempt: which one it is.
+    """
+
+    requests: tuple[Request, ...]
+    method: str
+    attempt: int
+
+    @property
+    def lineage(self) -> str:
+        """Of the requests."""
+        return self.requests[0].lineage
+
+
+class Dispatcher:
+    """Serves requests by the plan until nothing waits.
+
+    Args:
+        context: of the service.
+        scheduler_for: the scheduler that serves by a method.
+        settings: what the plan goes by.
+        slots: runs that fit on the cluster at once.
+        begin_lineage: publishes a lineage's original.
+        news: requests that have come since it was last asked.
+        cancelled: ids of requests that were cancelled since it was last asked.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        scheduler_for: Callable[[str], Scheduler],
+        settings: PlanSettings,
+        slots: int = 1,
+        begin_lineage: Callable[[str], None],
+        news: Callable[[], Iterable[Request]] = tuple,
+        cancelled: Callable[[], Collection[str]] = frozenset,
+    ) -> None:
+        self.context, self.settings, self.slots = context, settings, slots
+        self.reader = LedgerReader(context.store)
+        self.scheduler_for, self.begin_lineage = scheduler_for, begin_lineage
+        self.news, self.cancelled = news, cancelled
+        self.waiting: dict[str, Request] = {}
+        self.running: dict[str, tuple[Launch, RunUnderWay, Future[Outcome]]] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self._told: set[tuple[str, ...]] = set()
+
+    def drain(self, requests: Iterable[Request]) -> list[Outcome]:
+        """Serve requests, and those that come meanwhile; what became of each run that settled some."""
+        self._take(requests)
+        with ThreadPoolExecutor(max_workers=self.slots, thread_name_prefix="run") as pool:
+            for launch in self._unfinished():
+                if launch.lineage not in self.running and len(self.running) < self.slots:
+                    self._begin(launch, pool)
+            while True:
+                self._take(self.news())
+                self._drop(self.cancelled())
+                made = self._plan()
+                self._record(made)
+                for park in made.parks:
+                    self._park(park.request_id, park.why)
+                for start in made.starts:
+                    self._begin(self._launch(start), pool)
+                if not self.running:
+                    break
+                self._settle()
+        return list({outcome.run_id or id(outcome): outcome for outcome in self.outcomes.values()}.values())
+
+    def _take(self, requests: Iterable[Request]) -> None:
+        """Put requests into the queue, with the time of receipt that was recorded."""
+        events = request_events(self.reader)
+        for request in requests:
+            known = events.get(request.request_id)
+            at = known[0]["received_at"] if known else request.received_at or self.context.clock()
+            self.waiting[request.request_id] = replace(request, received_at=at, deadline=_later(request, at))
+        for lineage in sorted({request.lineage for request in self.waiting.values()}):
+            if lineage not in self.running and not versions(self.reader, lineage):
+                self.begin_lineage(lineage)
+
+    def _drop(self, ids: Collection[str]) -> None:
+        for request_id in ids:
+            self.waiting.pop(request_id, None)
+
+    def _unfinished(self) -> list[Launch]:
+        """Runs of an earlier driver that were published and not recorded, or begun and not ended."""
+        found: list[Launch] = []
+        for row in self._left_over():
+            ids = row["request_ids"]
+            if all(i in self.waiting for i in ids):
+                requests = tuple(self.waiting[i] for i in ids)
+                found.append(Launch(requests=requests, method=row["method"], attempt=row["attempt"]))
+        return found
+
+    def _left_over(self) -> list[dict[str, Any]]:
+        rows = self.reader.read("runs").to_pylist()
+        failed = {row["run_id"] for row in rows if row["event"] == "failed"}
+        lineages = {request.lineage for request in self.waiting.values()}
+        published = {v.run_id for name in lineages for v in versions(self.reader, name)}
+        begun = {row["run_id"]: row for row in rows if row["event"] == "started"}
+        return [
+            row
+            for run, row in begun.items()
+            if run in published
+            or run not in failed
+            and row["method"] in METHODS
+            and row["config_hash"] == self.scheduler_for(row["method"]).config_hash
+        ]
+
+    def _plan(self) -> Plan:
+        known = history(
+            self.reader,
+            to_json(self.context.recipe),
+            waiting=self.waiting,
+            under_way={name: run for name, (_, run, _) in self.running.items()},
+            config_hash=lambda method: self.scheduler_for(method).config_hash,
+        )
+        return plan(
+            [Pending.of(request) for request in self.waiting.values()],
+            lineages=known.lineages.values(),
+            methods=METHODS,
+            history=known.past,
+            refusals=known.refusals,
+            slots=self.slots - len(self.running),
+            settings=self.settings,
+            now=self.context.clock(),
+        )
+
+    def _launch(self, start: Start) -> Launch:
+        requests = tuple(self.waiting[i] for i in start.request_ids)
+        return Launch(requests=requests, method=start.method, attempt=start.attempt)
+
+    def _begin(self, launch: Launch, pool: ThreadPoolExecutor) -> None:
+        """Begin a run; where there is one slot, and so no other, here and to its end."""
+        for request in launch.requests:
+            self.waiting.pop(request.request_id, None)
+        together = coalesced(launch.requests)
+        run = RunUnderWay(
+            request_ids=tuple(r.request_id for r in launch.requests), target=together.target,
+            method=launch.method, started_at=self.context.clock(), kind=together.kind,
+        )  # fmt: skip
+        scheduler = self.scheduler_for(launch.method)
+        if self.slots == 1:
+            future: Future[Outcome] = Future()
+            future.set_result(scheduler.serve(*launch.requests, attempt=launch.attempt))
+        else:
+            future = pool.submit(scheduler.serve, *launch.requests, attempt=launch.attempt)
+        self.running[launch.lineage] = (launch, run, future)
+
+    def _settle(self) -> None:
+        """Wait for a run to end; what was refused waits again, for the plan to say what is next."""
+        done, _ = wait([future for _, _, future in self.running.values()], return_when=FIRST_COMPLETED)
+        for lineage, (launch, _, future) in list(self.running.items()):
+            if future not in done:
+                continue
+            del self.running[lineage]
+            outcome = future.result()
+            for request in launch.requests:
+                self.outcomes[request.request_id] = outcome
+                if outcome.version is None:
+                    self.waiting[request.request_id] = request
+
+    def _park(self, request_id: str, why: str) -> None:
+        """Take a request out of the queue for a person; one that no run has refused is recorded as failed."""
+        request = self.waiting.pop(request_id)
+        if request_id in self.outcomes:
+            return
+        row = request_row(request, "failed", self.context.clock(), reason=why)
+        self.context.ledger.append("requests", [row])
+        self.outcomes[request_id] = Outcome(
+            requests=(request,), run_id="", version=None, reason=why, choice=None
+        )
+
+    def _record(self, made: Plan) -> None:
+        """Plans are on record before they are carried out; what was said before is not said again."""
+        now, rows = self.context.clock(), []
+        for event, decisions in (
+            ("start", made.starts), ("wait", made.waits), ("park", made.parks), ("flag", made.flags)
+        ):  # fmt: skip
+            for decision in decisions:
+                row = _told(event, decision, self.waiting)
+                key = (event, *row["request_ids"], "" if event == "flag" else row["why"])
+                if event == "start" or key not in self._told:
+                    self._told.add(key)
+                    rows.append({**row, "at": now})
+                    if event in ("park", "flag"):
+                        self.context.progress.say(f"{', '.join(row['request_ids'])}: {row['why']}")
+        self.context.ledger.append("plans", rows)
+
+
+def _told(event: str, decision: Any, waiting: Mapping[str, Request]) -> dict[str, Any]:
+    """A decision as a row of the plans table."""
+    ids: Sequence[str] = getattr(decision, "request_ids", None) or (decision.request_id,)
+    return {
+        "event": event,
+        "lineage": waiting[ids[0]].lineage,
+        "request_ids": list(ids),
+        "method": getattr(decision, "method", None),
+        "attempt": getattr(decision, "attempt", None),
+        "parent_version": getattr(decision, "parent_version", None),
+        "expected_seconds": getattr(decision, "expected_s", None),
+        "why": decision.why,
+    }
+
+
+def _later(request: Request, received_at: Any) -> Any:
+    """The deadline, where it is not before the receipt: one that had passed already is none to plan by."""
+    deadline = request.deadline
+    return deadline if deadline is None or deadline >= received_at else received_at
