@@ -68,6 +68,9 @@ class Options:
     workers: int = 1
     """Processes that share out synthesis and sampling, where the run itself is in one."""
 
+    together: int = 1
+    """Classes that requests which wait together may forget in one run; 1 serves them one after another."""
+
     dry_run: bool = False
     """Check everything, show the plan, and run nothing."""
 

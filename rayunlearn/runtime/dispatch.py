@@ -78,8 +78,8 @@ class Dispatcher:
         self.outcomes: dict[str, Outcome] = {}
         self._told: set[tuple[str, ...]] = set()
 
-    def drain(self, requests: Iterable[Request]) -> list[Outcome]:
-        """Serve requests, and those that come meanwhile; what became of each run that settled some."""
+    def drain(self, requests: Iterable[Request]) -> dict[str, Outcome]:
+        """Serve requests, and those that come meanwhile; request id -> what became of it."""
         self._take(requests)
         with ThreadPoolExecutor(max_workers=self.slots, thread_name_prefix="run") as pool:
             for launch in self._unfinished():
@@ -97,12 +97,15 @@ class Dispatcher:
                 if not self.running:
                     break
                 self._settle()
-        return list({outcome.run_id or id(outcome): outcome for outcome in self.outcomes.values()}.values())
+        return self.outcomes
 
     def _take(self, requests: Iterable[Request]) -> None:
         """Put requests into the queue, with the time of receipt that was recorded."""
         events = request_events(self.reader)
+        running = {i for _, run, _ in self.running.values() for i in run.request_ids}
         for request in requests:
+            if request.request_id in running or request.request_id in self.outcomes:
+                continue
             known = events.get(request.request_id)
             at = known[0]["received_at"] if known else request.received_at or self.context.clock()
             self.waiting[request.request_id] = replace(request, received_at=at, deadline=_later(request, at))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def take_in(
     Args:
         reader: of what was recorded before.
         entries: the requests, in order.
-        method: that will serve them.
+        method: that will serve those that ask for none.
         num_classes: of a lineage that has no version yet.
         check_samples: refuses single samples that cannot be forgotten; asked where data may be read.
         read_examples: takes a request's examples in and says by which reference they are kept.
@@ -149,9 +149,9 @@ def take_in(
             continue
         classes = head.model["num_classes"] if head else num_classes
         try:
-            _require_method(entry, method)
-            require_granularity(method, entry.kind)
-            require_access(method, entry.data_access)
+            own = method if entry.method is None else method_named(entry.method).name
+            require_granularity(own, entry.kind)
+            require_access(own, entry.data_access)
             check(
                 entry,
                 num_classes=classes,
@@ -169,7 +169,8 @@ def take_in(
         gone["samples"] |= set(entry.target if entry.kind == "samples" else ())
         pending.append(entry)
         if not before:
-            at = entry.received_at or received.get(entry.request_id, now)
+            # of lines that were received at once the order counts
+            at = entry.received_at or received.get(entry.request_id, now + timedelta(microseconds=len(rows)))
             rows.append(request_row(entry, "received", now, received_at=at))
     intake = Intake(
         pending=tuple(pending), done=tuple(done), rejected=tuple(rejected), failed=tuple(failed),
@@ -189,6 +190,7 @@ def drain(
     check: Check,
     *,
     first: Sequence[Request | Rejected] = (),
+    under_way: Collection[str] = (),
     now: datetime,
 ) -> Intake:
     """Take in what is in the inbox; what waits is then known to the ledger, and the inbox is empty.
@@ -202,12 +204,13 @@ def drain(
         ledger: its one appender; None writes nothing and leaves the inbox as it is.
         check: sorts requests, and says what is to be recorded of them.
         first: lines of a file.
+        under_way: as for `carry_out_cancellations`.
         now: the time of the intake.
 
     Returns:
         All requests that wait, and what else became of those of `first` and of the inbox.
     """
-    cancelled = carry_out_cancellations(inbox, reader, ledger, now=now)
+    cancelled = carry_out_cancellations(inbox, reader, ledger, under_way=under_way, now=now)
     gone = {request.request_id for request in cancelled}
     waiting = [w for w in inbox.entries() if w.request_id not in gone]
     first = [entry for entry in first if entry.request_id not in gone]
@@ -229,7 +232,12 @@ def drain(
 
 
 def carry_out_cancellations(
-    inbox: Inbox, reader: LedgerReader, ledger: Ledger | None, *, now: datetime
+    inbox: Inbox,
+    reader: LedgerReader,
+    ledger: Ledger | None,
+    *,
+    under_way: Collection[str] = (),
+    now: datetime,
 ) -> list[Request]:
     """Cancel what was asked to be cancelled, in the inbox or in the ledger, as far as it still waits.
 
@@ -239,12 +247,14 @@ def carry_out_cancellations(
         inbox: of the storage location.
         reader: of its ledger.
         ledger: its one appender; None writes nothing and leaves the inbox as it is.
+        under_way: ids of requests whose run goes on, which is not disturbed: their cancellations wait for
+            its end.
         now: the time that is recorded.
 
     Returns:
         The requests that are cancelled now.
     """
-    wishes = inbox.cancellations()
+    wishes = [wish for wish in inbox.cancellations() if wish.request_id not in under_way]
     if not wishes:
         return []
     cancelled, rows, names = [], [], []
@@ -286,16 +296,6 @@ def _is_published(reader: LedgerReader, asked: Mapping[str, Any]) -> bool:
     """Whether a version serves a request, though the request's own events do not say so yet."""
     chain = versions(reader, asked["lineage"])
     return any(asked["request_id"] in version.request_ids for version in chain)
-
-
-def _require_method(request: Request, method: str) -> None:
-    """Refuse a request that is to be served by another method.
-
-    Raises:
-        BadInput: there is no such method, or it is not the one that serves.
-    """
-    if request.method is not None and method_named(request.method).name != method:
-        raise BadInput("method", request.method, f"{method!r}, by which requests are served here, or none")
 
 
 def with_examples(

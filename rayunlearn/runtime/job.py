@@ -56,6 +56,7 @@ def run_job(
     cpus_per_role: float | None,
     gpus_per_role: float | None,
     workers: int,
+    together: int,
     dry_run: bool,
     keep: bool,
 ) -> int:
@@ -69,7 +70,7 @@ def run_job(
             settings = override(tuned_settings(store, settings, tuned), list(set))
         place = Place(
             placement=Placement(placement), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role,
-            workers=workers,
+            workers=workers, together=together,
         )  # fmt: skip
         with JobProgress(console) as progress, _claimed(store, wait, progress, dry_run=dry_run) as claim:
             progress.phase("Ray", "connect")

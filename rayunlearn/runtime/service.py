@@ -7,7 +7,7 @@ processes of their own; unlearning runs in sealed ones.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rayunlearn.errors import BadInput, ExitCode, Interrupted
 from rayunlearn.methods.registry import METHODS, method_named
+from rayunlearn.methods.unlearning import Method
 from rayunlearn.models.classifiers import build_classifier
 from rayunlearn.models.weights import (
     load_into,
@@ -33,7 +34,8 @@ from rayunlearn.results.lineage import Version, versions
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
-from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.context import Context, Progress, Quiet
+from rayunlearn.runtime.dispatch import Dispatcher
 from rayunlearn.runtime.ensemble import Ensemble
 from rayunlearn.runtime.examples import (
     PREFIX,
@@ -45,15 +47,19 @@ from rayunlearn.runtime.examples import (
 )
 from rayunlearn.runtime.generators import pretrained_name, train_on_data_task
 from rayunlearn.runtime.grants import check_samples_by_task
-from rayunlearn.runtime.intake import Intake, Row, carry_out_cancellations, drain, take_in
+from rayunlearn.runtime.intake import Intake, Row, drain, take_in
 from rayunlearn.runtime.requested import require_same_seed
 from rayunlearn.runtime.retention import purge
 from rayunlearn.runtime.scheduler import Outcome, Scheduler
 from rayunlearn.runtime.train_ensemble import TrainEnsemble
 from rayunlearn.runtime.training import describe, train_logged_original, train_original, training_job
 from rayunlearn.runtime.training_logs import keep_log
+from rayunlearn.scheduling.plan import PlanSettings
 from rayunlearn.scheduling.requests import Rejected, Request
 from rayunlearn.seeds import derive_seed
+
+RETRAIN = "retrain"
+"""The method that comes last, where the data it takes are allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +72,8 @@ class Place:
         gpus_per_role: the same for GPUs.
         threads: torch threads in each role; results are compared at equal threads.
         workers: processes that share out what a colocated run can do side by side, synthesis and sampling.
+        together: classes that requests of a lineage which wait together may forget in one run; 1 serves them
+            one after another.
     """
 
     placement: Placement = Placement.SPLIT
@@ -73,11 +81,13 @@ class Place:
     gpus_per_role: float | None = None
     threads: int = 1
     workers: int = 1
+    together: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse a place without a process."""
-        if self.workers < 1:
-            raise BadInput("--workers", self.workers, "a whole number >= 1")
+        """Refuse a place without a process, and a run of no class."""
+        for name in ("workers", "together"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"--{name}", getattr(self, name), "a whole number >= 1")
 
 
 class Service:
@@ -107,31 +117,56 @@ class Service:
         if generator is not None and "pretrained_generator" not in self.method.data_access:
             able = ", ".join(m.name for m in METHODS.values() if "pretrained_generator" in m.data_access)
             raise BadInput("--generator", str(generator), f"none for {recipe.method!r}; {able} take one")
-        # a run of one part has nothing to split
-        placement = place.placement if self.method.roles else Placement.COLOCATED
-        bundles(
-            placement,
-            ray.cluster_resources(),
-            cpus_per_role=place.cpus_per_role,
-            gpus_per_role=place.gpus_per_role,
-            workers=place.workers,
-        )
         self.context = context
         self.place = place
+        self.slots = self._runs_at_once(self.method)
         self.reader = LedgerReader(context.store)
         require_same_seed(self.reader, context.seed, context.store.where)
         self.spec = describe(recipe.data, recipe.model.name, recipe.model.width)
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
         self.generator = None if generator is None else load_weights_file(generator)
-        self.scheduler = Scheduler(
-            context,
-            open_ensemble=lambda: self._open_ensemble(placement),
-            placement=placement.value,
-            pretrained=self._pretrained,
-        )
+        self._schedulers: dict[str, Scheduler] = {}
+        self.scheduler = self.scheduler_for(recipe.method)
 
-    def _open_ensemble(self, placement: Placement) -> Ensemble:
-        place, recipe = self.place, self.context.recipe
+    def scheduler_for(self, method: str) -> Scheduler:
+        """What serves by a method, under the service's other settings."""
+        if method not in self._schedulers:
+            declared, context = method_named(method), self.context
+            if self.slots > 1:  # several runs at once have no bar between them
+                context = replace(context, progress=OnlySaid(context.progress))
+            self._schedulers[method] = Scheduler(
+                replace(context, recipe=replace(context.recipe, method=method)),
+                open_ensemble=lambda: self._open_ensemble(declared),
+                placement=self._placement(declared).value,
+                pretrained=self._pretrained,
+            )
+        return self._schedulers[method]
+
+    def _placement(self, method: Method) -> Placement:
+        """A run of one part has nothing to split."""
+        return self.place.placement if method.roles else Placement.COLOCATED
+
+    def _runs_at_once(self, method: Method) -> int:
+        """How many runs fit on the cluster; one that takes a share of all there is fits once.
+
+        Raises:
+            BadInput: not even one fits, ever.
+        """
+        place, cluster = self.place, ray.cluster_resources()
+        wanted = bundles(
+            self._placement(method), cluster, cpus_per_role=place.cpus_per_role,
+            gpus_per_role=place.gpus_per_role, workers=place.workers,
+        )  # fmt: skip
+        if place.cpus_per_role is None and place.gpus_per_role is None:
+            return 1
+        fit = [
+            cluster[name] / sum(bundle.get(name, 0.0) for bundle in wanted)
+            for name in {name for bundle in wanted for name in bundle}
+        ]
+        return max(1, int(min(fit) + 1e-9))
+
+    def _open_ensemble(self, method: Method) -> Ensemble:
+        place, recipe, placement = self.place, self.context.recipe, self._placement(method)
         ensemble = open_ensemble(
             placement,
             cpus_per_role=place.cpus_per_role,
@@ -139,7 +174,7 @@ class Service:
             threads=place.threads,
             workers=place.workers,
         )
-        workers = recipe.few_shot.workers if self.method.section == recipe.few_shot.section else 0
+        workers = recipe.few_shot.workers if method.section == recipe.few_shot.section else 0
         if not workers:
             return ensemble
         return TrainEnsemble(
@@ -198,9 +233,18 @@ class Service:
         return intake
 
     def take_in_inbox(
-        self, first: Sequence[Request | Rejected] = (), *, record: bool = True
+        self,
+        first: Sequence[Request | Rejected] = (),
+        *,
+        record: bool = True,
+        under_way: Collection[str] = (),
     ) -> Intake:
         """Sort all that waits: what the ledger knows to wait, the lines of a file, and the inbox.
+
+        Args:
+            first: lines of a file.
+            record: False is a dry run.
+            under_way: ids of requests whose run goes on; they are cancelled only if it is refused.
 
         Raises:
             BadInput: a checkpoint was given that is not the original of a lineage that the file names.
@@ -212,6 +256,7 @@ class Service:
             self.context.ledger if record else None,
             lambda entries, received: self._checked(entries, received, record=record),
             first=first,
+            under_way=under_way,
             now=self.context.clock(),
         )
 
@@ -256,25 +301,33 @@ class Service:
             examples = read_by_task(said, self.spec, request.target)
         return keep_examples(store, examples) if record else reference(examples)
 
-    def serve(self, intake: Intake) -> list[Outcome]:
-        """Serve what is pending, in order; each starts from the version that the one before published.
+    def serve(self, intake: Intake) -> dict[str, Outcome]:
+        """Serve what is pending, and what comes meanwhile, by the plan; request id -> what became of it.
 
-        A request that is cancelled before its turn is left out.
+        Each run starts from the version that the one before published. A request that is cancelled before
+        its turn is left out.
         """
-        context = self.context
-        inbox = Inbox(context.store)
+        method = self.context.recipe.method
         cancelled: set[str] = set()
-        outcomes = []
-        for request in intake.pending:
-            now_cancelled = carry_out_cancellations(inbox, self.reader, context.ledger, now=context.clock())
-            cancelled.update(other.request_id for other in now_cancelled)
-            if request.request_id in cancelled:
-                continue
-            if not versions(self.reader, request.lineage):
-                self.begin_lineage(request.lineage)
-            # what an earlier request was to forget may still be there, if it failed
-            outcomes.append(self.scheduler.serve(request))
-        return outcomes
+
+        def news() -> tuple[Request, ...]:
+            under_way = {i for _, run, _ in dispatcher.running.values() for i in run.request_ids}
+            found = self.take_in_inbox(under_way=under_way)
+            cancelled.update(request.request_id for request in found.cancelled)
+            return found.pending
+
+        dispatcher = Dispatcher(
+            self.context,
+            scheduler_for=self.scheduler_for,
+            settings=PlanSettings(
+                order=() if method == RETRAIN else (method,), retrain=RETRAIN, max_classes=self.place.together
+            ),
+            slots=self.slots,
+            begin_lineage=self.begin_lineage,
+            news=news,
+            cancelled=lambda: cancelled,
+        )
+        return dispatcher.drain(intake.pending)
 
     def begin_lineage(self, lineage: str) -> None:
         """Publish the original: the given checkpoint, or one trained on all classes."""
@@ -308,15 +361,26 @@ class Service:
         return purge(self.context.store, self.context.ledger, self.context.clock)
 
 
-def exit_code(intake: Intake, outcomes: Sequence[Outcome]) -> ExitCode:
+class OnlySaid(Quiet):
+    """Progress of runs side by side: what is said is passed on, bars are not."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def say(self, text: str) -> None:
+        """Pass it on."""
+        self.progress.say(text)
+
+
+def exit_code(intake: Intake, outcomes: Mapping[str, Outcome]) -> ExitCode:
     """The exit code of a job that ran to its end.
 
-    >>> exit_code(Intake(pending=(), done=(), rejected=()), [])
+    >>> exit_code(Intake(pending=(), done=(), rejected=()), {})
     <ExitCode.OK: 0>
     """
     before = len(intake.failed)
-    served = sum(outcome.version is not None for outcome in outcomes) + len(intake.done) - before
-    failed = sum(outcome.version is None for outcome in outcomes) + before
+    served = sum(outcome.version is not None for outcome in outcomes.values()) + len(intake.done) - before
+    failed = sum(outcome.version is None for outcome in outcomes.values()) + before
     if not intake.rejected and not failed:
         return ExitCode.OK
     if served:

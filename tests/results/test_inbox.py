@@ -47,7 +47,10 @@ def test_what_is_added_waits_as_it_was_given() -> None:
     name = inbox.add(by_examples, now=LATER, examples=b"\0bytes")
     inbox.add(asks("z", 1, 2, method="gkt", deadline=NOON - timedelta(days=9)), now=NOON)
     first, second = inbox.entries()
-    assert (first.entry, first.added_at) == (asks("z", 1, 2, method="gkt", deadline=NOON - timedelta(days=9)), NOON)
+    assert (first.entry, first.added_at) == (
+        asks("z", 1, 2, method="gkt", deadline=NOON - timedelta(days=9)),
+        NOON,
+    )
     assert (second.entry, second.added_at, second.examples) == (by_examples, LATER, b"\0bytes")
     assert second.name == name and inbox.find("b") == second and inbox.find("c") is None
 
@@ -188,7 +191,8 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "examples of another type": (body(examples=1234), "base64"),
     "examples nobody refers to": (body(examples=base64.b64encode(b"x").decode()), "examples is None"),
     "a reference to nothing": (
-        body(request=asks(kind="examples", examples="sha256:0").to_dict()), "a reference to what the file holds"
+        body(request=asks(kind="examples", examples="sha256:0").to_dict()),
+        "a reference to what the file holds",
     ),
 }  # fmt: skip
 
@@ -205,7 +209,9 @@ def test_a_malformed_file_is_named_and_blocks_nobody(name: str) -> None:
     assert entries.keys() == {"a", "r1", "z"}
     bad = entries.pop("r1")
     assert isinstance(bad, Rejected) and bad.request_id == "r1"
-    assert bad.reason.startswith(f"{REQUESTS}/r1.json:") and said in bad.reason and "; allowed: " in bad.reason
+    assert (
+        bad.reason.startswith(f"{REQUESTS}/r1.json:") and said in bad.reason and "; allowed: " in bad.reason
+    )
     assert len(bad.reason) < 600
     assert all(isinstance(entry, Request) for entry in entries.values())
     with pytest.raises(BadInput, match="cannot be read|already"):
@@ -217,7 +223,9 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["added_at", "request", "examples", "request_id", "target", "x"]), inner, max_size=4
+            st.sampled_from(["added_at", "request", "examples", "request_id", "target", "x"]),
+            inner,
+            max_size=4,
         )
     ),
     max_leaves=8,

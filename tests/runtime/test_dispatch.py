@@ -67,7 +67,7 @@ def received(store: Store, *requests: Request) -> None:
     )
 
 
-def served(store: Store, *requests: Request, **options: Any) -> list[Outcome]:
+def served(store: Store, *requests: Request, **options: Any) -> dict[str, Outcome]:
     """Requests taken in and served."""
     received(store, *requests)
     return dispatcher(store, **options).drain(requests)
@@ -83,7 +83,7 @@ def test_requests_are_served_in_the_plan_s_order() -> None:
     store = memory_store()
     late, early = forget(0), replace(forget(2), deadline=NOON.replace(year=2026))
     outcomes = served(store, late, early)
-    assert [r.request_id for o in outcomes for r in o.requests] == ["forget-2", "forget-0"]
+    assert list(outcomes) == ["forget-2", "forget-0"]
     chain = versions(LedgerReader(store), "default")
     assert [v.classes_forgotten for v in chain] == [(), (2,), (0, 2)]
     plans = rows(store, "plans")
@@ -96,8 +96,8 @@ def test_requests_are_served_in_the_plan_s_order() -> None:
 def test_what_waits_together_is_served_by_one_run() -> None:
     """One version forgets both, names both, and both are recorded as served by the same run."""
     store = memory_store()
-    (outcome,) = served(store, forget(0), forget(2, 3), settings=TOGETHER)
-    assert [r.request_id for r in outcome.requests] == ["forget-0", "forget-2-3"]
+    outcome, same = served(store, forget(0), forget(2, 3), settings=TOGETHER).values()
+    assert [r.request_id for r in outcome.requests] == ["forget-0", "forget-2-3"] and outcome is same
     head = versions(LedgerReader(store), "default")[-1]
     assert head.classes_forgotten == (0, 2, 3) and set(head.request_ids) == {"forget-0", "forget-2-3"}
     assert statuses(store) == {"forget-0": "served", "forget-2-3": "served"}
@@ -107,8 +107,8 @@ def test_what_waits_together_is_served_by_one_run() -> None:
 def test_company_changes_the_seed_and_not_its_order() -> None:
     """The same requests in another order are the same run, to the bit."""
     one, other = memory_store(), memory_store()
-    (a,) = served(one, forget(0), forget(2), settings=TOGETHER)
-    (b,) = served(other, forget(2), forget(0), settings=TOGETHER)
+    a, _ = served(one, forget(0), forget(2), settings=TOGETHER).values()
+    b, _ = served(other, forget(2), forget(0), settings=TOGETHER).values()
     assert a.version == b.version and a.run_id == b.run_id
 
 
@@ -117,7 +117,7 @@ def test_a_refusal_in_company_is_followed_by_each_alone() -> None:
     store = memory_store()
     strict = tiny_recipe("digits_gkt", "stopping.min_retain=1", "stopping.forget_tolerance=0")
     outcomes = served(store, forget(0), forget(2), settings=TOGETHER, recipe=strict)
-    assert [o.version for o in outcomes] == [None, None]
+    assert [o.version for o in outcomes.values()] == [None, None]
     attempts = [(row["request_ids"], row["attempt"]) for row in rows(store, "runs", event="started")]
     assert attempts == [(["forget-0", "forget-2"], 1), (["forget-0"], 2), (["forget-2"], 2)]
     assert statuses(store) == {"forget-0": "failed", "forget-2": "failed"}
@@ -156,14 +156,14 @@ def test_what_comes_meanwhile_is_served_too() -> None:
     outcomes = dispatcher(
         store, news=lambda: arriving.pop(0) if arriving else [], cancelled=lambda: {"forget-2"}
     ).drain([forget(0), forget(2)])
-    assert [r.request_id for o in outcomes for r in o.requests] == ["forget-0", "forget-3"]
+    assert list(outcomes) == ["forget-0", "forget-3"]
 
 
 def test_nobody_who_can_serve_it_is_said_and_recorded() -> None:
     """A method that there is not parks the request; the others are served."""
     store = memory_store()
     outcomes = served(store, replace(forget(0), method="gkd"), forget(2))
-    reasons = {o.requests[0].request_id: o.reason for o in outcomes}
+    reasons = {name: outcome.reason for name, outcome in outcomes.items()}
     assert "there is no method 'gkd'" in str(reasons["forget-0"]).lower() and reasons["forget-2"] is None
     assert statuses(store) == {"forget-0": "failed", "forget-2": "served"}
 

@@ -1,4 +1,4 @@
-"""The inbox taken in: through the checks of a file, in order, once whatever is killed, and never what is cancelled."""
+"""The inbox taken in: checked as a file is, in order, once whatever is killed, without what is cancelled."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
+from rayunlearn.methods.unlearning import Samples
 from rayunlearn.results.inbox import REQUESTS, Inbox
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import request_events, status
 from rayunlearn.results.store import Store
-from rayunlearn.runtime.examples import handed_over, keep_examples
+from rayunlearn.runtime.examples import (
+    handed_over,
+    keep_examples,
+    load_examples,
+    reference,
+    to_bytes,
+)
 from rayunlearn.runtime.intake import Intake, Row, carry_out_cancellations, drain, take_in
 from rayunlearn.runtime.requested import request_row
 from rayunlearn.runtime.retention import purge
@@ -88,7 +96,7 @@ def closed(store: Store, request: Request, event: str) -> None:
 
 
 def test_what_waits_is_taken_in_in_the_order_of_receipt() -> None:
-    """Each is received, with the time at which it was added, its priority and its method; the inbox is empty."""
+    """Each is received, with the time when it was added, its priority and its method; the inbox is empty."""
     store = filled(asks("z", 1, priority=7, method="gkt"), asks("a", 2))
     assert pending(taken(store)) == ["z", "a"]
     assert told(store) == [("z", "received"), ("a", "received")]
@@ -149,7 +157,7 @@ def test_the_checks_are_those_of_a_file() -> None:
         "samples": "kind is 'samples'",
         "access": "data_access is ['retain']",
         "method": "method is 'gtk'; allowed: 'gkt'",
-        "elsewhere": "method is 'fisher'; allowed: 'gkt', by which requests are served here, or none",
+        "elsewhere": "allowed: what 'fisher' needs besides: retain",
         "torn": f"{REQUESTS}/torn.json: malformed JSON",
     }.items():
         assert said in reasons.pop(name)
@@ -203,7 +211,7 @@ def test_cancelled_before_it_was_taken_in() -> None:
 
 
 def test_cancelled_afterwards() -> None:
-    """What is pending is cancelled, whether a run began or not, and is left out for good, named by a file or not."""
+    """What is pending is cancelled, run begun or not, and left out for good, also where a file names it."""
     store = filled(asks("a", 1), asks("b", 2))
     taken(store)
     closed(store, asks("b", 2), "planned")
@@ -236,8 +244,8 @@ def test_what_is_published_is_not_cancelled() -> None:
     taken(store)
     version = {
         "version": "v1", "lineage": "default", "path": "models/v1", "request_ids": ["a"], "run_id": "run",
-        "parent": "v0", "classes_forgotten": [1], "model": json.dumps({"num_classes": 10}), "event": "published",
-        "created_at": NOW, "at": NOW,
+        "parent": "v0", "classes_forgotten": [1], "model": json.dumps({"num_classes": 10}),
+        "event": "published", "created_at": NOW, "at": NOW,
     }  # fmt: skip
     Ledger(store).append("versions", [version])
     Inbox(store).cancel("a", now=NOW)
@@ -285,7 +293,7 @@ class Mortal(Store):
 
 
 def test_every_change_of_an_intake_may_be_its_last() -> None:
-    """Killed before any of them and called again, it ends with the same rows, once each, and an empty inbox."""
+    """Killed before any of them and called again, it ends with the same rows and an empty inbox."""
     start = filled(asks("old", 9), asks("dead", 8))
     taken(start)
     for request in (asks("a", 1), asks("b", 2), asks("bad", 99), asks("again", 1)):
@@ -331,6 +339,7 @@ def test_cancelled_before_its_turn() -> None:
     )
     assert carry_out() == []
     Inbox(store).cancel("b", now=NOW)
+    assert carry_out(under_way={"b"}) == [] and statuses(store)["b"] == "received"  # until its run ends
     assert carry_out() == [asks("b", 2)] and carry_out() == []
     assert statuses(store) == {"a": "received", "b": "cancelled"}
 
@@ -376,3 +385,18 @@ def test_lines_of_a_file_that_are_none_are_rejected_beside_the_inbox() -> None:
     lines = parse_requests('{"request_id": "f", "target": [2]}\n{', "f.jsonl")
     intake = taken(store, lines)
     assert pending(intake) == ["f", "a"] and [bad.line for bad in intake.rejected] == [2]
+
+
+def test_examples_move_from_the_inbox_to_where_runs_find_them() -> None:
+    """They are kept by their reference once taken in; others than it refers to are refused."""
+    store = memory_store()
+    given = Samples(images=torch.rand(2, 1, 8, 8), labels=torch.tensor([9, 9]), ids=torch.arange(2))
+    for name, said in (("a", reference(given)), ("b", "sha256:0")):
+        request = asks(name, 9, kind="examples", examples=said, data_access=("few_examples", "weights"))
+        Inbox(store).add(request, now=NOON, examples=to_bytes(given))
+    intake = taken(store, method="few_shot")
+    assert pending(intake) == ["a"] and intake.pending[0].examples == reference(given)
+    (bad,) = intake.rejected
+    assert "examples is 'sha256:0'; allowed: a reference to what is handed over" in bad.reason
+    assert torch.equal(load_examples(store, reference(given)).images, given.images)
+    assert Inbox(store).entries() == [] and pending(taken(store, method="few_shot")) == ["a"]

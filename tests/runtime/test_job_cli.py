@@ -10,14 +10,17 @@ import tyro
 
 from jobs.sequential_unlearn import Options
 from rayunlearn.errors import ExitCode
+from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import versions
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.store import Store
 from rayunlearn.runtime import job
 from rayunlearn.runtime.labelled import open_data
+from rayunlearn.scheduling.requests import Request
 from tests.runtime.tiny import (
     BANK,
+    NOON,
     Ended,
     forget,
     memory_store,
@@ -180,6 +183,29 @@ def test_dry_run_does_nothing(on_cluster: Run, requests: Path, tmp_path: Path) -
     assert "'bad'" in ended.out and "0 to 9" in ended.out
     assert not storage.exists()
     assert "train" not in ended.out
+
+
+@pytest.mark.ray
+def test_the_inbox_of_a_dry_run(on_cluster: Run, requests: Path, tmp_path: Path) -> None:
+    """What was added follows the file, or stands alone, without what was cancelled; it stays in the inbox."""
+    inbox = Inbox(Store.open(tmp_path / "storage", sync=False))
+    for number in (4, 5):
+        inbox.add(Request(request_id=f"added-{number}", target=(number,)), now=NOON)
+    inbox.cancel("added-4", now=NOON)
+    where = ("--storage", tmp_path / "storage", "--dry-run")
+    ended = on_cluster("--requests", requests, *where, settings=BANK)
+    assert ended.code == ExitCode.OK and "added-4: cancelled" in ended.out
+    assert "1. forget-0: forget 0" in ended.out and "2. added-5: forget 5" in ended.out
+    ended = on_cluster("--inbox-only", *where, settings=BANK)
+    assert ended.code == ExitCode.OK and "1. added-5: forget 5" in ended.out and "forget-0" not in ended.out
+    assert len(inbox.entries()) == 2 and len(inbox.cancellations()) == 1
+
+
+@pytest.mark.ray
+def test_a_job_without_requests(on_cluster: Run, tmp_path: Path) -> None:
+    """Nothing in the inbox is nothing to do, and no error."""
+    ended = on_cluster("--inbox-only", "--storage", tmp_path / "storage", settings=QUICK)
+    assert ended.code == ExitCode.OK and "No request waits" in ended.out and "train" not in ended.out
 
 
 @pytest.mark.parametrize(

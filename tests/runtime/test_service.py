@@ -11,6 +11,7 @@ import torch
 from rayunlearn.errors import BadInput, ExitCode
 from rayunlearn.models.weights import version_id, weights_to_bytes
 from rayunlearn.recipes import Recipe
+from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
@@ -21,8 +22,9 @@ from rayunlearn.runtime.scheduler import Outcome
 from rayunlearn.runtime.service import Place, Service, exit_code
 from rayunlearn.runtime.training import fit, fit_logged, training_job
 from rayunlearn.runtime.training_logs import load_log
-from rayunlearn.scheduling.requests import parse_requests
+from rayunlearn.scheduling.requests import Request, parse_requests
 from tests.runtime.tiny import (
+    NOON,
     Recording,
     memory_store,
     original,
@@ -381,6 +383,25 @@ def test_another_seed_does_not_go_on_with_a_run(serve: Any) -> None:
         serve(memory_store(middle), text, seed=1)
 
 
+def test_the_inbox(weights_file: Path) -> None:
+    """What was added is served without any file; what is cancelled before its turn is not.
+
+    A driver killed after it took them in leaves them to the next one.
+    """
+    store = memory_store()
+    for name, target in (("a", 0), ("b", 1), ("c", 99)):
+        Inbox(store).add(Request(request_id=name, target=(target,)), now=NOON)
+    a_service(store, tiny_recipe(), checkpoint=weights_file).take_in_inbox()
+    service = a_service(store, tiny_recipe(), checkpoint=weights_file)
+    intake = service.take_in_inbox()
+    assert [r.request_id for r in intake.pending] == ["a", "b"]
+    Inbox(store).cancel("b", now=NOON)
+    outcomes = service.serve(intake)
+    assert statuses(store) == {"a": "served", "b": "cancelled"} and rejections(store).keys() == {"c"}
+    assert list(outcomes) == ["a"]
+    assert service.take_in_inbox().pending == () and Inbox(store).entries() == []
+
+
 def test_purge(serve: Any) -> None:
     """After the job only the head's weights are left, loadable; the others and the runs' files are gone.
 
@@ -424,11 +445,12 @@ def test_a_purge_cut_short(serve: Any) -> None:
 def test_exit_codes() -> None:
     """0 all served, 2 all rejected, 3 all failed, 4 for any mixture with something served."""
     good, bad = parse_requests('{"request_id": "a", "target": [0]}\n{}', "f")
-    served = Outcome(request=good, run_id="r", version="v", reason=None, choice=None)
-    failed = Outcome(request=good, run_id="r", version=None, reason="why", choice=None)
+    served = Outcome(requests=(good,), run_id="r", version="v", reason=None, choice=None)
+    failed = Outcome(requests=(good,), run_id="r", version=None, reason="why", choice=None)
 
     def code(outcomes: list[Outcome], rejected: int = 0) -> ExitCode:
-        return exit_code(Intake(pending=(), done=(), rejected=(bad,) * rejected), outcomes)
+        named = {str(number): outcome for number, outcome in enumerate(outcomes)}
+        return exit_code(Intake(pending=(), done=(), rejected=(bad,) * rejected), named)
 
     assert code([served]) == 0 and code([], 1) == 2 and code([failed]) == 3
     assert code([served, failed]) == 4 and code([served], 1) == 4

@@ -464,7 +464,7 @@ def test_a_method_is_a_plain_name(value):
 
 
 def test_differences_are_told_as_values():
-    """Each field that differs with both values, never the time of receipt; none where the two are the same."""
+    """Each differing field with both values, never the time of receipt; nothing where two are the same."""
     a = only(line(received_at="2026-01-01T00:00:00Z", method="gkt"))
     b = replace(a, received_at=None, target=(1,), method=None)
     assert differences(a, b) == "target [0] rather than [1], method gkt rather than None"
