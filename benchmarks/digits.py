@@ -42,9 +42,10 @@ from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context, Quiet
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.runtime.machine import machine_facts
+from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.requested import run_seed
 from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.scheduler import Scheduler, load_version
+from rayunlearn.runtime.scheduler import Scheduler
 from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, fit_gold, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed

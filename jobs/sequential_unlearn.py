@@ -74,6 +74,9 @@ class Options:
     dry_run: bool = False
     """Check everything, show the plan, and run nothing."""
 
+    watch: bool = False
+    """Stay when nothing waits any more, and serve what comes into the inbox, until a signal ends it."""
+
     keep: bool = False
     """Keep superseded weights and the runs' files, which still know the forgotten classes."""
 

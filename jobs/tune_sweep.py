@@ -32,8 +32,11 @@ class Options:
     request: str | None = None
     """Id of the request in that file which every trial practises on; else its first."""
 
-    storage: Path = Path("storage")
-    """Folder for versions, ledger and reports, as of the service that is tuned."""
+    storage: str = "storage"
+    """Folder or s3://BUCKET/PREFIX of the service that is tuned."""
+
+    wait: float = 0.0
+    """Seconds to wait for a storage location that another job holds."""
 
     name: str | None = None
     """Of the sweep; else one made of all that its results depend on."""

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayunlearn.results.ledger import LedgerReader
-from rayunlearn.results.lineage import request_events, versions, waits
+from rayunlearn.results.lineage import request_events, versions
 from rayunlearn.scheduling.costs import PastRun
 from rayunlearn.scheduling.plan import Refusal
 from rayunlearn.scheduling.queue import Lineage, RunUnderWay
-from rayunlearn.scheduling.requests import Request
 
 _Row = Mapping[str, Any]
 
@@ -123,28 +122,6 @@ def history(
         and run.config_hash == config_hash(run.method)
     )
     return History(lineages=lineages, past=tuple(past), refusals=refusals)
-
-
-def waiting_requests(reader: LedgerReader) -> list[Request]:
-    """Requests that were received and are neither served, nor failed, nor cancelled."""
-    return [request_of(events[0]) for events in request_events(reader).values() if waits(events)]
-
-
-def request_of(row: _Row) -> Request:
-    """The request that an event row says."""
-    return Request(
-        request_id=row["request_id"],
-        lineage=row["lineage"],
-        kind=row["kind"],
-        target=tuple(row["target"]),
-        received_at=row["received_at"],
-        deadline=row["deadline"] if row["deadline"] and row["deadline"] >= row["received_at"] else None,
-        data_access=tuple(row["data_access"]),
-        examples=row["examples"],
-        whole_classes=bool(row["whole_classes"]),
-        priority=row["priority"] or 0,
-        method=row["method"],
-    )
 
 
 def _ended(reader: LedgerReader) -> list[_Ended]:

@@ -23,7 +23,7 @@ from rayunlearn.results.wording import came_back
 from rayunlearn.runtime.auditor import Auditor, VersionAudit
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context
-from rayunlearn.runtime.job import plain
+from rayunlearn.runtime.job import claimed, plain
 from rayunlearn.runtime.requested import require_same_seed
 from rayunlearn.runtime.service import interruptible
 from rayunlearn.settings import override
@@ -60,8 +60,8 @@ class AuditOptions:
     recipe: str = "digits"
     """Settings that the version was made by, by name."""
 
-    storage: Path = Path("storage")
-    """Folder with versions and ledger."""
+    storage: str = "storage"
+    """Folder or s3://BUCKET/PREFIX with versions and ledger; no scheduler may be at work there meanwhile."""
 
     seed: int = 0
     """The seed that the storage folder was begun with."""
@@ -87,7 +87,7 @@ def run_audit(options: AuditOptions) -> int:
         store = Store.open(options.storage, create=False)
         if options.figures is not None:
             _check_figures(options.figures, measures or tuple(MEASURES))
-        with JobProgress(console) as progress:
+        with JobProgress(console) as progress, claimed(store, 0.0, progress) as claim:
             progress.phase("Ray", "connect")
             connect(options.address)
             progress.done()
@@ -100,6 +100,7 @@ def run_audit(options: AuditOptions) -> int:
                     seed=options.seed,
                     clock=lambda: datetime.now(UTC),
                     progress=progress,
+                    claim=claim,
                 )
                 invert = options.figures is not None and "inversion" in (measures or MEASURES)
                 audited = Auditor(context, threads=1).audit_version(options.version, measures, invert=invert)

@@ -28,8 +28,8 @@ from rayunlearn.runtime.audit import AuditInputs, audit_task, inverted_images_ta
 from rayunlearn.runtime.cluster import role_share
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.labelled import mislabelled_by_task
+from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.scheduler import load_version
 from rayunlearn.runtime.shadows import shadow_jobs, shadow_models
 from rayunlearn.runtime.training import TrainingJob, train_gold, train_original, training_job
 from rayunlearn.seeds import derive_seed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from rayunlearn.errors import ExitCode, RayUnlearnError
 from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.claim import Claim, held
+from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.report import write_report
 from rayunlearn.results.schemas import ALL_TABLES
@@ -37,6 +39,9 @@ from rayunlearn.runtime.retention import retain_images
 from rayunlearn.runtime.service import Place, Service, exit_code, interruptible
 from rayunlearn.scheduling.space import assignments
 from rayunlearn.settings import override, to_json
+
+LOOK_EVERY_S = 2.0
+"""Between two looks into the inbox by a job that stays."""
 
 
 def run_job(
@@ -58,6 +63,7 @@ def run_job(
     workers: int,
     together: int,
     dry_run: bool,
+    watch: bool,
     keep: bool,
 ) -> int:
     """Serve a file of requests and what else waits; the flags are those of the job. Returns the exit code."""
@@ -72,7 +78,7 @@ def run_job(
             placement=Placement(placement), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role,
             workers=workers, together=together,
         )  # fmt: skip
-        with JobProgress(console) as progress, _claimed(store, wait, progress, dry_run=dry_run) as claim:
+        with JobProgress(console) as progress, claimed(store, wait, progress, dry_run=dry_run) as claim:
             progress.phase("Ray", "connect")
             connect(address)
             progress.done()
@@ -88,19 +94,32 @@ def run_job(
                     claim=claim,
                 )
                 service = Service(context, place, checkpoint=checkpoint, generator=generator)
-                intake = service.take_in_inbox(entries, record=not dry_run)
-                for bad in intake.rejected:
-                    progress.say(f"rejected: {bad.reason}")
-                if dry_run:
-                    _show_plan(console, service, intake)
-                    return ExitCode.BAD_INPUT if intake.rejected else ExitCode.OK
-                outcomes = service.serve(intake)
-                if settings.audit.enabled:
-                    service.audit()
-                return _finish(console, service, settings, intake, exit_code(intake, outcomes), keep=keep)
+                while True:
+                    intake = service.take_in_inbox(entries, record=not dry_run)
+                    for bad in intake.rejected:
+                        progress.say(f"rejected: {bad.reason}")
+                    if dry_run:
+                        _show_plan(console, service, intake)
+                        return ExitCode.BAD_INPUT if intake.rejected else ExitCode.OK
+                    outcomes = service.serve(intake)
+                    if settings.audit.enabled:
+                        service.audit()
+                    code = _finish(console, service, settings, intake, exit_code(intake, outcomes), keep=keep)
+                    if not watch:
+                        return code
+                    entries = []
+                    _until_something_waits(service)
     except RayUnlearnError as error:
         console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
         return error.exit_code
+
+
+def _until_something_waits(service: Service) -> None:
+    """Look into the inbox again and again; a signal ends it."""
+    inbox = Inbox(service.context.store)
+    while not (inbox.entries() or inbox.cancellations()):
+        service.context.check_claim()
+        time.sleep(LOOK_EVERY_S)
 
 
 def tuned_settings(store: Store, recipe: Recipe, sweep: str) -> Recipe:
@@ -122,7 +141,9 @@ def _dry_store(storage: str) -> Store:
 
 
 @contextmanager
-def _claimed(store: Store, wait_s: float, progress: JobProgress, *, dry_run: bool) -> Iterator[Claim | None]:
+def claimed(
+    store: Store, wait_s: float, progress: JobProgress, *, dry_run: bool = False
+) -> Iterator[Claim | None]:
     """Hold the storage location, unless nothing is to be written; waiting for it can be interrupted."""
     with ExitStack() as until_the_end:
         claim = None

@@ -22,7 +22,7 @@ from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import open_console
 from rayunlearn.results.wording import ABSENT, gone, plain
-from rayunlearn.runtime.scheduler import load_version
+from rayunlearn.runtime.published import load_version
 
 
 @dataclass(frozen=True, kw_only=True)

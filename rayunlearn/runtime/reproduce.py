@@ -37,6 +37,7 @@ from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.examples import purge_examples
 from rayunlearn.runtime.grants import grant
 from rayunlearn.runtime.machine import machine_facts
+from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.reproduce_few_shot import (
     Generator,
     filtered,
@@ -54,7 +55,7 @@ from rayunlearn.runtime.reproduce_models import (
     training_seconds,
 )
 from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.scheduler import Scheduler, load_version
+from rayunlearn.runtime.scheduler import Scheduler
 from rayunlearn.runtime.training import training_job
 from rayunlearn.seeds import derive_seed
 

@@ -17,17 +17,16 @@ from typing import Any
 
 from torch import Tensor
 
-from rayunlearn.errors import BadInput, IntegrityError
+from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.judged import Evidence
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.registry import method_named, require_access, require_granularity
 from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import ClassifierSpec
-from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
+from rayunlearn.models.weights import version_id, weights_to_bytes
 from rayunlearn.recipes import DataSettings
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
-from rayunlearn.results.store import Store
 from rayunlearn.results.wording import asked
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.approximation import Approximation, filtered_rows
@@ -39,6 +38,7 @@ from rayunlearn.runtime.generators import generator_to_begin_with, hand_on_gener
 from rayunlearn.runtime.grants import Granted, grant_by_task
 from rayunlearn.runtime.judging import gate_jobs, gate_measures, gate_rows, synthesis_jobs
 from rayunlearn.runtime.machine import code_version
+from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.requested import coalesced, request_row, roles_of, run_seed
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.training_logs import drop_steps, load_log
@@ -67,18 +67,6 @@ class Outcome:
     version: str | None
     reason: str | None
     choice: Choice | None
-
-
-def load_version(store: Store, version: Version) -> dict[str, Tensor]:
-    """A version's weights, checked against its id.
-
-    Raises:
-        IntegrityError: the stored bytes are not that version's.
-    """
-    weights = weights_from_bytes(store.get(version.path), version.path)
-    if version_id(weights) != version.version:
-        raise IntegrityError(f"{version.path} does not hold version {version.version}")
-    return weights
 
 
 class Scheduler:
@@ -205,8 +193,8 @@ class _Run:
         self.seed = run_seed(scheduler.context.seed, together.lineage, self.ids, attempt)
         self.files = RunFiles(scheduler.context.store, run)
         self.approximation: Approximation | None = None
-        what = asked(together.kind, together.target, together.whole_classes)
-        self.title = f"{', '.join(self.ids)}: forget {what}"
+        named = ", ".join(self.ids)
+        self.title = f"{named}: forget {asked(together.kind, together.target, together.whole_classes)}"
 
     @property
     def ids(self) -> list[str]:
@@ -507,7 +495,5 @@ class _Run:
         self.context.ledger.append("requests", rows)
 
     def _rows(self, table: str, **equals: Any) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.scheduler.reader.read(
-            table, run_id=self.run, **equals
-        ).to_pylist()
-        return rows
+        found: list[dict[str, Any]] = self.scheduler.reader.read(table, run_id=self.run, **equals).to_pylist()
+        return found

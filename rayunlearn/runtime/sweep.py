@@ -38,9 +38,9 @@ from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, RunInputs, 
 from rayunlearn.runtime.examples import load_examples
 from rayunlearn.runtime.generators import GENERATORS
 from rayunlearn.runtime.judging import synthesis_jobs
+from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.requested import roles_of
 from rayunlearn.runtime.runs import RunFiles, loaded, saved
-from rayunlearn.runtime.scheduler import load_version
 from rayunlearn.runtime.sealed import measure
 from rayunlearn.runtime.search_space import SCORE, Search, search_algorithm, trial_scheduler
 from rayunlearn.runtime.sweep_record import LIVE, About, Recorder, Stop, SweepRecord, SweepSettings
@@ -254,7 +254,7 @@ class Sweep:
 
     def _search(self, common: Common) -> None:
         """Let Tune carry out the trials, or those that are left of a search that was stopped."""
-        folder = self.context.store.local_path("tune")
+        folder = self.context.store.scratch("tune")
         # ours end the job, with the last checkpoint on disk; and what Tune knows is never older than this
         os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
         os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")

@@ -29,7 +29,7 @@ from rayunlearn.results.terminal import JobProgress, open_console
 from rayunlearn.runtime.cluster import Placement, connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import read_requests
-from rayunlearn.runtime.job import plain
+from rayunlearn.runtime.job import claimed, plain
 from rayunlearn.runtime.search_space import space_of
 from rayunlearn.runtime.service import Place, Service, interruptible
 from rayunlearn.runtime.sweep import Sweep, Where, where_for
@@ -52,7 +52,8 @@ def run_sweep(
     recipe: str,
     requests: Path,
     request: str | None,
-    storage: Path,
+    storage: str,
+    wait: float,
     name: str | None,
     space: Sequence[str],
     sampler: str,
@@ -79,14 +80,14 @@ def run_sweep(
         )  # fmt: skip
         practised = chosen_request(read_requests(requests), request, requests)
         store = Store.open(storage)
-        with JobProgress(console) as progress:
+        with JobProgress(console) as progress, claimed(store, wait, progress) as claim:
             progress.phase("Ray", "connect")
             connect(address)
             progress.done()
             with interruptible():
                 context = Context(
                     store=store, ledger=Ledger(store), recipe=settings, seed=seed,
-                    clock=lambda: datetime.now(UTC), progress=progress,
+                    clock=lambda: datetime.now(UTC), progress=progress, claim=claim,
                 )  # fmt: skip
                 service = Service(context, Place(placement=Placement.COLOCATED), checkpoint=checkpoint)
                 where = where_for(

@@ -22,9 +22,10 @@ from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.examples import keep_examples, load_examples, read_examples
 from rayunlearn.runtime.intake import Intake, take_in
+from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.retention import purge
 from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.scheduler import Outcome, load_version
+from rayunlearn.runtime.scheduler import Outcome
 from rayunlearn.scheduling.requests import Rejected, Request
 from tests.data.shards import packed, write_shard
 from tests.runtime.tiny import NOON, Recording, memory_store, original, rows, tiny_recipe, tiny_scheduler

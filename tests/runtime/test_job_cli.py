@@ -244,17 +244,15 @@ def test_bad_flags(
     assert ended.code == ExitCode.BAD_INPUT, ended.out + ended.err
     error = one_sentence(ended)
     assert all(fill(text) in error for text in named), error
-    assert ended.seconds < 5
     assert [p.name for p in foreign.iterdir()] == ["thesis.txt"]
     assert (foreign / "thesis.txt").read_text() == "mine"
 
 
 def test_a_bad_flag_ends_the_process(requests: Path) -> None:
-    """As a process: exit code 2, the sentence and no traceback, within seconds."""
+    """As a process: exit code 2, the sentence and no traceback."""
     ended = run_job("--requests", requests, "--recipe", "digit", timeout_s=120)
     assert ended.code == ExitCode.BAD_INPUT
     assert "'digits'" in one_sentence(ended) and ended.err == ""
-    assert ended.seconds < 30
 
 
 @pytest.mark.ray

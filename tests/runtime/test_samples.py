@@ -33,8 +33,9 @@ from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.grants import Granted, check_samples, grant
 from rayunlearn.runtime.intake import Intake, take_in
+from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.retention import retain_images
-from rayunlearn.runtime.scheduler import Outcome, Scheduler, load_version
+from rayunlearn.runtime.scheduler import Outcome, Scheduler
 from rayunlearn.runtime.training import TrainingJob, fit, fit_logged, training_job
 from rayunlearn.runtime.training_logs import keep_log, load_log
 from rayunlearn.scheduling.requests import Request, parse_requests

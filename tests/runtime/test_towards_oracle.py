@@ -23,7 +23,8 @@ from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.examples import keep_examples
 from rayunlearn.runtime.grants import grant
 from rayunlearn.runtime.labelled import mislabelled, open_data
-from rayunlearn.runtime.scheduler import Scheduler, load_version
+from rayunlearn.runtime.published import load_version
+from rayunlearn.runtime.scheduler import Scheduler
 from rayunlearn.runtime.training import classifier_spec, fit, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed

@@ -1,0 +1,22 @@
+"""A published version's weights, read back from where they are stored."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rayunlearn.errors import IntegrityError
+from rayunlearn.models.weights import version_id, weights_from_bytes
+from rayunlearn.results.lineage import Version
+from rayunlearn.results.store import Store
+
+
+def load_version(store: Store, version: Version) -> dict[str, Tensor]:
+    """A version's weights, checked against its id.
+
+    Raises:
+        IntegrityError: the stored bytes are not that version's.
+    """
+    weights = weights_from_bytes(store.get(version.path), version.path)
+    if version_id(weights) != version.version:
+        raise IntegrityError(f"{version.path} does not hold version {version.version}")
+    return weights
