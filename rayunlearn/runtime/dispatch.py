@@ -8,8 +8,9 @@ driver left unfinished go on first, with the requests, the method and the attemp
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
+from threading import Thread
 from typing import Any
 
 from rayunlearn.methods.registry import METHODS
@@ -81,23 +82,21 @@ class Dispatcher:
     def drain(self, requests: Iterable[Request]) -> dict[str, Outcome]:
         """Serve requests, and those that come meanwhile; request id -> what became of it."""
         self._take(requests)
-        with ThreadPoolExecutor(max_workers=self.slots, thread_name_prefix="run") as pool:
-            for launch in self._unfinished():
-                if launch.lineage not in self.running and len(self.running) < self.slots:
-                    self._begin(launch, pool)
-            while True:
-                self._take(self.news())
-                self._drop(self.cancelled())
-                made = self._plan()
-                self._record(made)
-                for park in made.parks:
-                    self._park(park.request_id, park.why)
-                for start in made.starts:
-                    self._begin(self._launch(start), pool)
-                if not self.running:
-                    break
-                self._settle()
-        return self.outcomes
+        for launch in self._unfinished():
+            if launch.lineage not in self.running and len(self.running) < self.slots:
+                self._begin(launch)
+        while True:
+            self._take(self.news())
+            self._drop(self.cancelled())
+            made = self._plan()
+            self._record(made)
+            for park in made.parks:
+                self._park(park.request_id, park.why)
+            for start in made.starts:
+                self._begin(self._launch(start))
+            if not self.running:
+                return self.outcomes
+            self._settle()
 
     def _take(self, requests: Iterable[Request]) -> None:
         """Put requests into the queue, with the time of receipt that was recorded."""
@@ -165,8 +164,12 @@ class Dispatcher:
         requests = tuple(self.waiting[i] for i in start.request_ids)
         return Launch(requests=requests, method=start.method, attempt=start.attempt)
 
-    def _begin(self, launch: Launch, pool: ThreadPoolExecutor) -> None:
-        """Begin a run; where there is one slot, and so no other, here and to its end."""
+    def _begin(self, launch: Launch) -> None:
+        """Begin a run; where there is one slot, and so no other, here and to its end.
+
+        The threads are daemons: a signal that ends the job does not wait for runs, which go on from their
+        last checkpoints.
+        """
         for request in launch.requests:
             self.waiting.pop(request.request_id, None)
         together = coalesced(launch.requests)
@@ -174,13 +177,19 @@ class Dispatcher:
             request_ids=tuple(r.request_id for r in launch.requests), target=together.target,
             method=launch.method, started_at=self.context.clock(), kind=together.kind,
         )  # fmt: skip
-        scheduler = self.scheduler_for(launch.method)
-        if self.slots == 1:
-            future: Future[Outcome] = Future()
-            future.set_result(scheduler.serve(*launch.requests, attempt=launch.attempt))
-        else:
-            future = pool.submit(scheduler.serve, *launch.requests, attempt=launch.attempt)
+        scheduler, future = self.scheduler_for(launch.method), Future[Outcome]()
         self.running[launch.lineage] = (launch, run, future)
+        if self.slots == 1:
+            future.set_result(scheduler.serve(*launch.requests, attempt=launch.attempt))
+            return
+
+        def carry_out() -> None:
+            try:
+                future.set_result(scheduler.serve(*launch.requests, attempt=launch.attempt))
+            except BaseException as error:  # raised where the run is waited for
+                future.set_exception(error)
+
+        Thread(target=carry_out, name=f"run of {launch.lineage}", daemon=True).start()
 
     def _settle(self) -> None:
         """Wait for a run to end; what was refused waits again, for the plan to say what is next."""

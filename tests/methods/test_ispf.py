@@ -209,6 +209,7 @@ def test_without_the_post_filter_the_student_learns_the_class(
     assert unfiltered > 0.1
 
 
+@pytest.mark.slow
 def test_inhibition_lowers_the_share_of_forget_images(served: Callable[..., ISPF]) -> None:
     """The generator trained with flipped signs makes less than half as many as without."""
     assert forget_share(served()) < 0.5 * forget_share(served(inhibited=False))

@@ -177,6 +177,7 @@ def test_a_missed_deadline_is_flagged_and_served_all_the_same() -> None:
     assert statuses(store)["forget-0"] == "served"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [SEQUENCE, TOGETHER], ids=["one after another", "together"])
 def test_a_killed_driver_loses_nothing_and_serves_nothing_twice(settings: PlanSettings) -> None:
     """From whatever was stored before each change: the same versions, each request in exactly one of them."""

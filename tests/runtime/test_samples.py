@@ -223,6 +223,7 @@ def test_nothing_is_handed_over_twice() -> None:
     assert len(last["forgotten_share"]) == 1, "the class is watched on while samples are forgotten"
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_any_write_goes_on() -> None:
     """As for a class: from every third prefix of its writes the same version, each row once."""
     store = Recording()
