@@ -9,7 +9,6 @@ and a quarter of its cycles, so that a trial takes a minute of one core.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,7 +18,6 @@ from typing import Any
 
 import ray
 import tyro
-from ray._private.internal_api import memory_summary
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -65,8 +63,8 @@ def recipe() -> Recipe:
     return override(load_recipe("digits_gkt"), list(SETTINGS))
 
 
-def sweep(storage: Path, seed: int, scheduler: str, progress: JobProgress) -> tuple[SweepView, Real, int]:
-    """A sweep and its audit, from wherever it was stopped; bytes in the object store when it was over."""
+def sweep(storage: Path, seed: int, scheduler: str, progress: JobProgress) -> tuple[SweepView, Real]:
+    """A sweep and its audit, from wherever it was stopped."""
     settings, store = recipe(), Store.open(storage / f"seed-{seed}")
     context = Context(
         store=store, ledger=Ledger(store), recipe=settings, seed=seed, clock=lambda: datetime.now(UTC),
@@ -84,14 +82,7 @@ def sweep(storage: Path, seed: int, scheduler: str, progress: JobProgress) -> tu
     where = where_for(settings, Placement.COLOCATED, cpus_per_role=None, gpus_per_role=None)
     searching = Sweep(context, parent, request, searched, where)
     view = searching.run()
-    used = object_store_bytes()
-    return view, audit_sweep(context, view, parent, searching.roles), used
-
-
-def object_store_bytes() -> int:
-    """What lies in the cluster's object store, by Ray's own summary."""
-    found = re.search(r"Plasma memory usage (\d+) MiB", memory_summary(stats_only=True))
-    return int(found[1]) * 1024**2 if found else 0
+    return view, audit_sweep(context, view, parent, searching.roles)
 
 
 def figures(view: SweepView) -> dict[str, Any]:
@@ -122,10 +113,10 @@ def worth(view: SweepView, real: Real) -> dict[str, Any]:
     }
 
 
-def of_seed(found: Mapping[str, tuple[SweepView, Real, int]], own: Mapping[str, Any]) -> dict[str, Any]:
+def of_seed(found: Mapping[str, tuple[SweepView, Real]], own: Mapping[str, Any]) -> dict[str, Any]:
     """Both sweeps of a seed beside each other."""
-    full, real, _ = found["none"]
-    early, early_real, _ = found["asha"]
+    full, real = found["none"]
+    early, early_real = found["asha"]
     scores = {t.trial: t.result.score for t in full.trials if t.result and t.result.admissible}
     retain = {trial: figures[0] for trial, figures in real.items()}
     default = next(
@@ -141,7 +132,6 @@ def of_seed(found: Mapping[str, tuple[SweepView, Real, int]], own: Mapping[str, 
         "default_retain": real[default][0] if default in real else None,
         "default_forget": real[default][1] if default in real else None,
         "spearman": asdict(spearman(scores, retain)),
-        "object_store_bytes": {name: used for name, (_, _, used) in found.items()},
         "gap": [t.result.gap for t in full.trials if t.result and t.result.gap is not None],
     }
 
