@@ -8,8 +8,8 @@ samples of D' (`rayunlearn.runtime.approximation`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 from torch import Tensor
@@ -23,7 +23,7 @@ from rayunlearn.roles import Roles
 from rayunlearn.runtime.ensemble import Job
 from rayunlearn.runtime.sealed import invert, measure, probe, relapse
 from rayunlearn.scheduling.gate import GateMeasures
-from rayunlearn.scheduling.stopping import Choice
+from rayunlearn.scheduling.stopping import CheckpointRecord, Choice
 from rayunlearn.seeds import derive_seed
 
 Weights = dict[str, Tensor]
@@ -49,6 +49,13 @@ def synthesis_jobs(
             arguments = (spec, weights, labels, recipe.inversion, derive_seed(seed, "synthetic", name))
             jobs[name] = (invert, arguments)
     return jobs
+
+
+def record_of(row: Mapping[str, Any], *, samples: bool = False) -> CheckpointRecord:
+    """The stopping rule's view of a checkpoint's figures."""
+    known = {f.name: row[f.name] for f in fields(CheckpointRecord) if f.name in row}
+    known["pass_rate"] = row["pass_rate"] or 0.0
+    return CheckpointRecord(**known, samples=samples)
 
 
 def gate_jobs(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -36,7 +36,7 @@ from rayunlearn.runtime.ensemble import Ensemble, RunInputs
 from rayunlearn.runtime.examples import load_examples
 from rayunlearn.runtime.generators import generator_to_begin_with, hand_on_generators
 from rayunlearn.runtime.grants import Granted, grant_by_task
-from rayunlearn.runtime.judging import gate_jobs, gate_measures, gate_rows, synthesis_jobs
+from rayunlearn.runtime.judging import gate_jobs, gate_measures, gate_rows, record_of, synthesis_jobs
 from rayunlearn.runtime.machine import code_version
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.requested import coalesced, request_row, roles_of, run_seed
@@ -44,7 +44,7 @@ from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.training_logs import drop_steps, load_log
 from rayunlearn.scheduling.gate import Verdict, judge
 from rayunlearn.scheduling.requests import Request, run_id
-from rayunlearn.scheduling.stopping import CheckpointRecord, Choice, choose, should_stop
+from rayunlearn.scheduling.stopping import Choice, choose, should_stop
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import to_json
 
@@ -375,7 +375,10 @@ class _Run:
             ensemble.load(state["run"])
             self.context.progress.advance(done)
         recorded = {row["step"]: row for row in self._rows("checkpoints")}
-        records = [self._record(row) for step, row in sorted(recorded.items()) if step <= done]
+        samples = self.roles.kind == "samples"
+        records = [
+            record_of(row, samples=samples) for step, row in sorted(recorded.items()) if step <= done
+        ]
         stopping = self.recipe.stopping
         while done < steps and should_stop(records, stopping) is None:
             last = min(done + every, steps)
@@ -394,19 +397,13 @@ class _Run:
             if last not in recorded:
                 self.context.ledger.append("checkpoints", [row])
             self.files.put_state({"step": last, "run": ensemble.state()})
-            records.append(self._record(row))
+            records.append(record_of(row, samples=samples))
             shown = {"retain": records[-1].retain_accuracy}
-            if self.roles.kind != "samples":
+            if not samples:
                 shown["forget"] = records[-1].forget_accuracy
             self.context.progress.advance(last - done, **shown)
             done = last
         return choose(records, stopping)
-
-    def _record(self, row: dict[str, Any]) -> CheckpointRecord:
-        """The stopping rule's view of a checkpoint row."""
-        known = {f.name: row[f.name] for f in fields(CheckpointRecord) if f.name in row}
-        known["pass_rate"] = row["pass_rate"] or 0.0
-        return CheckpointRecord(**known, samples=self.roles.kind == "samples")
 
     def _gate(
         self,

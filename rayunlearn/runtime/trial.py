@@ -9,8 +9,8 @@ whatever was killed, reports what was reported before and goes on to the same bi
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -31,6 +31,7 @@ from rayunlearn.runtime.approximation import Approximation
 from rayunlearn.runtime.cluster import Placement, ensemble_in
 from rayunlearn.runtime.context import Quiet
 from rayunlearn.runtime.ensemble import Shared
+from rayunlearn.runtime.judging import record_of
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.search_space import CYCLE, SCORE
 from rayunlearn.runtime.wire import unpack
@@ -89,13 +90,6 @@ class Common:
 def trial_files(store: Store, sweep: str, trial: str) -> RunFiles:
     """Where a trial keeps what it needs to go on."""
     return RunFiles(store, trial_run(sweep, trial))
-
-
-def record_of(row: Mapping[str, Any]) -> CheckpointRecord:
-    """The stopping rule's view of a checkpoint's figures."""
-    known = {f.name: row[f.name] for f in fields(CheckpointRecord) if f.name in row}
-    known["pass_rate"] = row["pass_rate"] or 0.0
-    return CheckpointRecord(**known)
 
 
 class Trial(tune.Trainable):
