@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,14 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import ray
-import torch
 from obstore.store import MemoryStore
 from ray.exceptions import RayTaskError
 from rich.console import Console
 
-import rayunlearn
 from rayunlearn.errors import ExitCode, RayUnlearnError
 from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe, load_recipe
@@ -35,6 +29,7 @@ from rayunlearn.results.wording import asked
 from rayunlearn.runtime.cluster import Placement, connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import Intake, name_of, read_requests
+from rayunlearn.runtime.machine import report_facts
 from rayunlearn.runtime.retention import retain_images
 from rayunlearn.runtime.service import Place, Service, exit_code, interruptible
 from rayunlearn.scheduling.space import assignments
@@ -183,26 +178,12 @@ def _report(service: Service, recipe: Recipe, summaries: Sequence[RequestSummary
             images[summary.request_id] = pixels.clamp(0, 1).numpy()
             labels[summary.request_id] = made.labels.numpy()
     tail = service.context.ledger.verify()
-    html = write_report(summaries, images, labels, to_json(recipe), _facts(service), tail)
+    facts = report_facts(service.context.seed, service.context.store.where)
+    facts["placement"] = service.scheduler.placement
+    html = write_report(summaries, images, labels, to_json(recipe), facts, tail)
     name = f"reports/report-{tail:012d}.html"
     service.context.store.put(name, html.encode())
     return service.context.store.address(name)
-
-
-def _facts(service: Service) -> dict[str, str]:
-    resources = ray.cluster_resources()
-    return {
-        "rayunlearn": rayunlearn.__version__,
-        "Python": platform.python_version(),
-        "torch": torch.__version__,
-        "Ray": ray.__version__,
-        "pyarrow": pa.__version__,
-        "cluster": ", ".join(f"{resources.get(k, 0):g} {k}" for k in ("CPU", "GPU")),
-        "driver": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "placement": service.scheduler.placement,
-        "seed": str(service.context.seed),
-        "storage": service.context.store.where,
-    }
 
 
 def _show_plan(console: Console, service: Service, intake: Intake) -> None:

@@ -8,6 +8,7 @@ import os
 import platform
 from pathlib import Path
 
+import pyarrow as pa
 import ray
 import torch
 
@@ -30,6 +31,22 @@ def machine_facts() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "ray": ray.__version__,
+    }
+
+
+def report_facts(seed: int, where: str) -> dict[str, str]:
+    """Versions, cluster, driver, seed and storage, for the end of a report."""
+    resources = ray.cluster_resources()
+    return {
+        "rayunlearn": rayunlearn.__version__,
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "Ray": ray.__version__,
+        "pyarrow": pa.__version__,
+        "cluster": ", ".join(f"{resources.get(k, 0):g} {k}" for k in ("CPU", "GPU")),
+        "driver": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "seed": str(seed),
+        "storage": where,
     }
 
 

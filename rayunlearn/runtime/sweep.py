@@ -327,7 +327,7 @@ class Sweep:
             finally:
                 ensemble.close()
         for trial, result in self.record.results.items():
-            chosen_only(files[trial], [result.step])
+            chosen_only(files[trial], result.step)
 
 
 def _require_shared_sets_alike(recipe: Recipe, space: Space) -> None:

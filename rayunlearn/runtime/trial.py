@@ -9,7 +9,6 @@ whatever was killed, reports what was reported before and goes on to the same bi
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -209,11 +208,11 @@ class Trial(tune.Trainable):
         }  # fmt: skip
 
 
-def chosen_only(files: RunFiles, steps: Sequence[int | None]) -> None:
-    """Throw away a trial's files but the students of the chosen checkpoints."""
-    kept = {files.student_name(step) for step in steps if step is not None}
+def chosen_only(files: RunFiles, step: int | None) -> None:
+    """Throw away a trial's files but the student of the chosen checkpoint, where there is one."""
+    kept = None if step is None else files.student_name(step)
     for name in files.store.list(files.root):
-        if name not in kept:
+        if name != kept:
             files.store.delete(name)
 
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import ray
-import torch
 from rich.console import Console
 from rich.text import Text
 
-import rayunlearn
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError, nearest
 from rayunlearn.recipes import load_recipe
 from rayunlearn.results.ledger import Ledger, LedgerReader
@@ -30,6 +25,7 @@ from rayunlearn.runtime.cluster import Placement, connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import read_requests
 from rayunlearn.runtime.job import claimed, plain
+from rayunlearn.runtime.machine import report_facts
 from rayunlearn.runtime.search_space import space_of
 from rayunlearn.runtime.service import Place, Service, interruptible
 from rayunlearn.runtime.sweep import Sweep, Where, where_for
@@ -178,17 +174,9 @@ def _report(
     checkpoints = LedgerReader(context.store).read("checkpoints", run_id=view.sweep).to_pylist()
     recipe = paths(context.recipe)
     own = {key: recipe[key][1] for key in view.space}
-    cluster = ray.cluster_resources()
-    facts = {
-        "rayunlearn": rayunlearn.__version__,
-        "Ray": ray.__version__,
-        "torch": torch.__version__,
-        "cluster": ", ".join(f"{cluster.get(k, 0):g} {k}" for k in ("CPU", "GPU")),
+    facts = report_facts(context.seed, context.store.where) | {
         "a trial": ", ".join(f"{where.total(k):g} {k}" for k in ("CPU", "GPU")),
         "placement": where.placement,
-        "driver": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "seed": str(context.seed),
-        "storage": context.store.where,
         "ledger": f"{context.ledger.verify()} entries, hash chain verified",
     }
     name = f"reports/{view.sweep}.html"
