@@ -7,6 +7,12 @@ from collections.abc import Iterable
 from enum import IntEnum
 
 
+_SHOWN = 1000
+"""Characters of a value that an error shows."""
+_LISTED = 60
+"""Names that are listed where none is near."""
+
+
 class ExitCode(IntEnum):
     """The one table of exit codes, shared by every entry point."""
 
@@ -46,7 +52,7 @@ class BadInput(RayUnlearnError, ValueError):
         self.allowed = allowed
         self.where = where
         prefix = f"{where}: " if where else ""
-        super().__init__(f"{prefix}{thing} is {value!r}; allowed: {allowed}")
+        super().__init__(f"{prefix}{thing} is {shown(value)}; allowed: {allowed}")
 
     def __reduce__(self) -> tuple[object, ...]:
         """Cross a process boundary whole."""
@@ -55,6 +61,19 @@ class BadInput(RayUnlearnError, ValueError):
 
 def _bad_input(thing: str, value: object, allowed: str, where: str) -> BadInput:
     return BadInput(thing, value, allowed, where=where)
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: its `repr`, or the start of that where it is long.
+
+    >>> shown("x" * 2000)[-4:], shown(10**5000)
+    ('xxx…', 'a whole number of too many digits')
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python turns so many digits into no text
+        return "a whole number of too many digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 class StorageHeld(RayUnlearnError):
@@ -97,7 +116,9 @@ def nearest(name: str, valid: Iterable[str], *, n: int = 3) -> str:
     "'a', 'b'"
     """
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=n, cutoff=0.6)
+    # of many names the nearest are told, however far they are
+    cutoff = 0.6 if len(names) <= _LISTED else 0.0
+    close = difflib.get_close_matches(name[:_SHOWN], names, n=n, cutoff=cutoff)
     if close:
         return ", ".join(map(repr, close)) + f" (nearest of {len(names)})"
     return ", ".join(map(repr, names))

@@ -23,6 +23,9 @@ from rayunlearn.errors import BadInput, nearest
 
 S = TypeVar("S")
 
+_MOST = 2**63 - 1
+"""The largest whole number that a tensor can hold."""
+
 
 @functools.cache
 def _hints(settings: Any) -> dict[str, Any]:
@@ -103,6 +106,14 @@ def parse_value(path: str, text: str, declared: Any) -> Any:
     if (section := _optional_section(declared)) is not None:
         fields = ", ".join(f"{path}.{name}" for name in _settable(section))
         raise BadInput(path, text, f"none, or what is in it: {fields}", where="--set")
+    value = _typed(path, text, declared)
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(number, int) and not -_MOST <= number <= _MOST for number in numbers):
+        raise BadInput(path, text, "a whole number of 64 bits", where="--set")
+    return value
+
+
+def _typed(path: str, text: str, declared: Any) -> Any:
     adapter: TypeAdapter[Any] = TypeAdapter(declared)
     try:
         if text.startswith(("[", "{")):

@@ -12,6 +12,9 @@ from typing import Protocol
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+# Bitwise claims hold at equal threads, and Ray gives an actor of one CPU one thread. torch's own setting
+# counts for the thread that sets it; tests start more.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -21,7 +24,6 @@ from rayunlearn.data.datasets import LabelledImages, load_dataset  # noqa: E402
 from rayunlearn.methods.training import TrainSettings, train_classifier  # noqa: E402
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier  # noqa: E402
 
-# Bitwise claims hold at equal threads, and Ray gives an actor of one CPU one thread.
 torch.set_num_threads(1)
 
 # No deadline: CI machines are shared. In CI the examples are the same each time; at a desk they are new.

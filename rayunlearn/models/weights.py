@@ -74,9 +74,20 @@ def load_weights_file(path: str | Path) -> dict[str, Tensor]:
     that refuses (code in the pickle, for one) is refused here and never unpickled.
 
     Raises:
-        BadInput: naming the file and why it is refused.
+        BadInput: naming the file and why it is refused; NaN and infinity among the numbers, too.
     """
-    path = Path(path)
+    state = _read_weights_file(Path(path))
+    for name, value in state.items():
+        thing = f"tensor {name!r}"
+        if value.is_meta or value.is_complex() or value.layout != torch.strided or value.is_quantized:
+            said = f"{value.dtype}, {value.layout}, {value.device}"
+            raise BadInput(thing, said, "a dense tensor of real numbers", where=f"weights file {path}")
+        if not bool(torch.isfinite(value.float()).all()):
+            raise BadInput(thing, "not finite", "finite numbers of 32 bits", where=f"weights file {path}")
+    return state
+
+
+def _read_weights_file(path: Path) -> dict[str, Tensor]:
     where = f"weights file {path}"
     try:
         data = path.read_bytes()

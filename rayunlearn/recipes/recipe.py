@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from rayunlearn.errors import BadInput
+from rayunlearn.errors import BadInput, nearest
 from rayunlearn.evaluation.bench import MeasureSettings
 from rayunlearn.evaluation.measures import check_measures
 from rayunlearn.evaluation.synthetic import RelapseSettings
@@ -25,6 +27,7 @@ from rayunlearn.methods.training import TrainSettings
 from rayunlearn.methods.trivial import TrivialSettings
 from rayunlearn.methods.unsir import UNSIRSettings
 from rayunlearn.mislabelling import Mislabelling
+from rayunlearn.models.classifiers import CLASSIFIERS
 from rayunlearn.scheduling.gate import GateSettings
 from rayunlearn.scheduling.stopping import StoppingSettings
 from rayunlearn.settings import config_hash
@@ -50,7 +53,10 @@ class DataSettings:
     mislabelling: Mislabelling | None = None
 
     def __post_init__(self) -> None:
-        """Check the limits; the rest is checked where the data is opened."""
+        """Check the numbers; the dataset's name is checked where the data is opened."""
+        fraction = self.test_fraction
+        if fraction is not None and not 0 < fraction < 1:
+            raise BadInput("data.test_fraction", fraction, "above 0 and below 1, or None")
         for name in ("train_per_class", "test_per_class"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -68,6 +74,13 @@ class ModelSettings:
 
     name: str = "allcnn"
     width: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Check both; whether they go with the images is checked where the data is opened."""
+        if self.name not in CLASSIFIERS:
+            raise BadInput("model.name", self.name, nearest(self.name, CLASSIFIERS))
+        if not 0 < self.width < math.inf:
+            raise BadInput("model.width", self.width, "a finite number above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +141,8 @@ class AuditSettings(MeasureSettings):
             raise BadInput("audit.relearn_workers", self.relearn_workers, "a whole number >= 0")
         if self.shadows < 4 or self.shadows % 2:
             raise BadInput("audit.shadows", self.shadows, "an even number >= 4: two with, two without")
+        if not 0 < self.trivial_offset < math.inf:
+            raise BadInput("audit.trivial_offset", self.trivial_offset, "a finite number above 0")
         object.__setattr__(self, "measures", check_measures(self.measures))
 
 
@@ -168,6 +183,12 @@ class Recipe:
     relapse: RelapseSettings = field(default_factory=RelapseSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+
+    def __post_init__(self) -> None:
+        """Check the names; each section has checked itself."""
+        if not re.fullmatch("[A-Za-z0-9._-]{1,128}", self.name):
+            raise BadInput("name", self.name, "1 to 128 characters of A-Z a-z 0-9 . _ -")
+        method_named(self.method)
 
     @property
     def config_hash(self) -> str:

@@ -5,18 +5,17 @@ For looking back alone: audits are read as well, so nothing that decides may rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rayunlearn.results.ledger import Link, read_entry, read_link, verify
-from rayunlearn.results.schemas import schema_of
+from rayunlearn.results.contents import looked
+from rayunlearn.results.folding import ENTRY
+from rayunlearn.results.ledger import LedgerReader, verify
+from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.store import Store
 
 Row = dict[str, Any]
-
-ENTRY = "entry"
-"""Key under which a row says the number of the entry that holds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +25,7 @@ class Entry:
     Attributes:
         number: in the chain, from 1.
         table: that its rows belong to.
-        file: its name in the storage location.
+        file: its name in the storage location, until it is folded; then an archive holds these bytes.
         sha256: of that file's bytes, hex.
     """
 
@@ -46,28 +45,25 @@ class Evidence:
             IntegrityError: names the first entry that was edited, removed, moved or added.
         """
         self._store = store
-        self._links = [read_link(store, number) for number in range(1, verify(store) + 1)]
+        self._reader = LedgerReader(store, ALL_TABLES)
+        self._end = verify(store)
 
     @property
     def head(self) -> Entry | None:
         """The last entry; its hash stands for all before it. None where there is none."""
-        return _entry(self._links[-1]) if self._links else None
+        return next(iter(self._numbered([self._end])), None) if self._end else None
 
     def rows(self, table: str, wanted: Callable[[Row], bool]) -> list[Row]:
         """The wanted rows of a table, oldest first, each with the number of its entry under `ENTRY`."""
-        schema_of(table)
-        return [
-            row | {ENTRY: link.seq}
-            for link in self._links
-            if link.table == table
-            for row in read_entry(self._store, link).to_pylist()
-            if wanted(row)
-        ]
+        found = (row for part in self._reader.scan(table) for row in part.to_pylist())
+        return [row for row in found if row[ENTRY] <= self._end and wanted(row)]
 
     def entries(self, rows: Iterable[Row]) -> list[Entry]:
         """The entries that hold these rows, oldest first."""
-        return [_entry(self._links[number - 1]) for number in sorted({row[ENTRY] for row in rows})]
+        return self._numbered({row[ENTRY] for row in rows})
 
-
-def _entry(link: Link) -> Entry:
-    return Entry(number=link.seq, table=link.table, file=link.entry, sha256=link.sha256)
+    def _numbered(self, numbers: Collection[int]) -> list[Entry]:
+        links = looked(self._store, lambda contents: contents.links_of(numbers))
+        return [
+            Entry(number=link.seq, table=link.table, file=link.entry, sha256=link.sha256) for link in links
+        ]

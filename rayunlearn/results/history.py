@@ -1,32 +1,39 @@
-"""The ledger as the plan reads it: what waits, where lineages stand, what runs took, left and failed at."""
+"""The ledger as the plan reads it: where lineages stand, what runs took, left and failed at."""
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from rayunlearn.results.folding import ENTRY
 from rayunlearn.results.ledger import LedgerReader
-from rayunlearn.results.lineage import request_events, versions
 from rayunlearn.scheduling.costs import PastRun
 from rayunlearn.scheduling.plan import Refusal
 from rayunlearn.scheduling.queue import Lineage, RunUnderWay
 
-_Row = Mapping[str, Any]
+_Row = dict[str, Any]
 
 NO_LIKENESS = ("method", "name", "publish_refused", "audit")
 """Settings that make no run take longer or leave less."""
 
+REMEMBERED = 1_000
+"""So many runs that have ended, the last ones, are what costs are estimated from."""
+
+_KEPT, _BEFORE = "retain_accuracy", "parent_retain_accuracy"
+
 
 @dataclass(frozen=True, kw_only=True)
-class History:
+class Known:
     """Of a storage location, as far as a plan goes by it.
 
     Attributes:
         lineages: by name.
-        past: runs that have ended.
+        past: the last runs that have ended.
         refusals: of the requests that wait.
     """
 
@@ -35,21 +42,41 @@ class History:
     refusals: tuple[Refusal, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Ended:
-    """A run that has ended, with what is wanted of its rows."""
+@dataclass
+class _Open:
+    """A run that has not ended, as far as it has come."""
 
-    run_id: str
-    lineage: str
-    parent: str
+    method: str
+    seconds: float = 0.0
+    measures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> float | None:
+        """Its result's accuracy on the gate's retain images as a share of its parent's."""
+        if _KEPT not in self.measures:
+            return None
+        return min(1.0, self.measures[_KEPT] / (self.measures.get(_BEFORE) or 1.0))
+
+
+@dataclass
+class _Chain:
+    """Where a lineage stands."""
+
+    version: str
+    num_classes: int
+    forgotten: frozenset[int]
+    kept: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Refused:
+    """A run that has failed, while a request of it may still be served."""
+
     request_ids: tuple[str, ...]
     method: str
     attempt: int
-    recipe: str
-    config_hash: str
-    seconds: float
-    version: str | None
     reason: str
+    config_hash: str
 
 
 def likeness(config: str) -> str:
@@ -62,105 +89,126 @@ def likeness(config: str) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def history(
-    reader: LedgerReader,
-    config: str,
-    *,
-    waiting: Collection[str],
-    under_way: Mapping[str, RunUnderWay],
-    config_hash: Callable[[str], str],
-) -> History:
-    """What a plan goes by.
+class History:
+    """What a plan goes by; asked again, it reads only what has been appended since.
+
+    It remembers lineages, requests that are open, what these were refused for, and the last runs: nothing
+    that grows with the requests that were served.
 
     Args:
         reader: of the ledger; measurements on real data are not among what it may read.
-        config: the service's recipe as JSON.
-        waiting: ids of the requests that wait.
-        under_way: lineage -> its run that has not ended.
-        config_hash: method -> hash of the settings that it would have now: what was refused under others may
-            be tried again.
     """
-    ended = _ended(reader)
-    targets = {i: events[0] for i, events in request_events(reader).items()}
-    names = sorted(set(reader.read("versions").column("lineage").to_pylist()))
-    chains = {name: versions(reader, name) for name in names}
-    forgotten = {v.version: v.classes_forgotten for chain in chains.values() for v in chain}
-    left = _left(reader)
 
-    past = []
-    for run in ended:
-        gone = set(forgotten.get(run.version or "", ()))
-        if run.version is None:
-            asked = [targets[i] for i in run.request_ids if i in targets]
-            wanted = {c for row in asked if row["kind"] == "classes" for c in row["target"]}
-            gone = {*forgotten.get(run.parent, ()), *wanted}
-        past.append(
-            PastRun(
-                method=run.method, recipe=run.recipe, forgotten=len(gone), seconds=run.seconds,
-                passed=run.version is not None, kept=left.get(run.run_id),
+    def __init__(self, reader: LedgerReader) -> None:
+        self._reader = reader
+        self._read_to = 0
+        self._open: dict[str, _Open] = {}
+        self._chains: dict[str, _Chain] = {}
+        self._targets: dict[str, tuple[int, ...]] = {}
+        self._past: deque[PastRun] = deque(maxlen=REMEMBERED)
+        self._refused: list[_Refused] = []
+
+    def known(
+        self,
+        config: str,
+        *,
+        waiting: Collection[str],
+        under_way: Mapping[str, RunUnderWay],
+        config_hash: Callable[[str], str],
+    ) -> Known:
+        """What is known now.
+
+        Args:
+            config: the service's recipe as JSON.
+            waiting: ids of the requests that wait.
+            under_way: lineage -> its run that has not ended.
+            config_hash: method -> hash of the settings that it would have now: what was refused under others
+                may be tried again.
+        """
+        self._read()
+        recipe = likeness(config)
+        lineages = {
+            name: Lineage(
+                name=name, version=chain.version, recipe=recipe, num_classes=chain.num_classes,
+                forgotten=chain.forgotten, kept=chain.kept, under_way=under_way.get(name),
             )
+            for name, chain in sorted(self._chains.items())
+        }  # fmt: skip
+        refusals = tuple(
+            Refusal(request_ids=run.request_ids, method=run.method, attempt=run.attempt, reason=run.reason)
+            for run in self._refused
+            if set(run.request_ids) & set(waiting) and run.config_hash == config_hash(run.method)
+        )
+        return Known(lineages=lineages, past=tuple(self._past), refusals=refusals)
+
+    def _read(self) -> None:
+        """Take in what was appended since, in the order in which it was."""
+        end = self._reader.last_entry
+        streams = (
+            self._rows(end, "requests", ["request_id", "kind", "target", "event"]),
+            self._rows(end, "runs", ["run_id", "method", "event", "seconds"], event={"started", "phase"}),
+            self._rows(end, "evaluations", ["run_id", "measure", "value"], measure={_KEPT, _BEFORE}),
+            self._rows(end, "versions", None, event="published"),
+            self._rows(end, "runs", None, event={"published", "failed"}),
+        )
+        take = (self._request, self._begun, self._measured, self._published, self._ended)
+        numbered = ([(row[ENTRY], n, row) for row in rows] for n, rows in enumerate(streams))
+        for _, which, row in heapq.merge(*numbered, key=lambda item: item[0]):
+            take[which](row)
+        self._read_to = end
+
+    def _rows(
+        self, end: int, table: str, columns: Sequence[str] | None, **equals: Any
+    ) -> Iterator[_Row]:
+        for part in self._reader.scan(table, columns=columns, after=self._read_to, **equals):
+            for row in part.to_pylist():
+                if row[ENTRY] > end:
+                    return
+                yield row
+
+    def _request(self, row: _Row) -> None:
+        request_id = row["request_id"]
+        if row["event"] in ("received", "planned"):
+            self._targets[request_id] = tuple(row["target"]) if row["kind"] == "classes" else ()
+        elif row["event"] in ("served", "cancelled"):
+            self._targets.pop(request_id, None)
+            self._refused = [run for run in self._refused if request_id not in run.request_ids]
+        elif row["event"] == "failed":
+            self._targets.pop(request_id, None)
+
+    def _begun(self, row: _Row) -> None:
+        run = self._open.setdefault(row["run_id"], _Open(row["method"]))
+        run.seconds += row["seconds"] or 0.0
+
+    def _measured(self, row: _Row) -> None:
+        if row["run_id"] in self._open:
+            self._open[row["run_id"]].measures[row["measure"]] = row["value"]
+
+    def _published(self, row: _Row) -> None:
+        before, run = self._chains.get(row["lineage"]), self._open.get(row["run_id"])
+        share = 1.0 if before is None or (run is not None and run.method == "retrain") else before.kept
+        own = None if run is None else run.kept
+        self._chains[row["lineage"]] = _Chain(
+            version=row["version"],
+            num_classes=json.loads(row["model"])["num_classes"],
+            forgotten=frozenset(row["classes_forgotten"]),
+            kept=share * (1.0 if own is None else own),
+        )
+
+    def _ended(self, row: _Row) -> None:
+        run = self._open.pop(row["run_id"], None) or _Open(row["method"])
+        published = row["event"] == "published"
+        chain = self._chains.get(row["lineage"])
+        gone = chain.forgotten if chain else frozenset()
+        if not published:
+            gone = gone.union(*(self._targets.get(i, ()) for i in row["request_ids"]))
+            refused = _Refused(
+                request_ids=tuple(row["request_ids"]), method=row["method"], attempt=row["attempt"],
+                reason=row["reason"], config_hash=row["config_hash"],
+            )  # fmt: skip
+            self._refused.append(refused)
+        past = PastRun(
+            method=row["method"], recipe=likeness(row["config"]), forgotten=len(gone), seconds=run.seconds,
+            passed=published, kept=run.kept,
         )  # fmt: skip
-
-    kept = {run.version: left.get(run.run_id) for run in ended if run.version is not None}
-    retrained = {run.version for run in ended if run.version is not None and run.method == "retrain"}
-    lineages = {}
-    for name, chain in chains.items():
-        share = 1.0
-        for version in chain:
-            own = kept.get(version.version)
-            share = (1.0 if version.version in retrained else share) * (1.0 if own is None else own)
-        head = chain[-1]
-        lineages[name] = Lineage(
-            name=name, version=head.version, recipe=likeness(config), num_classes=head.model["num_classes"],
-            forgotten=frozenset(head.classes_forgotten), kept=share, under_way=under_way.get(name),
-        )  # fmt: skip
-    refusals = tuple(
-        Refusal(request_ids=run.request_ids, method=run.method, attempt=run.attempt, reason=run.reason)
-        for run in ended
-        if run.version is None
-        and set(run.request_ids) & set(waiting)
-        and run.config_hash == config_hash(run.method)
-    )
-    return History(lineages=lineages, past=tuple(past), refusals=refusals)
-
-
-def _ended(reader: LedgerReader) -> list[_Ended]:
-    """Runs in the order in which they ended; of one that was resumed the phases add up."""
-    by_run: dict[str, list[_Row]] = {}
-    for row in reader.read("runs").to_pylist():
-        by_run.setdefault(row["run_id"], []).append(row)
-    found = []
-    for run_id, rows in by_run.items():
-        end = next((row for row in rows if row["event"] in ("published", "failed")), None)
-        if end is not None:
-            found.append((end["at"], _one(run_id, rows, end)))
-    return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].run_id))]
-
-
-def _one(run_id: str, rows: Sequence[_Row], end: _Row) -> _Ended:
-    return _Ended(
-        run_id=run_id,
-        lineage=end["lineage"],
-        parent=end["parent_version"],
-        request_ids=tuple(end["request_ids"]),
-        method=end["method"],
-        attempt=end["attempt"],
-        recipe=likeness(end["config"]),
-        config_hash=end["config_hash"],
-        seconds=sum(row["seconds"] or 0.0 for row in rows if row["event"] == "phase"),
-        version=end["version"] if end["event"] == "published" else None,
-        reason=end["reason"] or "",
-    )
-
-
-def _left(reader: LedgerReader) -> dict[str, float]:
-    """Run -> its result's accuracy on the gate's retain images as a share of its parent's."""
-    own: dict[str, dict[str, float]] = {}
-    for row in reader.read("evaluations").to_pylist():
-        if row["run_id"] and row["measure"] in ("retain_accuracy", "parent_retain_accuracy"):
-            own.setdefault(row["run_id"], {})[row["measure"]] = row["value"]
-    return {
-        run: min(1.0, found["retain_accuracy"] / (found.get("parent_retain_accuracy") or 1.0))
-        for run, found in own.items()
-        if "retain_accuracy" in found
-    }
+        self._past.append(past)

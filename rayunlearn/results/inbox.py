@@ -26,6 +26,7 @@ from rayunlearn.scheduling.requests import (
     DEFAULT_LINEAGE,
     Rejected,
     Request,
+    check_times,
     differences,
     json_object,
     parse_requests,
@@ -95,9 +96,10 @@ class Inbox:
             The name of its file.
 
         Raises:
-            BadInput: another request waits under the id, or one that is being cancelled, or the examples
-                were not handed over.
+            BadInput: another request waits under the id, or one that is being cancelled, the examples were
+                not handed over, or it says that it was received after its deadline.
         """
+        check_times(request)
         identity = request.request_id
         if (examples is None) != (request.examples is None):
             raise BadInput("examples", request.examples, "a reference to what is handed over with it")

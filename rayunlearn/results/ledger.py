@@ -7,16 +7,19 @@ Layout below the store's root::
     ledger/chain/<seq, 12 digits>.json        the link that commits entry seq: table, sha256 of the entry's
                                               bytes, previous
     ledger/HEAD                               seq and sha256 of the last entry
+    ledger/<table>/<first>-<last>.*.parquet   a segment: stands for the entries of a range (see `folding`)
 
 Sequence numbers run over all tables from 1. An append creates the entry, then creates the link, then replaces
 HEAD. The link is what counts: its name holds no table, so of two appenders at the same number exactly one
-gets it, and readers take nothing that has no link. Nothing is ever overwritten but HEAD.
+gets it, and readers take nothing that has no link. Nothing is ever overwritten but HEAD, and nothing deleted
+that is not kept in a segment.
 
 What a crash may leave, and what opening the ledger makes of it:
 
 - an entry without its link, just after the last link: it is committed now (its append was not acknowledged,
   but its rows are whole); if it cannot be read (power failure), it is deleted;
 - an entry whose number was linked to another table (an appender that lost the race and died): deleted;
+- entries and links that were folded, and segments that are no longer in force: deleted;
 - HEAD behind the last link, by one entry after a crash, by more if two appenders raced: put right. What HEAD
   says must be what the chain has at that number.
 
@@ -27,124 +30,67 @@ nor the removal of the whole ledger; that takes a hash kept elsewhere.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rayunlearn.errors import AccessDenied, BadInput, IntegrityError, StorageHeld, nearest
-from rayunlearn.results.schemas import (
-    SCHEMA_VERSION,
-    SCHEMAS,
-    SYNTHETIC_TABLES,
-    brought_up_to_date,
-    checked_value,
-    schema_of,
-    schema_written_under,
-    table_from_rows,
+from rayunlearn.results.chain import (
+    HEAD,
+    NO_PREVIOUS,
+    Link,
+    Tail,
+    Torn,
+    check_entry,
+    entry_bytes,
+    entry_name,
+    from_json,
+    link_to,
+    linked_bytes,
+    read_entry,
+    read_link,
+    rows_of,
+    to_json,
 )
+from rayunlearn.results.contents import Contents, Names, looked
+from rayunlearn.results.folding import (
+    ARCHIVE,
+    ENTRY,
+    FOLDED_AT,
+    SEGMENTS,
+    archived,
+    check,
+    fold,
+    matching,
+    named_segment,
+    numbered,
+    pieces,
+    rows_for,
+)
+from rayunlearn.results.schemas import SCHEMAS, SYNTHETIC_TABLES, checked_value, schema_of, table_from_rows
 from rayunlearn.results.store import AlreadyExists, NotStored, Store
-
-NO_PREVIOUS = "0" * 64
-"""Stands for the entry before the first one."""
-
-HEAD = "ledger/HEAD"
-
-_CHAIN_NAME = re.compile(r"ledger/chain/(\d{12})\.json")
-_ENTRY_NAME = re.compile(r"ledger/([a-z]+)/(\d{12})\.parquet")
-
-
-@dataclass(frozen=True)
-class Tail:
-    """The last entry of a ledger: its number and the SHA-256 (hex) of its bytes; what HEAD holds."""
-
-    seq: int = 0
-    sha256: str = NO_PREVIOUS
-
-
-@dataclass(frozen=True)
-class Link:
-    """What commits an entry to the chain."""
-
-    seq: int
-    table: str
-    sha256: str
-    previous: str
-
-    @property
-    def name(self) -> str:
-        """The link's own file."""
-        return _link_name(self.seq)
-
-    @property
-    def entry(self) -> str:
-        """The file that it commits."""
-        return _entry_name(self.table, self.seq)
-
-    @property
-    def tail(self) -> Tail:
-        """What HEAD says when this is the last one."""
-        return Tail(self.seq, self.sha256)
-
-
-_Record = TypeVar("_Record", Tail, Link)
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """The names of a ledger; the chain is listed first, so each entry that it commits is listed too."""
-
-    links: list[int]
-    tables_at: dict[int, list[str]]
-    unknown: list[str]
-
-    @property
-    def last(self) -> int:
-        return self.links[-1] if self.links else 0
-
-    @classmethod
-    def of(cls, store: Store) -> _Listing:
-        matches = map(_CHAIN_NAME.fullmatch, store.list("ledger/chain"))
-        links = [int(match[1]) for match in matches if match]
-        tables_at: dict[int, list[str]] = {}
-        unknown = []
-        for name in store.list("ledger"):
-            match = _ENTRY_NAME.fullmatch(name)
-            if match and match[1] in SCHEMAS:
-                tables_at.setdefault(int(match[2]), []).append(match[1])
-            elif name != HEAD and not _CHAIN_NAME.fullmatch(name):
-                unknown.append(name)
-        return cls(links, tables_at, unknown)
-
-    def require_whole(self, store: Store) -> None:
-        """No number up to the last link lacks its link or its entry."""
-        linked = set(self.links)
-        for seq in range(1, self.last + 1):
-            if seq not in linked:
-                raise IntegrityError(f"{_link_name(seq)} was removed: the chain goes on to {self.last}")
-            if seq not in self.tables_at:
-                raise IntegrityError(f"{read_link(store, seq).entry} was removed")
 
 
 class Ledger:
     """The one appender of a storage location's ledger."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, folded_at: int = FOLDED_AT) -> None:
         """Find the end of the chain, check the last entry and put right what a crash left (see the module).
+
+        Args:
+            store: the storage location.
+            folded_at: so many single entries are folded.
 
         Raises:
             IntegrityError: the end of the ledger is not what was appended.
         """
         self._store = store
+        self._folded_at = folded_at
         self._lock = threading.Lock()
-        self._tail = _recover(store)
+        self._tail, self._single = _recover(store)
+        self._verified: dict[str, str] = {}
 
     @property
     def tail(self) -> Tail:
@@ -153,6 +99,8 @@ class Ledger:
 
     def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> int:
         """Append rows as one entry; they are durable when this returns.
+
+        Where many single entries have come together, they are folded first.
 
         Any error but `BadInput` and `StorageHeld` leaves open whether the rows were stored; opening the
         ledger again finds out.
@@ -164,26 +112,54 @@ class Ledger:
             BadInput: a row does not fit the table; nothing was stored.
             StorageHeld: another appender is at work in this location; nothing of its was touched.
         """
+        if table not in SCHEMAS:
+            raise BadInput("table of the ledger", table, nearest(str(table), SCHEMAS))
         content = table_from_rows(table, rows)
         with self._lock:
             if not rows:
                 return self._tail.seq
-            seq, previous = self._tail.seq + 1, self._tail.sha256
-            data = _entry_bytes(table, content, seq, previous)
-            link = Link(seq, table, hashlib.sha256(data).hexdigest(), previous)
-            try:
-                self._store.create(link.entry, data)
-            except AlreadyExists as error:
-                raise _held(self._store, seq) from error
-            if _commit(self._store, link) != link:
-                raise _held(self._store, seq)
-            self._tail = link.tail
-            self._store.put(HEAD, _to_json(self._tail))
-            return seq
+            if self._single >= self._folded_at:
+                self._fold()
+            return self._append(table, content)
+
+    def _append(self, table: str, content: pa.Table) -> int:
+        seq = self._tail.seq + 1
+        data = entry_bytes(table, content, self._tail)
+        link = link_to(table, data, self._tail)
+        try:
+            self._store.create(link.entry, data)
+        except AlreadyExists as error:
+            raise _held(self._store, seq) from error
+        if _commit(self._store, link) != link:
+            raise _held(self._store, seq)
+        self._tail = link.tail
+        self._single += 1
+        self._store.put(HEAD, to_json(self._tail))
+        return seq
+
+    def _fold(self) -> None:
+        """Fold the single entries; killed at any point, the ledger holds what it held."""
+        store, tail = self._store, self._tail
+        try:
+            contents = Contents(store, Names.of(store))
+            if contents.last != tail.seq:
+                raise _held(store, tail.seq + 1)
+            links = [read_link(store, seq) for seq in contents.links]
+            entries = [(link, linked_bytes(store, link)) for link in links]
+        except IntegrityError as error:
+            if _folded(store) >= tail.seq:
+                raise _held(store, tail.seq + 1) from error
+            raise
+        segments = fold(store, entries, contents.segments, self._folded_at)
+        self._append(SEGMENTS, table_from_rows(SEGMENTS, rows_for(segments)))
+        self._single = 1
+        for name in Contents(store, Names.of(store)).folded_away:
+            store.delete(name)
 
     def verify(self) -> int:
-        """Check the whole chain; see `verify`."""
-        return verify(self._store)
+        """Check the chain as `verify` does; segments that it has checked before it takes as checked."""
+        head = _read_head(self._store)
+        return looked(self._store, lambda contents: _verified(self._store, contents, head, self._verified))
 
 
 class LedgerReader:
@@ -199,14 +175,18 @@ class LedgerReader:
         self._store = store
         self.tables = frozenset(tables)
         for table in self.tables:
-            schema_of(table)
+            if table not in SCHEMAS:
+                raise BadInput("table of the ledger", table, nearest(str(table), SCHEMAS))
+        self._read: dict[int, tuple[str, pa.Table]] = {}  # entry -> table and rows, of those not folded
 
-    def read(self, table: str, **equals: Any) -> pa.Table:
+    def read(self, table: str, *, columns: Sequence[str] | None = None, **equals: Any) -> pa.Table:
         """The rows of a table in the order in which they were appended.
 
         Args:
             table: the table's name.
-            equals: columns and the value that a row must have there; None asks for rows without a value.
+            columns: those to read; None for all.
+            equals: columns and the value that a row must have there; a set asks for any of its values, None
+                for rows without a value.
 
         Raises:
             AccessDenied: the table was not granted.
@@ -214,20 +194,83 @@ class LedgerReader:
                 newer than this code.
             IntegrityError: an entry is not what was appended.
         """
+        found = [part.drop_columns([ENTRY]) for part in self.scan(table, columns=columns, **equals)]
+        empty = schema_of(table).empty_table()
+        return pa.concat_tables([empty if columns is None else empty.select(list(columns)), *found])
+
+    def scan(
+        self, table: str, *, columns: Sequence[str] | None = None, after: int = 0, **equals: Any
+    ) -> Iterator[pa.Table]:
+        """The same rows, piece by piece, with the number of each one's entry in the column `ENTRY`.
+
+        Args:
+            table: the table's name.
+            columns: as for `read`.
+            after: only rows of later entries.
+            equals: as for `read`.
+        """
         schema = schema_of(table)
         if table not in self.tables:
             granted = ", ".join(sorted(self.tables)) or "none"
             raise AccessDenied(f"ledger table {table!r} was not granted to this reader; granted: {granted}")
+        for column in columns or ():
+            if column not in schema.names:
+                where = f"ledger table {table!r}"
+                raise BadInput("column", column, nearest(str(column), schema.names), where=where)
         wanted = {column: _wanted_value(table, column, value) for column, value in equals.items()}
-        listing = _Listing.of(self._store)
-        listing.require_whole(self._store)
-        parts = [schema.empty_table()]
-        for seq in range(1, listing.last + 1):
-            if table in listing.tables_at[seq]:
+        return self._scanned(table, columns, wanted, after)
+
+    @property
+    def last_entry(self) -> int:
+        """The number of the last entry, of whatever table; 0 where there is none."""
+        return looked(self._store, lambda contents: contents.last)
+
+    def _scanned(
+        self, table: str, columns: Sequence[str] | None, wanted: Mapping[str, Any], after: int
+    ) -> Iterator[pa.Table]:
+        given, names = 0, Names.of(self._store)
+        while True:
+            skipped = 0
+            try:
+                for part in self._pieces(Contents(self._store, names), table, columns, wanted, after):
+                    # rows come in the same order however their entries are folded
+                    start = min(given - skipped, part.num_rows)
+                    skipped += start
+                    if start < part.num_rows:
+                        given += part.num_rows - start
+                        skipped = given
+                        yield part.slice(start)
+                return
+            except IntegrityError:
+                before, names = names, Names.of(self._store)
+                if names.listing <= before.listing:
+                    raise
+
+    def _pieces(
+        self,
+        contents: Contents,
+        table: str,
+        columns: Sequence[str] | None,
+        wanted: Mapping[str, Any],
+        after: int,
+    ) -> Iterator[pa.Table]:
+        contents.require_whole()
+        for segment in contents.segments:
+            if segment.table == table and segment.last > after:
+                yield from pieces(self._store, segment, wanted, columns=columns, after=after)
+        self._read = {seq: known for seq, known in self._read.items() if seq > contents.folded}
+        for seq in contents.links:
+            if seq <= after or table not in contents.tables_at[seq]:
+                continue
+            if seq not in self._read:
                 link = read_link(self._store, seq)
-                if link.table == table:
-                    parts.append(_matching(read_entry(self._store, link), wanted))
-        return pa.concat_tables(parts)
+                if link.table != table:
+                    continue
+                self._read[seq] = table, read_entry(self._store, link)
+            found, rows = self._read[seq]
+            if found == table:
+                rows = rows.filter(matching(rows, wanted)) if wanted else rows
+                yield numbered(seq, rows if columns is None else rows.select(list(columns)))
 
 
 def verify(store: Store) -> int:
@@ -239,66 +282,88 @@ def verify(store: Store) -> int:
     Raises:
         IntegrityError: names the first entry that was edited, removed, moved or added.
     """
-    head = _read_head(store)
-    listing = _Listing.of(store)
-    if listing.unknown:
-        raise IntegrityError(f"{listing.unknown[0]} does not belong into a ledger")
-    listing.require_whole(store)
-    previous = NO_PREVIOUS
-    for seq in range(1, listing.last + 1):
+    head = _read_head(store)  # before the chain, which may only have grown meanwhile
+    return looked(store, lambda contents: _verified(store, contents, head, {}))
+
+
+def _verified(store: Store, contents: Contents, head: Tail | None, before: dict[str, str]) -> int:
+    """As `verify`; `before` has, by name, the last entry's hash of every segment that was checked."""
+    if contents.unknown:
+        raise IntegrityError(f"{contents.unknown[0]} does not belong into a ledger")
+    contents.require_whole()
+    previous, folded = NO_PREVIOUS, 0
+    for segment in contents.segments:
+        if segment.table == ARCHIVE and segment.first != folded + 1:
+            raise IntegrityError(f"the archive of entry {folded + 1} was removed")
+        if segment.table == ARCHIVE:
+            if segment.name not in before:
+                for link, data in archived(store, segment, previous):
+                    check_entry(link, data)
+                    previous = link.sha256
+                before[segment.name] = previous
+            previous, folded = before[segment.name], segment.last
+        elif segment.name not in before:
+            check(store, segment)
+            before[segment.name] = ""
+    if folded != contents.folded:
+        raise IntegrityError(f"the archive of entry {folded + 1} was removed")
+    for seq in contents.links:
         link = read_link(store, seq)
         if link.previous != previous:
             raise IntegrityError(f"{link.name} does not follow from entry {seq - 1}: one was replaced")
         read_entry(store, link)
-        for table in listing.tables_at[seq]:
+        for table in contents.tables_at[seq]:
             if table != link.table:
-                raise IntegrityError(f"{_entry_name(table, seq)} was added: entry {seq} is {link.entry}")
+                raise IntegrityError(f"{entry_name(table, seq)} was added: entry {seq} is {link.entry}")
         previous = link.sha256
-    pending = sorted(seq for seq in listing.tables_at if seq > listing.last)
-    for expected, seq in enumerate(pending, start=listing.last + 1):
+    pending = sorted(seq for seq in contents.tables_at if seq > contents.last)
+    for expected, seq in enumerate(pending, start=contents.last + 1):
         if seq != expected:
-            raise IntegrityError(f"entry {seq} was added: the chain ends at {listing.last}")
-    _check_head(store, head, listing.last)
-    return listing.last
+            raise IntegrityError(f"entry {seq} was added: the chain ends at {contents.last}")
+    _check_head(store, head, contents)
+    return contents.last
 
 
-def _recover(store: Store) -> Tail:
-    """Find the end of the chain and put right what a crash left."""
+def _recover(store: Store) -> tuple[Tail, int]:
+    """Put right what a crash left; the tail, and the number of single entries."""
     head = _read_head(store)  # before the chain, which may only have grown meanwhile
-    listing = _Listing.of(store)
+    contents = Contents(store, Names.of(store))
     tail = Tail()
-    if listing.last:
-        link = read_link(store, listing.last)
+    if contents.last:
+        link = read_link(store, contents.last)
         read_entry(store, link)
         tail = link.tail
-    _check_head(store, head, listing.last)
-    for seq, tables in listing.tables_at.items():
-        if seq <= listing.last and len(tables) > 1:
+    _check_head(store, head, contents)
+    for seq, tables in contents.tables_at.items():
+        if seq <= contents.last and len(tables) > 1:
             _delete_losers(store, read_link(store, seq), tables)
-    while tables := listing.tables_at.get(tail.seq + 1, []):
+    for name in contents.folded_away:
+        store.delete(name)
+    single = len(contents.links)
+    while tables := contents.tables_at.get(tail.seq + 1, []):
         pending = _pending(store, tail, tables)
         if pending is None:
             break
         link = _commit(store, pending)
         _delete_losers(store, link, tables)
-        tail = link.tail
+        tail, single = link.tail, single + 1
     if head != tail and tail.seq:
-        store.put(HEAD, _to_json(tail))
-    return tail
+        store.put(HEAD, to_json(tail))
+    return tail, single
 
 
 def _pending(store: Store, tail: Tail, tables: list[str]) -> Link | None:
     """The link for an entry that follows the tail and was not committed; None if there is no whole one."""
     for table in tables:
-        name = _entry_name(table, tail.seq + 1)
+        name = entry_name(table, tail.seq + 1)
         try:
             data = store.get(name)
         except NotStored:
             continue  # its appender lost the race and took it back
-        link = Link(tail.seq + 1, table, hashlib.sha256(data).hexdigest(), tail.sha256)
+        link = link_to(table, data, tail)
         try:
-            _rows(link, data)
-        except (pa.ArrowException, OSError):
+            rows_of(link, data)
+        except Torn:
             store.delete(name)  # torn by a power failure before it was acknowledged
             continue
         return link
@@ -306,21 +371,33 @@ def _pending(store: Store, tail: Tail, tables: list[str]) -> Link | None:
 
 
 def _commit(store: Store, link: Link) -> Link:
-    """Create a link; if the number is taken, take back the entry. Returns the link that is there."""
+    """Create a link; if the number is taken, take back the entry. Returns the link that is there.
+
+    Where the number was folded since, its name was free again: an archive tells.
+    """
     try:
-        store.create(link.name, _to_json(link))
+        store.create(link.name, to_json(link))
     except AlreadyExists:
         there = read_link(store, link.seq)
         _delete_losers(store, there, [link.table])
         return there
+    if _folded(store) >= link.seq:
+        store.delete(link.name)
+        store.delete(link.entry)
+        raise _held(store, link.seq)
     return link
+
+
+def _folded(store: Store) -> int:
+    """The last entry for which there is an archive; it is there before its entries are deleted."""
+    return max((named_segment(name) or 0 for name in store.list(f"ledger/{ARCHIVE}")), default=0)
 
 
 def _delete_losers(store: Store, link: Link, tables: Iterable[str]) -> None:
     """Delete entries whose number was linked to another table; nobody has read them, nobody ever will."""
     for table in tables:
         if table != link.table:
-            store.delete(_entry_name(table, link.seq))
+            store.delete(entry_name(table, link.seq))
 
 
 def _held(store: Store, seq: int) -> StorageHeld:
@@ -330,8 +407,9 @@ def _held(store: Store, seq: int) -> StorageHeld:
     )
 
 
-def _check_head(store: Store, head: Tail | None, last: int) -> None:
+def _check_head(store: Store, head: Tail | None, contents: Contents) -> None:
     """HEAD may lag behind the last link, and never lead."""
+    last = contents.last
     if head is None and last > 1:
         head = _read_head(store)  # another appender may have begun between the two looks
         if head is None:
@@ -340,77 +418,16 @@ def _check_head(store: Store, head: Tail | None, last: int) -> None:
         return
     if head.seq > last:
         raise IntegrityError(f"entry {last + 1} was removed: {HEAD} is at {head.seq}, the chain at {last}")
-    if read_link(store, head.seq).sha256 != head.sha256:
+    (link,) = contents.links_of([head.seq])
+    if link.sha256 != head.sha256:
         raise IntegrityError(f"entry {head.seq} was replaced: {HEAD} has another hash for it than the chain")
 
 
 def _read_head(store: Store) -> Tail | None:
     try:
-        return _from_json(Tail, HEAD, store.get(HEAD))
+        return from_json(Tail, HEAD, store.get(HEAD))
     except NotStored:
         return None
-
-
-def read_link(store: Store, seq: int) -> Link:
-    """The link of an entry; `IntegrityError` where it was removed or replaced."""
-    name = _link_name(seq)
-    try:
-        link = _from_json(Link, name, store.get(name))
-    except NotStored as error:
-        raise IntegrityError(f"{name} was removed") from error
-    if link.seq != seq or link.table not in SCHEMAS:
-        raise IntegrityError(f"{name} was replaced: it speaks of entry {link.seq} in table {link.table!r}")
-    return link
-
-
-def read_entry(store: Store, link: Link) -> pa.Table:
-    """The rows of an entry, after checking that it is the one that was linked."""
-    try:
-        data = store.get(link.entry)
-    except NotStored as error:
-        raise IntegrityError(f"{link.entry} was removed") from error
-    if hashlib.sha256(data).hexdigest() != link.sha256:
-        raise IntegrityError(f"{link.entry} was edited or replaced: its hash is not the one in {link.name}")
-    try:
-        return _rows(link, data)
-    except (pa.ArrowException, OSError) as error:
-        raise IntegrityError(f"{link.entry} cannot be read: {error}") from error
-
-
-def _rows(link: Link, data: bytes) -> pa.Table:
-    """The rows in an entry's bytes; pyarrow's errors come through."""
-    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    _check_entry(link, file.schema_arrow)
-    return brought_up_to_date(link.table, file.read(use_threads=False))
-
-
-def _check_entry(link: Link, schema: pa.Schema) -> None:
-    """An entry's own metadata says what its name and its link say, in a schema that is known here."""
-    metadata = {key: value.decode(errors="replace") for key, value in (schema.metadata or {}).items()}
-    version = metadata.get(b"schema_version", "")
-    if not re.fullmatch("[1-9][0-9]{0,8}", version):
-        raise IntegrityError(f"{link.entry}: its schema_version is {version!r}, no version")
-    if int(version) > SCHEMA_VERSION:
-        allowed = f"at most {SCHEMA_VERSION}; a newer rayunlearn wrote this"
-        raise BadInput("schema version", int(version), allowed, where=link.entry)
-    expected = _metadata(link.table, link.seq, link.previous) | {"schema_version": version}
-    for key, value in expected.items():
-        found = metadata.get(key.encode())
-        if found != value:
-            raise IntegrityError(f"{link.entry}: its {key} is {found!r}, expected {value!r}")
-    if not schema.equals(schema_written_under(link.table, int(version))):
-        raise IntegrityError(f"{link.entry}: its columns are not those of table {link.table!r}")
-
-
-def _metadata(table: str, seq: int, previous: str) -> dict[str, str]:
-    return {"table": table, "seq": str(seq), "schema_version": str(SCHEMA_VERSION), "previous": previous}
-
-
-def _entry_bytes(table: str, content: pa.Table, seq: int, previous: str) -> bytes:
-    sink = pa.BufferOutputStream()
-    content = content.replace_schema_metadata(_metadata(table, seq, previous))
-    pq.write_table(content, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue().to_pybytes()
 
 
 def _wanted_value(table: str, column: str, value: Any) -> Any:
@@ -420,37 +437,6 @@ def _wanted_value(table: str, column: str, value: Any) -> Any:
     if column not in single:
         allowed = "a column with single values" if column in schema.names else nearest(column, single)
         raise BadInput("column", column, allowed, where=where)
+    if isinstance(value, set | frozenset):
+        return frozenset(checked_value(table, column, one, where=where) for one in value)
     return None if value is None else checked_value(table, column, value, where=where)
-
-
-def _matching(rows: pa.Table, wanted: Mapping[str, Any]) -> pa.Table:
-    for column, value in wanted.items():
-        cells = rows.column(column)
-        mask = pc.is_null(cells) if value is None else pc.equal(cells, pa.scalar(value, cells.type))
-        rows = rows.filter(mask)
-    return rows
-
-
-def _entry_name(table: str, seq: int) -> str:
-    return f"ledger/{table}/{seq:012d}.parquet"
-
-
-def _link_name(seq: int) -> str:
-    return f"ledger/chain/{seq:012d}.json"
-
-
-def _to_json(record: Tail | Link) -> bytes:
-    return json.dumps(asdict(record), sort_keys=True).encode()
-
-
-def _from_json(kind: type[_Record], name: str, data: bytes) -> _Record:
-    """Read a record back; bytes that `_to_json` would not have written are refused."""
-    try:
-        record = kind(**json.loads(data))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise IntegrityError(f"{name} was edited: it cannot be read ({error})") from error
-    numbers_are_sound = type(record.seq) is int and record.seq >= 1
-    texts_are_sound = all(isinstance(value, str) for key, value in asdict(record).items() if key != "seq")
-    if not (numbers_are_sound and texts_are_sound) or _to_json(record) != data:
-        raise IntegrityError(f"{name} was edited: it is not what an append writes")
-    return record

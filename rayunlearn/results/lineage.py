@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rayunlearn.results.folding import ENTRY
 from rayunlearn.results.ledger import LedgerReader
 
 
@@ -56,16 +57,48 @@ def versions(reader: LedgerReader, lineage: str) -> list[Version]:
     return list(found.values())
 
 
-def request_events(reader: LedgerReader) -> dict[str, list[dict[str, Any]]]:
-    """Events of every request, in order, by request id; a rejected line without an id is left out.
+Events = dict[str, list[dict[str, Any]]]
+"""Request id -> its rows in the ledger, in order."""
+
+
+def request_events(reader: LedgerReader, ids: Collection[str] | None = None) -> Events:
+    """Events of these requests, or of every one; a rejected line without an id is left out.
 
     A rejection does not touch an accepted request of the same id, so it is left out as well.
     """
-    events: dict[str, list[dict[str, Any]]] = {}
-    for row in reader.read("requests").to_pylist():
-        if row["event"] != "rejected":
-            events.setdefault(row["request_id"], []).append(row)
+    wanted: dict[str, Any] = {} if ids is None else {"request_id": frozenset(ids)}
+    events: Events = {}
+    for part in reader.scan("requests", **wanted):
+        for row in part.drop_columns([ENTRY]).to_pylist():
+            if row["event"] != "rejected":
+                events.setdefault(row["request_id"], []).append(row)
     return events
+
+
+class OpenRequests:
+    """The requests that wait; asked again, it reads only what has been appended since.
+
+    Args:
+        reader: of the ledger.
+    """
+
+    def __init__(self, reader: LedgerReader) -> None:
+        self._reader = reader
+        self._open: Events = {}
+        self._read_to = 0
+
+    def events(self) -> Events:
+        """Events of every request that waits, by request id, in the order of receipt."""
+        for part in self._reader.scan("requests", after=self._read_to):
+            for row in part.to_pylist():
+                self._read_to = row.pop(ENTRY)
+                if row["event"] == "rejected":
+                    continue
+                events = self._open.setdefault(row["request_id"], [])
+                events.append(row)
+                if not waits(events):
+                    del self._open[row["request_id"]]
+        return dict(self._open)
 
 
 def waits(events: Sequence[Mapping[str, Any]]) -> bool:

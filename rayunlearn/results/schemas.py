@@ -229,6 +229,13 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 
+_SEGMENTS = _schema(
+    "segments",
+    {"table": _STRING, "first": _INT, "last": _INT, "rows": _INT, "sha256": _STRING},
+    null=(),
+)
+"""Of the ledger's own table, which only the ledger appends to and reads."""
+
 ALL_TABLES = frozenset(SCHEMAS)
 SYNTHETIC_TABLES = ALL_TABLES - {"audits"}
 """What stopping rule, gate, plan and search may read: everything but measurements on real data."""
@@ -305,8 +312,15 @@ def without_volatile(table: str, rows: pa.Table) -> pa.Table:
     return rows.drop_columns([name for name in rows.column_names if name in VOLATILE_COLUMNS[table]])
 
 
+def is_table(name: str) -> bool:
+    """Whether a ledger has entries of such a table."""
+    return name in SCHEMAS or name == "segments"
+
+
 def schema_of(table: str) -> pa.Schema:
     """The schema of a table; an unknown one is `BadInput`."""
+    if table == "segments":
+        return _SEGMENTS
     if table not in SCHEMAS:
         raise BadInput("table of the ledger", table, nearest(str(table), SCHEMAS))
     return SCHEMAS[table]
@@ -375,10 +389,10 @@ def checked_value(table: str, column: str, value: Any, *, where: str) -> Any:
             raise BadInput(thing, value, _wanted(kind), where=where)
         return [_scalar(f"{thing}, item {i}", item, kind.value_type, where) for i, item in enumerate(value)]
     value = _scalar(thing, value, kind, where)
-    words = ENUMS[table].get(column)
+    words = ENUMS.get(table, {}).get(column)
     if words is not None and value not in words:
         raise BadInput(thing, value, ", ".join(map(repr, words)), where=where)
-    if column in JSON_COLUMNS[table] and not _is_json_object(value):
+    if column in JSON_COLUMNS.get(table, ()) and not _is_json_object(value):
         raise BadInput(thing, value, "the text of a JSON object", where=where)
     return value
 

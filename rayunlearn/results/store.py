@@ -32,8 +32,10 @@ MARKER = "rayunlearn.json"
 """Says that a folder or a prefix is a storage location, and in which format."""
 
 _PART = re.compile(r"[A-Za-z0-9._=-]{1,200}")
+_LONGEST_NAME = 1000
 _ALLOWED_NAME = (
-    "a relative name of parts joined by '/', each of 1 to 200 of A-Z a-z 0-9 . _ = - and neither '.' nor '..'"
+    "a relative name of parts joined by '/', each of 1 to 200 of A-Z a-z 0-9 . _ = - and neither '.' nor "
+    f"'..', together at most {_LONGEST_NAME} characters"
 )
 _STAGED_MARKER = re.compile(re.escape(MARKER) + r"#\d+")
 _CREATION = "rayunlearn-creation"
@@ -125,11 +127,11 @@ class Store:
         if not str(root) or "\0" in str(root):
             raise BadInput("storage", str(root), s3.ALLOWED)
         folder = Path(root).absolute()
-        if folder.exists() and not folder.is_dir():
-            raise BadInput("storage", str(root), "a folder; this is a file")
-        if not create and not folder.is_dir():
-            raise NotBegun("storage", str(root), "a folder used before; this one does not exist")
         try:
+            if folder.exists() and not folder.is_dir():
+                raise BadInput("storage", str(root), "a folder; this is a file")
+            if not create and not folder.is_dir():
+                raise NotBegun("storage", str(root), "a folder used before; this one does not exist")
             if create:
                 folder.mkdir(parents=True, exist_ok=True)
             found = sorted(os.listdir(folder))
@@ -139,6 +141,8 @@ class Store:
             raise BadInput(
                 "storage", str(root), f"a folder that can be made, listed and written to ({error.strerror})"
             ) from error
+        except UnicodeEncodeError as error:
+            raise BadInput("storage", str(root), s3.ALLOWED) from error
         return cls(LocalStore(folder), str(root), folder=folder.resolve(), sync=sync), found
 
     @classmethod
@@ -281,7 +285,8 @@ class Store:
 
     def _checked(self, name: str) -> str:
         parts = name.split("/") if isinstance(name, str) else [""]
-        if not all(_PART.fullmatch(part) and part not in (".", "..") for part in parts):
+        plain = all(_PART.fullmatch(part) and part not in (".", "..") for part in parts)
+        if not plain or len(name) > _LONGEST_NAME:
             raise BadInput("name", name, _ALLOWED_NAME, where=self.where)
         if self._folder is not None:
             real = (self._folder / name).resolve()

@@ -265,17 +265,19 @@ def summarise(reader: LedgerReader, request_ids: Sequence[str]) -> list[RequestS
         BadInput: the ledger has no event of a request.
         AccessDenied: the reader may not read `requests`.
     """
-    events = _grouped(reader.read("requests").to_pylist(), "request_id")
-    runs = _by_request(_rows(reader, "runs"))
+    events = _grouped(reader.read("requests", request_id=set(request_ids)).to_pylist(), "request_id")
+    ids = _runs_of(reader, set(request_ids))
+    runs = _by_request(_rows(reader, "runs", ids))
     checkpoints, evaluations, audits, versions = (
-        _grouped(_rows(reader, table), "run_id")
+        _grouped(_rows(reader, table, ids), "run_id")
         for table in ("checkpoints", "evaluations", "audits", "versions")
     )
     summaries = []
     histories: dict[str, Iterator[list[_Row]]] = {}
     for request_id in request_ids:
         if request_id not in events:
-            allowed = nearest(request_id, events) or "none, the ledger has no requests"
+            known = reader.read("requests", columns=["request_id"]).column("request_id").to_pylist()
+            allowed = nearest(request_id, sorted(set(known))) or "none, the ledger has no requests"
             raise BadInput("request id", request_id, allowed, where="summary of the ledger")
         if request_id not in histories:
             asked = list(request_ids).count(request_id)
@@ -295,8 +297,21 @@ def summarise(reader: LedgerReader, request_ids: Sequence[str]) -> list[RequestS
     return summaries
 
 
-def _rows(reader: LedgerReader, table: str) -> list[_Row]:
-    rows: list[_Row] = reader.read(table).to_pylist() if table in reader.tables else []
+def _runs_of(reader: LedgerReader, requests: set[str]) -> set[str]:
+    """Ids of the runs of any of these requests."""
+    if "runs" not in reader.tables:
+        return set()
+    parts = reader.scan("runs", columns=["run_id", "request_ids"])
+    return {
+        row["run_id"] for part in parts for row in part.to_pylist() if requests & set(row["request_ids"])
+    }
+
+
+def _rows(reader: LedgerReader, table: str, runs: set[str]) -> list[_Row]:
+    """The rows of these runs; none of a table that was not granted."""
+    if table not in reader.tables:
+        return []
+    rows: list[_Row] = reader.read(table, run_id=runs).to_pylist()
     return rows
 
 

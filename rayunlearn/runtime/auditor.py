@@ -29,7 +29,7 @@ from rayunlearn.runtime.cluster import role_share
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.labelled import mislabelled_by_task
 from rayunlearn.runtime.published import load_version
-from rayunlearn.runtime.runs import RunFiles
+from rayunlearn.runtime.runs import RunFiles, kept_runs
 from rayunlearn.runtime.shadows import shadow_jobs, shadow_models
 from rayunlearn.runtime.training import TrainingJob, train_gold, train_original, training_job
 from rayunlearn.seeds import derive_seed
@@ -85,15 +85,15 @@ class Auditor:
 
     def audit(self) -> None:
         """Measure every published run that has not been audited, on real data, in other processes."""
-        audited = set(self.reader.read("audits").column("run_id").to_pylist())
-        published = self.reader.read("runs", event="published").to_pylist()
+        audited = set(self.reader.read("audits", columns=["run_id"]).column("run_id").to_pylist())
+        # a run whose files were purged before anybody audited it can be audited no more
+        kept = kept_runs(self.context.store) - audited
         targets = []
-        for row in published:
+        for row in self.reader.read("runs", run_id=kept, event="published").to_pylist():
             chain = {v.version: v for v in versions(self.reader, row["lineage"])}
             version = chain[row["version"]]
             files = RunFiles(self.context.store, row["run_id"])
-            # a run whose files were purged before anybody audited it can be audited no more
-            if row["run_id"] in audited or not self._is_there(version) or not files.kept():
+            if not self._is_there(version):
                 continue
             steps = self.reader.read("checkpoints", run_id=row["run_id"]).column("step").to_pylist()
             (chosen, *_) = self.reader.read(
@@ -229,12 +229,8 @@ class Auditor:
     def _without_a_behaviour(self, version: Version) -> bool:
         """Whether this version or one before it served a request by examples that names no whole class."""
         chain = versions(self.reader, version.lineage)
-        events = request_events(self.reader)
-        asked = [
-            events[request][0]
-            for served in chain[: chain.index(version) + 1]
-            for request in served.request_ids
-        ]
+        served = {i for before in chain[: chain.index(version) + 1] for i in before.request_ids}
+        asked = [events[0] for events in request_events(self.reader, served).values()]
         return any(row["kind"] == "examples" and not row["whole_classes"] for row in asked)
 
     @cached_property

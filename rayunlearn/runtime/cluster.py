@@ -15,6 +15,10 @@ from rayunlearn.errors import BadInput
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, SplitEnsemble
 
 
+class NoRoom(BadInput):
+    """More is asked for than the cluster has, or has free in time."""
+
+
 class Placement(StrEnum):
     """Where the parts of a run are."""
 
@@ -77,7 +81,8 @@ def bundles(
     """The resource bundles of a run's roles: as asked, or a fair share of what the cluster has.
 
     Raises:
-        BadInput: more than the cluster can ever give.
+        NoRoom: more than the cluster can ever give.
+        BadInput: none, or no number.
     """
     n = placement.actors(workers)
     cpus = role_share(cluster.get("CPU", 0), n) if cpus_per_role is None else cpus_per_role
@@ -88,7 +93,7 @@ def bundles(
     for name, amount in bundle.items():
         has = cluster.get(name, 0)
         if amount * n > has + 1e-9:
-            raise BadInput(
+            raise NoRoom(
                 "resources",
                 f"{n} x {amount:g} {name} = {n * amount:g} {name}",
                 f"at most the {has:g} {name} that the cluster has ({_shown(cluster)})",
@@ -101,13 +106,13 @@ def reserve(wanted: list[dict[str, float]], *, timeout_s: float = 120.0) -> Plac
     """A placement group of these bundles, ready for use.
 
     Raises:
-        BadInput: it was not placed in time; the message says why and what is free.
+        NoRoom: it was not placed in time; the message says why and what is free.
     """
     group = placement_group(wanted, strategy="PACK")
     if not group.wait(timeout_s):
         state = placement_group_table(group)["stats"]["scheduling_state"]
         ray.util.remove_placement_group(group)
-        raise BadInput(
+        raise NoRoom(
             "resources",
             wanted,
             f"what is free within {timeout_s:g} s, which is {_shown(ray.available_resources())} ({state})",

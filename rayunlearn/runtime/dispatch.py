@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 
 from rayunlearn.methods.registry import METHODS
-from rayunlearn.results.history import history
+from rayunlearn.results.history import History
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import request_events, versions
 from rayunlearn.runtime.context import Context
@@ -72,6 +72,7 @@ class Dispatcher:
     ) -> None:
         self.context, self.settings, self.slots = context, settings, slots
         self.reader = LedgerReader(context.store)
+        self.history = History(self.reader)
         self.scheduler_for, self.begin_lineage = scheduler_for, begin_lineage
         self.news, self.cancelled = news, cancelled
         self.waiting: dict[str, Request] = {}
@@ -100,14 +101,15 @@ class Dispatcher:
 
     def _take(self, requests: Iterable[Request]) -> None:
         """Put requests into the queue, with the time of receipt that was recorded."""
-        events = request_events(self.reader)
+        requests = list(requests)
+        events = request_events(self.reader, {request.request_id for request in requests})
         running = {i for _, run, _ in self.running.values() for i in run.request_ids}
         for request in requests:
             if request.request_id in running or request.request_id in self.outcomes:
                 continue
             known = events.get(request.request_id)
             at = known[0]["received_at"] if known else request.received_at or self.context.clock()
-            self.waiting[request.request_id] = replace(request, received_at=at, deadline=_later(request, at))
+            self.waiting[request.request_id] = replace(request, received_at=at)
         for lineage in sorted({request.lineage for request in self.waiting.values()}):
             if lineage not in self.running and not versions(self.reader, lineage):
                 self.begin_lineage(lineage)
@@ -127,23 +129,26 @@ class Dispatcher:
         return found
 
     def _left_over(self) -> list[dict[str, Any]]:
-        rows = self.reader.read("runs").to_pylist()
-        failed = {row["run_id"] for row in rows if row["event"] == "failed"}
         lineages = {request.lineage for request in self.waiting.values()}
         published = {v.run_id for name in lineages for v in versions(self.reader, name)}
-        begun = {row["run_id"]: row for row in rows if row["event"] == "started"}
+        columns = ["run_id", "event", "request_ids", "method", "attempt", "config_hash"]
+        begun: dict[str, dict[str, Any]] = {}
+        for part in self.reader.scan("runs", columns=columns, event={"started", "failed"}):
+            for row in part.to_pylist():
+                if row["event"] == "started" and all(i in self.waiting for i in row["request_ids"]):
+                    begun[row["run_id"]] = row
+                elif row["event"] == "failed" and row["run_id"] not in published:
+                    begun.pop(row["run_id"], None)
         return [
             row
             for run, row in begun.items()
             if run in published
-            or run not in failed
-            and row["method"] in METHODS
+            or row["method"] in METHODS
             and row["config_hash"] == self.scheduler_for(row["method"]).config_hash
         ]
 
     def _plan(self) -> Plan:
-        known = history(
-            self.reader,
+        known = self.history.known(
             to_json(self.context.recipe),
             waiting=self.waiting,
             under_way={name: run for name, (_, run, _) in self.running.items()},
@@ -245,9 +250,3 @@ def _told(event: str, decision: Any, waiting: Mapping[str, Request]) -> dict[str
         "expected_seconds": getattr(decision, "expected_s", None),
         "why": decision.why,
     }
-
-
-def _later(request: Request, received_at: Any) -> Any:
-    """The deadline, where it is not before the receipt: one that had passed already is none to plan by."""
-    deadline = request.deadline
-    return deadline if deadline is None or deadline >= received_at else received_at

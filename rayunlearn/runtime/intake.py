@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from rayunlearn.errors import BadInput
 from rayunlearn.methods.registry import method_named, require_access, require_granularity
 from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import Ledger, LedgerReader
-from rayunlearn.results.lineage import Version, request_events, status, versions, waits
+from rayunlearn.results.lineage import OpenRequests, Version, request_events, status, versions, waits
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.examples import PREFIX
 from rayunlearn.runtime.requested import request_row, roles_of
@@ -46,6 +46,11 @@ class Intake:
     failed: tuple[Request, ...] = ()
     cancelled: tuple[Request, ...] = ()
 
+    def joined(self, later: Intake) -> Intake:
+        """This intake and a later one as one; what both have stands once."""
+        both = {f.name: (*getattr(self, f.name), *getattr(later, f.name)) for f in fields(Intake)}
+        return Intake(**{name: tuple(dict.fromkeys(entries)) for name, entries in both.items()})
+
 
 def read_requests(path: str | Path, flag: str = "--requests") -> list[Request | Rejected]:
     """The lines of a requests file, which a flag names; examples are looked for from where it is.
@@ -59,6 +64,8 @@ def read_requests(path: str | Path, flag: str = "--requests") -> list[Request | 
         raise BadInput(flag, str(path), f"a readable file ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise BadInput(flag, str(path), f"UTF-8 text (byte {error.start} is not)") from error
+    except ValueError as error:
+        raise BadInput(flag, str(path), f"the name of a file ({error})") from error
     entries = parse_requests(text, str(path))
     if not entries:
         raise BadInput(flag, str(path), "a file with at least one request, one JSON object a line")
@@ -112,7 +119,7 @@ def take_in(
     rows: list[Row] = []
     received = received or {}
     chains: dict[str, list[Version]] = {}
-    events = request_events(reader)
+    events = request_events(reader, {e.request_id for e in entries if isinstance(e, Request)})
     forgotten: dict[str, dict[str, set[int]]] = {}
     for entry in entries:
         if isinstance(entry, Rejected):
@@ -189,6 +196,7 @@ def drain(
     ledger: Ledger | None,
     check: Check,
     *,
+    waiting: OpenRequests | None = None,
     first: Sequence[Request | Rejected] = (),
     under_way: Collection[str] = (),
     now: datetime,
@@ -203,6 +211,7 @@ def drain(
         reader: of its ledger.
         ledger: its one appender; None writes nothing and leaves the inbox as it is.
         check: sorts requests, and says what is to be recorded of them.
+        waiting: what the ledger knows to wait, where somebody keeps up with it.
         first: lines of a file.
         under_way: as for `carry_out_cancellations`.
         now: the time of the intake.
@@ -212,21 +221,21 @@ def drain(
     """
     cancelled = carry_out_cancellations(inbox, reader, ledger, under_way=under_way, now=now)
     gone = {request.request_id for request in cancelled}
-    waiting = [w for w in inbox.entries() if w.request_id not in gone]
+    entered = [w for w in inbox.entries() if w.request_id not in gone]
     first = [entry for entry in first if entry.request_id not in gone]
     named = {entry.request_id: entry for entry in first if isinstance(entry, Request)}
     known = {
         request_id: request_of(events[0])
-        for request_id, events in request_events(reader).items()
-        if waits(events) and request_id not in gone and request_id not in named
+        for request_id, events in (waiting or OpenRequests(reader)).events().items()
+        if request_id not in gone and request_id not in named
     }
-    new = [_unless_known(w.entry, {**known, **named}) for w in waiting]
-    received = {w.request_id: w.added_at for w in waiting if w.added_at is not None}
+    new = [_unless_known(w.entry, {**known, **named}) for w in entered]
+    received = {w.request_id: w.added_at for w in entered if w.added_at is not None}
     entries = [*known.values(), *first, *(entry for entry in new if entry is not None)]
     intake, rows = check(entries, received)
     if ledger is not None:
         ledger.append("requests", rows)
-        for w in waiting:
+        for w in entered:
             inbox.done(w.name)
     return replace(intake, cancelled=(*cancelled, *intake.cancelled))
 
@@ -258,7 +267,7 @@ def carry_out_cancellations(
     if not wishes:
         return []
     cancelled, rows, names = [], [], []
-    events = request_events(reader)
+    events = request_events(reader, {wish.request_id for wish in wishes})
     for wish in wishes:
         before = events.get(wish.request_id, [])
         found = None if before else inbox.find(wish.request_id)
@@ -342,7 +351,10 @@ def _rejections(
     reader: LedgerReader, rejected: Sequence[Rejected], now: datetime, received: Mapping[str, datetime]
 ) -> list[Row]:
     """Rows for the rejections that are not recorded yet."""
-    known = {(r["request_id"], r["reason"]) for r in reader.read("requests", event="rejected").to_pylist()}
+    if not rejected:
+        return []
+    rows = reader.read("requests", request_id={name_of(bad) for bad in rejected}, event="rejected")
+    known = {(r["request_id"], r["reason"]) for r in rows.to_pylist()}
     return [
         {
             "request_id": name_of(bad),

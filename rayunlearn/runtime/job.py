@@ -27,7 +27,7 @@ from rayunlearn.results.sweeps import winning_settings
 from rayunlearn.results.terminal import JobProgress, open_console, result_table
 from rayunlearn.results.wording import asked
 from rayunlearn.runtime.cluster import Placement, connect
-from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.context import Context, Progress
 from rayunlearn.runtime.intake import Intake, name_of, read_requests
 from rayunlearn.runtime.machine import report_facts
 from rayunlearn.runtime.retention import retain_images
@@ -90,16 +90,16 @@ def run_job(
                 )
                 service = Service(context, place, checkpoint=checkpoint, generator=generator)
                 while True:
-                    intake = service.take_in_inbox(entries, record=not dry_run)
-                    for bad in intake.rejected:
-                        progress.say(f"rejected: {bad.reason}")
+                    taken = Taken(progress)
+                    taken.add(service.take_in_inbox(entries, record=not dry_run))
                     if dry_run:
-                        _show_plan(console, service, intake)
-                        return ExitCode.BAD_INPUT if intake.rejected else ExitCode.OK
-                    outcomes = service.serve(intake)
+                        _show_plan(console, service, taken.intake)
+                        return ExitCode.BAD_INPUT if taken.intake.rejected else ExitCode.OK
+                    outcomes = service.serve(taken.intake, taken.add)
                     if settings.audit.enabled:
                         service.audit()
-                    code = _finish(console, service, settings, intake, exit_code(intake, outcomes), keep=keep)
+                    code = exit_code(taken.intake, outcomes)
+                    _finish(console, service, settings, taken.intake, keep=keep)
                     if not watch:
                         return code
                     entries = []
@@ -107,6 +107,25 @@ def run_job(
     except RayUnlearnError as error:
         console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
         return error.exit_code
+
+
+class Taken:
+    """What a job has taken in, at its start and while it serves; a rejection is said when it is found.
+
+    Attributes:
+        intake: all of it.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.intake = Intake(pending=(), done=(), rejected=())
+        self._progress = progress
+
+    def add(self, later: Intake) -> None:
+        """Take in more."""
+        for bad in later.rejected:
+            if bad not in self.intake.rejected:
+                self._progress.say(f"rejected: {bad.reason}")
+        self.intake = self.intake.joined(later)
 
 
 def _until_something_waits(service: Service) -> None:
@@ -148,22 +167,19 @@ def claimed(
         yield claim
 
 
-def _finish(
-    console: Console, service: Service, recipe: Recipe, intake: Intake, code: ExitCode, *, keep: bool
-) -> ExitCode:
+def _finish(console: Console, service: Service, recipe: Recipe, intake: Intake, *, keep: bool) -> None:
     """Report, throw away what must go, print the table."""
-    ids = [r.request_id for r in (*intake.done, *intake.pending, *intake.cancelled)]
-    ids += [name_of(r) for r in intake.rejected]
+    accepted = {r.request_id: r for r in (*intake.done, *intake.pending, *intake.cancelled)}
+    ids = [*accepted, *(name_of(r) for r in intake.rejected)]
     summaries = summarise(LedgerReader(service.context.store, ALL_TABLES), ids)
     path = _report(service, recipe, summaries) if ids else None
     if not keep:
         service.purge()
     if path is None:
         console.print("No request waits: nothing was done.")
-        return code
+        return
     console.print(result_table(summaries))
     console.print(f"Report: {path}", soft_wrap=True, highlight=False)
-    return code
 
 
 def _report(service: Service, recipe: Recipe, summaries: Sequence[RequestSummary]) -> str:

@@ -136,7 +136,7 @@ def _add(console: Console, options: AddOptions, now: datetime) -> int:
     entries = _asked(options)
     store = _open(console, options.storage)
     added = refused = 0
-    known = request_events(LedgerReader(store))
+    known = request_events(LedgerReader(store), {e.request_id for e in entries if isinstance(e, Request)})
     for entry in entries:
         try:
             if isinstance(entry, Rejected):

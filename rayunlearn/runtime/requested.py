@@ -62,7 +62,8 @@ def require_same_seed(reader: LedgerReader, root: int, where: str) -> None:
     Raises:
         BadInput: the storage location was begun with another seed.
     """
-    for row in reader.read("runs", event="started").to_pylist():
+    columns = ["lineage", "request_ids", "attempt", "seed"]
+    for row in reader.read("runs", columns=columns, event="started").to_pylist():
         if row["seed"] != run_seed(root, row["lineage"], row["request_ids"], row["attempt"]):
             raise BadInput(
                 "--seed", root, f"the seed that {where} was begun with; another takes another --storage"

@@ -7,7 +7,7 @@ import torch
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.inversion.unlearning_set import in_part
 from rayunlearn.results.ledger import Ledger, LedgerReader
-from rayunlearn.results.lineage import request_events, status, versions, waits
+from rayunlearn.results.lineage import OpenRequests, request_events, status, versions
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.banks import BANKS
 from rayunlearn.runtime.beside_versions import purge_beside
@@ -15,7 +15,7 @@ from rayunlearn.runtime.chunks import Chunks
 from rayunlearn.runtime.context import Clock
 from rayunlearn.runtime.examples import purge_examples
 from rayunlearn.runtime.generators import GENERATORS
-from rayunlearn.runtime.runs import RunFiles
+from rayunlearn.runtime.runs import RunFiles, kept_runs
 from rayunlearn.runtime.sweep import SETS
 from rayunlearn.runtime.trial import purge_trials
 
@@ -65,15 +65,17 @@ def purge(store: Store, ledger: Ledger, clock: Clock) -> list[str]:
     Returns the versions purged now.
     """
     reader = LedgerReader(store)
-    events = request_events(reader)
-    purge_examples(store, {str(e[0]["examples"]) for e in events.values() if waits(e)})
-    cancelled = {request_id for request_id, e in events.items() if status(e) == "cancelled"}
-    for row in reader.read("runs").to_pylist():
+    purge_examples(store, {str(e[0]["examples"]) for e in OpenRequests(reader).events().values()})
+    columns = ["run_id", "request_ids", "event"]
+    rows = reader.read("runs", columns=columns, run_id=kept_runs(store)).to_pylist()
+    asked = request_events(reader, {i for row in rows for i in row["request_ids"]})
+    cancelled = {request_id for request_id, events in asked.items() if status(events) == "cancelled"}
+    for row in rows:
         given_up = bool(row["request_ids"]) and cancelled.issuperset(row["request_ids"])
         if row["event"] in ("published", "failed") or given_up:
             RunFiles(store, row["run_id"]).purge()
     purged = []
-    for lineage in sorted(set(reader.read("versions").column("lineage").to_pylist())):
+    for lineage in _superseding(reader):
         latest = {r["version"]: r for r in reader.read("versions", lineage=lineage).to_pylist()}
         chain = versions(reader, lineage)
         for kind in (BANKS, GENERATORS, SETS):
@@ -88,3 +90,16 @@ def purge(store: Store, ledger: Ledger, clock: Clock) -> list[str]:
                 ledger.append("versions", [latest[version.version] | {"event": "purged", "at": clock()}])
                 purged.append(version.version)
     return purged
+
+
+def _superseding(reader: LedgerReader) -> list[str]:
+    """Lineages that have a superseded version without a tombstone."""
+    events: dict[str, dict[str, set[str]]] = {}
+    for part in reader.scan("versions", columns=["lineage", "version", "event"]):
+        for row in part.to_pylist():
+            events.setdefault(row["lineage"], {}).setdefault(row["version"], set()).add(row["event"])
+    return sorted(
+        lineage
+        for lineage, chain in events.items()
+        if any("purged" not in found for found in list(chain.values())[:-1])
+    )

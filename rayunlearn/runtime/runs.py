@@ -18,6 +18,11 @@ from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
 from rayunlearn.results.store import Store
 
 
+def kept_runs(store: Store) -> set[str]:
+    """Ids of the runs of which anything is still there."""
+    return {name.split("/")[1] for name in store.list("runs")}
+
+
 class RunFiles:
     """The files of one run."""
 

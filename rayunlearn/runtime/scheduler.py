@@ -39,6 +39,7 @@ from rayunlearn.runtime.grants import Granted, grant_by_task
 from rayunlearn.runtime.judging import gate_jobs, gate_measures, gate_rows, record_of, synthesis_jobs
 from rayunlearn.runtime.machine import code_version
 from rayunlearn.runtime.published import load_version
+from rayunlearn.runtime.recovery import outlasting
 from rayunlearn.runtime.requested import coalesced, request_row, roles_of, run_seed
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.training_logs import drop_steps, load_log
@@ -202,7 +203,15 @@ class _Run:
         return [request.request_id for request in self.requests]
 
     def carry_out(self) -> Outcome:
-        """Every phase, from wherever an earlier process was stopped."""
+        """Every phase, from wherever an earlier process was stopped, or this one lost what it ran on."""
+        return outlasting(self._carry_out, reached=self._reached, tell=self.context.progress.say)
+
+    def _reached(self) -> tuple[int, int]:
+        """Checkpoints, and phases that were brought to their end."""
+        phases = {row["phase"] for row in self._rows("runs", event="phase")}
+        return len(self._rows("checkpoints")), len(phases)
+
+    def _carry_out(self) -> Outcome:
         started = self._rows("runs", event="started")
         self._event("resumed" if started else "started")
         if not self._rows("requests", event="planned"):
@@ -295,9 +304,7 @@ class _Run:
             examples=load_examples(store, str(self.request.examples)),
             seed=self.seed,
             progress=self.context.progress,
-            generator=generator_to_begin_with(
-                store, self.recipe, self.parent, self.scheduler.pretrained
-            ),
+            generator=generator_to_begin_with(store, self.recipe, self.parent, self.scheduler.pretrained),
             shared=self.context.generators,
             whole=self.request.whole_classes,
         )
@@ -330,9 +337,7 @@ class _Run:
         self.files.put_synthetic(sets)
         return sets
 
-    def _prepare(
-        self, ensemble: Ensemble, weights: dict[str, Tensor], sets: Mapping[str, Evidence]
-    ) -> int:
+    def _prepare(self, ensemble: Ensemble, weights: dict[str, Tensor], sets: Mapping[str, Evidence]) -> int:
         """Hand the method what it declares; returns the most steps that it takes."""
         granted, access = self._granted(self.method.data_access), self.method.data_access
         bank, made = sets.get("bank"), self.approximation
@@ -442,9 +447,7 @@ class _Run:
         reason = "; ".join(refusals)
         self._event("failed", reason=reason)
         self._request_event("failed", reason=reason)
-        return Outcome(
-            requests=self.requests, run_id=self.run, version=None, reason=reason, choice=choice
-        )
+        return Outcome(requests=self.requests, run_id=self.run, version=None, reason=reason, choice=choice)
 
     @contextmanager
     def _phase(self, name: str, total: int | None = None, warning: str | None = None):  # type: ignore[no-untyped-def]

@@ -7,7 +7,7 @@ processes of their own; unlearning runs in sealed ones.
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,7 +30,7 @@ from rayunlearn.models.weights import (
 )
 from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import LedgerReader
-from rayunlearn.results.lineage import Version, versions
+from rayunlearn.results.lineage import OpenRequests, Version, versions
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
@@ -121,6 +121,7 @@ class Service:
         self.place = place
         self.slots = self._runs_at_once(self.method)
         self.reader = LedgerReader(context.store)
+        self.open_requests = OpenRequests(self.reader)
         require_same_seed(self.reader, context.seed, context.store.where)
         self.spec = describe(recipe.data, recipe.model.name, recipe.model.width)
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
@@ -255,6 +256,7 @@ class Service:
             self.reader,
             self.context.ledger if record else None,
             lambda entries, received: self._checked(entries, received, record=record),
+            waiting=self.open_requests,
             first=first,
             under_way=under_way,
             now=self.context.clock(),
@@ -301,11 +303,17 @@ class Service:
             examples = read_by_task(said, self.spec, request.target)
         return keep_examples(store, examples) if record else reference(examples)
 
-    def serve(self, intake: Intake) -> dict[str, Outcome]:
+    def serve(
+        self, intake: Intake, came: Callable[[Intake], None] = lambda later: None
+    ) -> dict[str, Outcome]:
         """Serve what is pending, and what comes meanwhile, by the plan; request id -> what became of it.
 
         Each run starts from the version that the one before published. A request that is cancelled before
         its turn is left out.
+
+        Args:
+            intake: what is pending.
+            came: is told of every later intake; one has all that waits, not only what is new.
         """
         method = self.context.recipe.method
         cancelled: set[str] = set()
@@ -314,6 +322,7 @@ class Service:
             under_way = {i for _, run, _ in dispatcher.running.values() for i in run.request_ids}
             found = self.take_in_inbox(under_way=under_way)
             cancelled.update(request.request_id for request in found.cancelled)
+            came(found)
             return found.pending
 
         dispatcher = Dispatcher(

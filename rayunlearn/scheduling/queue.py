@@ -2,9 +2,9 @@
 
 *The order* is earliest deadline first, then higher priority, then earlier receipt, then id. A deadline is
 the law's and a priority is a wish, so the deadline comes first. A request without a deadline comes after
-all that have one until it has waited `longest_wait`; then it counts as due since that moment. Every
-request that comes later is due later (no deadline lies before its receipt), so only those already in the
-queue can still be served before it: nothing starves.
+all that have one until it has waited `longest_wait`; then it counts as due since that moment. A deadline that
+had passed at receipt counts as the moment of receipt. So every request that comes later is due later, and
+only those already in the queue can still be served before it: nothing starves.
 
 *Together* are served the first in order and those of its kind for which the plan chooses the same method,
 for each alone as for all of them: company changes neither the method nor the data that it is handed, which
@@ -162,7 +162,7 @@ def place(pending: Pending, now: datetime, longest_wait: timedelta) -> tuple[dat
     request = pending.request
     received_at = request.received_at
     assert received_at is not None, "Pending refuses it"
-    due = request.deadline or _NO_DEADLINE
+    due = max(request.deadline, received_at) if request.deadline else _NO_DEADLINE
     if request.deadline is None and now - received_at >= longest_wait:
         due = received_at + longest_wait
     return due, -pending.priority, received_at, request.request_id

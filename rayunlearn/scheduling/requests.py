@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from rayunlearn.errors import BadInput, nearest
+from rayunlearn.errors import BadInput, nearest, shown
 from rayunlearn.scheduling.bounds import check_count
 
 DEFAULT_LINEAGE = "default"
@@ -47,6 +47,7 @@ class Request:
     `target` holds ids of what `kind` says. It is sorted, `data_access` is sorted, times are turned into UTC.
 
     Attributes:
+        deadline: until when; may have passed when the request was received.
         examples: of kind "examples" alone: where they are, a path; once they were taken in, "sha256:" and the
             digest that they are kept under.
         whole_classes: of kind "examples" alone: the labels to erase are classes to forget, all of what is
@@ -76,13 +77,10 @@ class Request:
         _check_name("request_id", self.request_id)
         _check_name("lineage", self.lineage)
         if self.kind not in KINDS:
-            raise BadInput("kind", _shown(self.kind), nearest(str(self.kind), KINDS))
+            raise BadInput("kind", _shown(self.kind), nearest(shown(self.kind), KINDS))
         object.__setattr__(self, "target", _target(self.target))
         for name in ("received_at", "deadline"):
             object.__setattr__(self, name, _utc(name, getattr(self, name)))
-        if self.received_at and self.deadline and self.deadline < self.received_at:
-            received_at = self.received_at.isoformat()
-            raise BadInput("deadline", self.deadline.isoformat(), f"not before received_at, {received_at}")
         object.__setattr__(self, "data_access", _data_access(self.data_access))
         _check_examples(self)
         _check_priority(self.priority)
@@ -252,6 +250,19 @@ def differences(a: Request, b: Request) -> str:
     )
 
 
+def check_times(request: Request) -> None:
+    """Refuse a request that itself says it was received after its deadline: one of the two is wrong.
+
+    A deadline that had passed when somebody else noted the receipt is what was asked, and stays.
+
+    Raises:
+        BadInput: naming both times.
+    """
+    received_at, deadline = request.received_at, request.deadline
+    if received_at and deadline and deadline < received_at:
+        raise BadInput("deadline", deadline.isoformat(), f"not before received_at, {received_at.isoformat()}")
+
+
 def parse_time(field: str, value: object) -> datetime | None:
     """The moment, in UTC, that the text of a field says; None says none.
 
@@ -335,7 +346,9 @@ def _request(body: Mapping[str, Any]) -> Request:
         if name not in body:
             raise BadInput(name, _Missing(), f"{allowed}; the field is required")
     times = {name: parse_time(name, body.get(name)) for name in ("received_at", "deadline")}
-    return Request(**{**body, **times})
+    request = Request(**{**body, **times})
+    check_times(request)
+    return request
 
 
 def _rejected(number: int, body: Mapping[str, Any], error: BadInput, source: str) -> Rejected:
@@ -394,12 +407,17 @@ def _check_examples(request: Request) -> None:
     if not isinstance(whole, bool):
         raise BadInput("whole_classes", _shown(whole), "true or false")
     if request.kind == "examples":
-        if not isinstance(examples, str) or not examples.strip() or "\0" in examples:
+        if not isinstance(examples, str) or not examples.strip() or not _is_text(examples):
             raise BadInput("examples", _shown(examples), EXAMPLES_ALLOWED)
     else:
-        for name, value in (("examples", examples), ("whole_classes", whole)):
-            if value:
-                raise BadInput(name, _shown(value), f"none; kind is {request.kind!r}, not 'examples'")
+        for name, value, none in (("examples", examples, None), ("whole_classes", whole, False)):
+            if value is not none:
+                raise BadInput(name, _shown(value), f"{none}; kind is {request.kind!r}, not 'examples'")
+
+
+def _is_text(value: str) -> bool:
+    """Whether a file name can be made of it, and a row of the ledger."""
+    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _check_priority(value: object) -> None:
@@ -423,5 +441,5 @@ def _utc(field: str, value: object) -> datetime | None:
 
 def _shown(value: object) -> object:
     """A value as an error shows it: itself, or the start of its text where that is long."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else shown(value)
     return value if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

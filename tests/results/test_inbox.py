@@ -83,6 +83,16 @@ def test_examples_are_handed_over_or_refused() -> None:
     assert inbox.entries() == []
 
 
+def test_what_would_be_rejected_as_a_line_is_not_acknowledged() -> None:
+    """A request that says it was received after its deadline; negative control: one that says no receipt."""
+    inbox = memory()
+    late = asks("a", 1, received_at=NOON, deadline=NOON - timedelta(days=1))
+    with pytest.raises(BadInput, match="deadline is .* allowed: not before received_at"):
+        inbox.add(late, now=NOON)
+    assert inbox.entries() == []
+    inbox.add(replace(late, received_at=None), now=NOON)
+
+
 def test_cancelling() -> None:
     """A cancellation stands beside its request, asked for twice is one; the id is no more to be added."""
     inbox = memory()

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
 from rayunlearn.errors import AccessDenied, BadInput, IntegrityError
+from rayunlearn.results import chain as chain_module
 from rayunlearn.results import ledger as ledger_module
-from rayunlearn.results.ledger import HEAD, NO_PREVIOUS, Ledger, LedgerReader, Tail, verify
+from rayunlearn.results.chain import HEAD, NO_PREVIOUS, Tail
+from rayunlearn.results.ledger import Ledger, LedgerReader, verify
 from rayunlearn.results.lineage import versions
 from rayunlearn.results.schemas import (
     ALL_TABLES,
@@ -243,7 +245,7 @@ def test_entries_from_the_future_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     ledger = Ledger(store)
     ledger.append("runs", [row_of("runs")])
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_module, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+        patch.setattr(chain_module, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
         ledger.append("requests", [row_of("requests")])
     reader = LedgerReader(store)
     assert reader.read("runs").num_rows == 1
@@ -265,7 +267,7 @@ def test_entries_of_an_earlier_schema_are_read(monkeypatch: pytest.MonkeyPatch) 
         return made.select(schema_written_under(table, 1).names)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_module, "SCHEMA_VERSION", 1)
+        patch.setattr(chain_module, "SCHEMA_VERSION", 1)
         patch.setattr(ledger_module, "table_from_rows", written_then)
         ledger = Ledger(store)
         ledger.append("versions", [row_of("versions", version="a", lineage="x", event="published")])
@@ -278,7 +280,7 @@ def test_entries_of_an_earlier_schema_are_read(monkeypatch: pytest.MonkeyPatch) 
     assert second.samples_forgotten == (1, 2)
     store = in_memory(old)
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_module, "SCHEMA_VERSION", 1)
+        patch.setattr(chain_module, "SCHEMA_VERSION", 1)
         Ledger(store).append("versions", [row_of("versions")])
     with pytest.raises(IntegrityError, match="its columns are not those of table 'versions'"):
         verify(store)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from rayunlearn.errors import ExitCode, IntegrityError, StorageHeld
-from rayunlearn.results.ledger import HEAD, Ledger, LedgerReader, verify
+from rayunlearn.results.chain import HEAD
+from rayunlearn.results.ledger import Ledger, LedgerReader, verify
 from rayunlearn.results.store import Store
 from tests.results.ledgers import FIVE, contents, entry, in_memory, link, row_of
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -175,6 +176,18 @@ def test_a_missed_deadline_is_flagged_and_served_all_the_same() -> None:
     (flag,) = rows(store, "plans", event="flag")
     assert flag["request_ids"] == ["forget-0"]
     assert statuses(store)["forget-0"] == "served"
+
+
+def test_a_deadline_that_had_passed_at_receipt_stays_on_record() -> None:
+    """Every event of a request has the deadline as asked, served or parked, and so has the flag's reason."""
+    store, late = memory_store(), NOON - timedelta(days=3)
+    parked = replace(forget(0), method="gkd")
+    served(store, *(replace(request, deadline=late) for request in (parked, forget(2))))
+    assert statuses(store) == {"forget-0": "failed", "forget-2": "served"}
+    events = LedgerReader(store).read("requests").to_pylist()
+    assert {(row["deadline"], row["received_at"]) for row in events} == {(late, NOON)}
+    flags = rows(store, "plans", event="flag")
+    assert len(flags) == 2 and all(late.isoformat() in flag["why"] for flag in flags)
 
 
 @pytest.mark.slow

@@ -15,8 +15,10 @@ from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
+from rayunlearn.runtime.context import Quiet
 from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.intake import Intake
+from rayunlearn.runtime.job import Taken
 from rayunlearn.runtime.labelled import open_data
 from rayunlearn.runtime.scheduler import Outcome
 from rayunlearn.runtime.service import Place, Service, exit_code
@@ -401,6 +403,30 @@ def test_the_inbox(weights_file: Path) -> None:
     assert statuses(store) == {"a": "served", "b": "cancelled"} and rejections(store).keys() == {"c"}
     assert list(outcomes) == ["a"]
     assert service.take_in_inbox().pending == () and Inbox(store).entries() == []
+
+
+def test_what_is_rejected_while_it_serves(weights_file: Path) -> None:
+    """It is said once, though every later look finds it or what it left, and it counts in the exit code."""
+    said: list[str] = []
+
+    class Told(Quiet):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    store = memory_store()
+    Inbox(store).add(Request(request_id="a", target=(0,)), now=NOON)
+    service = a_service(store, tiny_recipe(), checkpoint=weights_file)
+    taken = Taken(Told())
+    taken.add(service.take_in_inbox())
+    assert said == [] and [r.request_id for r in taken.intake.pending] == ["a"]
+    Inbox(store).add(Request(request_id="b", target=(99,)), now=NOON)
+    outcomes = service.serve(taken.intake, taken.add)
+    assert list(outcomes) == ["a"] and rejections(store).keys() == {"b"}
+    (text,) = said
+    assert text.startswith("rejected: request 'b': target class is [99]")
+    assert [bad.request_id for bad in taken.intake.rejected] == ["b"]
+    assert [r.request_id for r in taken.intake.pending] == ["a"]
+    assert exit_code(taken.intake, outcomes) == ExitCode.PARTIAL
 
 
 def test_purge(serve: Any) -> None:

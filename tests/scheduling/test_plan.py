@@ -121,6 +121,14 @@ def test_the_order_is_deadline_priority_receipt_id(first, second):
     assert [wait.request_id for wait in result.waits] == [second.request.request_id]
 
 
+def test_a_deadline_that_had_passed_at_receipt_counts_as_the_receipt():
+    """It does not go before what was received and due earlier, however long ago it was."""
+    late, due = asked("late", 0, received=-1, due=-99), asked("due", 1, received=-9, due=-2)
+    assert served(planned(late, due, max_classes=1)) == [("due",)]
+    later = asked("due", 1, received=-9, due=1)
+    assert served(planned(late, later, max_classes=1)) == [("late",)], "negative control"
+
+
 def test_who_waited_longest_wait_is_due():
     """A request without a deadline outranks deadlines from `longest_wait` on, and not an hour before."""
     urgent = asked("urgent", 1, due=1)

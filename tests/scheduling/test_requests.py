@@ -17,6 +17,7 @@ from rayunlearn.scheduling.requests import (
     Rejected,
     Request,
     check,
+    check_times,
     differences,
     parse_requests,
     run_id,
@@ -371,6 +372,16 @@ def test_a_deadline_at_receipt_is_well_formed():
     now = "2026-02-01T00:00:00Z"
     assert isinstance(only(line(received_at=now, deadline="2026-02-01T02:00:00+02:00")), Request)
     assert isinstance(only(line(received_at=now, deadline="2026-02-01T01:59:59+02:00")), Rejected)
+
+
+def test_who_notes_the_receipt_keeps_a_deadline_that_had_passed():
+    """Only a request that says both times itself is refused; what was asked can be held with its receipt."""
+    late = Request(request_id="r", target=(1,), deadline=datetime(2026, 1, 1, tzinfo=UTC))
+    held = replace(late, received_at=datetime(2026, 2, 1, tzinfo=UTC))
+    assert held.deadline == late.deadline and same_request(held, late)
+    with pytest.raises(BadInput, match="deadline is '2026-01-01T00:00:00.*not before received_at, 2026-02"):
+        check_times(held)
+    check_times(late)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""What a ledger holds by the names of its files: one look, taken again where it was overtaken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rayunlearn.errors import IntegrityError
+from rayunlearn.results.chain import HEAD, Link, link_name, named_entry, named_link, read_entry, read_link
+from rayunlearn.results.folding import (
+    ARCHIVE,
+    SEGMENTS,
+    Segment,
+    archived_links,
+    named_segment,
+    segments_in,
+)
+from rayunlearn.results.store import Store
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names in a ledger's folders, as listed once.
+
+    Attributes:
+        linked: numbers of the links, in order; listed first, so that `files` has the entries they commit.
+        files: all names.
+        listing: number of the last entry that lists segments; 0 if there is none.
+    """
+
+    linked: tuple[int, ...]
+    files: tuple[str, ...]
+    listing: int
+
+    @classmethod
+    def of(cls, store: Store) -> Names:
+        """List them."""
+        linked = [seq for name in store.list("ledger/chain") if (seq := named_link(name)) is not None]
+        files, known = store.list("ledger"), set(linked)
+        entries = [entry for name in files if (entry := named_entry(name))]
+        listing = max((seq for table, seq in entries if table == SEGMENTS and seq in known), default=0)
+        return cls(tuple(sorted(linked)), tuple(files), listing)
+
+
+class Contents:
+    """What a ledger holds by its names: the segments in force, and the entries since.
+
+    Attributes:
+        folded: number of the last entry that segments stand for; 0 if there are none.
+        segments: in force, by range.
+        links: numbers of the links since, in order.
+        tables_at: number since -> the tables in whose folder an entry of it lies; one, but for races.
+        folded_away: files that a segment in force stands for, and superseded segments.
+        unknown: names that no ledger has.
+    """
+
+    def __init__(self, store: Store, names: Names) -> None:
+        """Read which segments are in force.
+
+        Raises:
+            IntegrityError: the entry that lists them was edited or removed.
+        """
+        self._store = store
+        self.segments: tuple[Segment, ...] = ()
+        if names.listing:
+            self.segments = segments_in(read_entry(store, read_link(store, names.listing)))
+        self.folded = max((segment.last for segment in self.segments), default=0)
+        self.links = [seq for seq in names.linked if seq > self.folded]
+        self.tables_at: dict[int, list[str]] = {}
+        self.folded_away = [link_name(seq) for seq in names.linked if seq <= self.folded]
+        self.unknown: list[str] = []
+        in_force = {segment.name for segment in self.segments}
+        for name in names.files:
+            if entry := named_entry(name):
+                table, seq = entry
+                if seq > self.folded:
+                    self.tables_at.setdefault(seq, []).append(table)
+                else:
+                    self.folded_away.append(name)
+            elif (last := named_segment(name)) is not None:
+                if last <= self.folded and name not in in_force:
+                    self.folded_away.append(name)
+            elif name != HEAD and named_link(name) is None:
+                self.unknown.append(name)
+
+    @property
+    def last(self) -> int:
+        """The number of the last entry."""
+        return self.links[-1] if self.links else self.folded
+
+    def require_whole(self) -> None:
+        """`IntegrityError` where a number up to the last link lacks its link or its entry."""
+        linked = set(self.links)
+        for seq in range(self.folded + 1, self.last + 1):
+            if seq not in linked:
+                raise IntegrityError(f"{link_name(seq)} was removed: the chain goes on to {self.last}")
+            if seq not in self.tables_at:
+                raise IntegrityError(f"{read_link(self._store, seq).entry} was removed")
+
+    def links_of(self, numbers: Collection[int]) -> list[Link]:
+        """The links of entries, folded or not, in order."""
+        found: list[Link] = []
+        for segment in self.segments:
+            inside = [seq for seq in numbers if segment.first <= seq <= segment.last]
+            if segment.table == ARCHIVE and inside:
+                found += archived_links(self._store, segment, inside)
+        return found + [read_link(self._store, seq) for seq in sorted(numbers) if seq > self.folded]
+
+
+def looked(store: Store, look: Callable[[Contents], _T]) -> _T:
+    """What a look at the ledger gives; taken again where entries were folded under its eyes."""
+    names = Names.of(store)
+    while True:
+        try:
+            return look(Contents(store, names))
+        except IntegrityError:
+            before, names = names, Names.of(store)
+            if names.listing <= before.listing:
+                raise
