@@ -7,7 +7,6 @@ whether to publish, and only then real data measures the result against a retrai
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 from rayunlearn.runtime.job import run_job
+from rayunlearn.runtime.service import leave
 
 HERE = Path(__file__).resolve().parent
 
@@ -83,4 +83,4 @@ class Options:
 
 if __name__ == "__main__":
     options = tyro.cli(Options, config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff))
-    sys.exit(run_job(**vars(options)))
+    leave(run_job(**vars(options)))

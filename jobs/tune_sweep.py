@@ -7,13 +7,13 @@ sweep that was stopped. `jobs/sequential_unlearn.py --tuned SWEEP` serves reques
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from rayunlearn.runtime.service import leave
 from rayunlearn.runtime.tune_command import run_sweep
 
 HERE = Path(__file__).resolve().parent
@@ -86,4 +86,4 @@ class Options:
 
 if __name__ == "__main__":
     options = tyro.cli(Options, config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff))
-    sys.exit(run_sweep(**vars(options)))
+    leave(run_sweep(**vars(options)))

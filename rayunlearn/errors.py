@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable
 from enum import IntEnum
 
-
 _SHOWN = 1000
 """Characters of a value that an error shows."""
 _LISTED = 60

@@ -16,6 +16,7 @@ from rayunlearn.errors import (
     RayUnlearnError,
     StorageHeld,
     nearest,
+    shown,
 )
 
 
@@ -84,3 +85,18 @@ def test_nearest_names() -> None:
     assert nearest("gkt.batchsize", names, n=1) == "'gkt.batch_size' (nearest of 4)"
     assert nearest("zzz", names) == "'gkt.batch_size', 'gkt.beta', 'gkt.epsilon', 'train.batch_size'"
     assert nearest("x", []) == ""
+
+
+def test_a_value_is_shown_in_reading_length() -> None:
+    """Also one of more digits than Python turns into text; the value itself is kept whole."""
+    for value in ("x" * 10**6, [10**5000], 10**5000):
+        error = BadInput("x", value, "2")
+        assert len(str(error)) < 1100 and error.value is value
+    assert shown("short") == "'short'"
+
+
+def test_of_many_names_the_nearest_are_told() -> None:
+    """A list of hundreds is no help; of few, all are told where none is near."""
+    many = [f"section.setting_{number}" for number in range(200)]
+    assert nearest("zzz", many).count("'") == 6 and nearest("zzz", many).endswith("(nearest of 200)")
+    assert nearest("zzz", many[:9]).count("'") == 18

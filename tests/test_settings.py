@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rayunlearn.data.mislabelling import Mislabelling
 from rayunlearn.errors import BadInput
-from rayunlearn.recipes import RECIPES, digits, digits_gkt
+from rayunlearn.recipes import RECIPES, digits, digits_gkt, load_recipe
 from rayunlearn.settings import config_hash, override, parse_value, paths, stated, to_json
 
 
@@ -182,6 +182,20 @@ def test_a_value_of_another_type_is_refused(assignment: str, allowed: str) -> No
     assert error.value.thing == path and error.value.value == text
     assert allowed in error.value.allowed
     assert all(part in str(error.value) for part in (path, repr(text), "--set"))
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "name=", "name=a b", "name=\ud800", "method=none", "data.test_fraction=nan",
+        "data.test_fraction=1", "model.name=lenet6", "model.width=nan", "model.width=0", "model.width=inf",
+        "audit.trivial_offset=nan", "audit.trivial_offset=-1", "train.epochs=9223372036854775808",
+    ],
+)  # fmt: skip
+def test_what_no_recipe_can_be_is_refused(assignment: str) -> None:
+    """At once, by the setting's own name, rather than where it is used; the bounds themselves are told."""
+    with pytest.raises(BadInput, match=assignment.partition("=")[0]):
+        override(load_recipe("digits"), [assignment])
 
 
 def test_an_assignment_without_equals_is_refused() -> None:

@@ -75,6 +75,15 @@ def request_events(reader: LedgerReader, ids: Collection[str] | None = None) -> 
     return events
 
 
+def runs_of(reader: LedgerReader, requests: Collection[str]) -> set[str]:
+    """Ids of the runs of any of these requests; none where runs were not granted."""
+    if "runs" not in reader.tables:
+        return set()
+    parts = reader.scan("runs", columns=["run_id", "request_ids"])
+    wanted = set(requests)
+    return {row["run_id"] for part in parts for row in part.to_pylist() if wanted & set(row["request_ids"])}
+
+
 class OpenRequests:
     """The requests that wait; asked again, it reads only what has been appended since.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.lineage import runs_of
 
 BASELINES = ("mask_logit", "delete_head_row", "gaussian_head")
 """Subjects that a method has to beat: each gets D_f to 0 without forgetting anything."""
@@ -266,7 +267,7 @@ def summarise(reader: LedgerReader, request_ids: Sequence[str]) -> list[RequestS
         AccessDenied: the reader may not read `requests`.
     """
     events = _grouped(reader.read("requests", request_id=set(request_ids)).to_pylist(), "request_id")
-    ids = _runs_of(reader, set(request_ids))
+    ids = runs_of(reader, set(request_ids))
     runs = _by_request(_rows(reader, "runs", ids))
     checkpoints, evaluations, audits, versions = (
         _grouped(_rows(reader, table, ids), "run_id")
@@ -280,8 +281,7 @@ def summarise(reader: LedgerReader, request_ids: Sequence[str]) -> list[RequestS
             allowed = nearest(request_id, sorted(set(known))) or "none, the ledger has no requests"
             raise BadInput("request id", request_id, allowed, where="summary of the ledger")
         if request_id not in histories:
-            asked = list(request_ids).count(request_id)
-            histories[request_id] = iter(_histories(events[request_id], asked))
+            histories[request_id] = iter(_histories(events[request_id], [*request_ids].count(request_id)))
         fields = _of_request(next(histories[request_id]))
         target_classes = fields["forgotten"]  # before those of earlier requests come in
         if fields["status"] != "rejected":
@@ -297,22 +297,9 @@ def summarise(reader: LedgerReader, request_ids: Sequence[str]) -> list[RequestS
     return summaries
 
 
-def _runs_of(reader: LedgerReader, requests: set[str]) -> set[str]:
-    """Ids of the runs of any of these requests."""
-    if "runs" not in reader.tables:
-        return set()
-    parts = reader.scan("runs", columns=["run_id", "request_ids"])
-    return {
-        row["run_id"] for part in parts for row in part.to_pylist() if requests & set(row["request_ids"])
-    }
-
-
 def _rows(reader: LedgerReader, table: str, runs: set[str]) -> list[_Row]:
     """The rows of these runs; none of a table that was not granted."""
-    if table not in reader.tables:
-        return []
-    rows: list[_Row] = reader.read(table, run_id=runs).to_pylist()
-    return rows
+    return reader.read(table, run_id=runs).to_pylist() if table in reader.tables else []
 
 
 def _grouped(rows: Sequence[_Row], column: str) -> dict[Any, list[_Row]]:

@@ -45,12 +45,33 @@ def read_examples(place: str, spec: ClassifierSpec, target: Collection[int]) -> 
         pixels, labels = read_image_folder(path, "examples", spec.num_classes, shape)
     else:
         raise BadInput("examples", place, EXAMPLES_ALLOWED)
+    _require_labels(labels, target)
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+    return Samples(images=(pixels / 255 - mean) / std, labels=labels, ids=torch.arange(len(labels)))
+
+
+def require_fitting(examples: Samples, spec: ClassifierSpec, target: Collection[int]) -> None:
+    """Refuse what `read_examples` would not have made: who wrote into the inbox need not have called it.
+
+    Raises:
+        BadInput: these are no images of the model's shape with a label to erase each.
+    """
+    images, labels, ids = examples.images, examples.labels, examples.ids
+    shape, n = [spec.in_channels, spec.image_size, spec.image_size], len(labels) if labels.ndim else 0
+    typed = (images.dtype, labels.dtype, ids.dtype) == (torch.float32, torch.int64, torch.int64)
+    shaped = n > 0 and [*images.shape] == [n, *shape] and labels.ndim == 1 and ids.shape == labels.shape
+    if not typed or not shaped or not bool(torch.isfinite(images).all()):
+        said = f"{images.dtype} {[*images.shape]} with {labels.dtype} labels {[*labels.shape]}"
+        allowed = f"finite images [n, {', '.join(map(str, shape))}] as torch.float32, with a label each"
+        raise BadInput("examples", said, allowed)
+    _require_labels(labels, target)
+
+
+def _require_labels(labels: torch.Tensor, target: Collection[int]) -> None:
     other = sorted(set(labels.tolist()) - set(target))
     if other:
         allowed = f"the labels that they got wrongly and that are to be erased, {sorted(target)}"
         raise BadInput("labels of the examples", other, allowed)
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
-    return Samples(images=(pixels / 255 - mean) / std, labels=labels, ids=torch.arange(len(labels)))
 
 
 def reference(examples: Samples) -> str:

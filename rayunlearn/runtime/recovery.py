@@ -18,8 +18,10 @@ from ray.exceptions import (
 from rayunlearn.errors import RayUnlearnError
 from rayunlearn.runtime.cluster import NoRoom
 
-MOST_LOSSES = 5
-"""In a row with nothing new between them; then the job ends, and goes on when the same command is given."""
+MOST_LOSSES = 8
+"""In a row with nothing new between them; then the job ends, and goes on when the same command is given.
+
+The pauses between them, 1 s and doubled each time, add up to two minutes: about what a new node takes."""
 
 _LOSSES = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
 
@@ -64,7 +66,7 @@ def outlasting(
             losses, before = (losses + 1 if now == before else 1), now
             said = next(iter(str(error).splitlines()), "").rstrip(".")
             what = f"lost what it ran on ({type(error).__name__}: {said})"
-            if losses > MOST_LOSSES:
+            if losses == MOST_LOSSES:
                 raise RayUnlearnError(
                     f"a run {what}, {losses} times in a row; the same command goes on from there"
                 ) from error

@@ -6,13 +6,16 @@ processes of their own; unlearning runs in sealed ones.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import ray
 from torch import Tensor
@@ -42,8 +45,10 @@ from rayunlearn.runtime.examples import (
     are_kept,
     handed_over,
     keep_examples,
+    load_examples,
     read_by_task,
     reference,
+    require_fitting,
 )
 from rayunlearn.runtime.generators import pretrained_name, train_on_data_task
 from rayunlearn.runtime.grants import check_samples_by_task
@@ -295,12 +300,14 @@ class Service:
     def _examples(self, request: Request, *, record: bool) -> str:
         """The reference of a request's examples, which are kept unless this is a dry run."""
         store, said = self.context.store, str(request.examples)
-        if are_kept(store, said):
-            return said
-        if said.startswith(PREFIX):
-            examples = handed_over(store, request.request_id, said)
-        else:
+        if not said.startswith(PREFIX):
             examples = read_by_task(said, self.spec, request.target)
+        elif are_kept(store, said):
+            require_fitting(load_examples(store, said), self.spec, request.target)
+            return said
+        else:
+            examples = handed_over(store, request.request_id, said)
+            require_fitting(examples, self.spec, request.target)
         return keep_examples(store, examples) if record else reference(examples)
 
     def serve(
@@ -421,3 +428,17 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process; at once where a signal asked for that.
+
+    What Python and its libraries do at their end takes seconds, of which `ray job stop` gives three; and the
+    threads of runs side by side would go on for as long, without the claim.
+    """
+    if code == ExitCode.INTERRUPTED:
+        ray.shutdown()  # of a cluster that this process has started all would not end by itself
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -22,7 +22,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from rayunlearn.errors import BadInput, nearest
 
@@ -111,7 +111,7 @@ class Dimension:
             raise self._refused("finite ends, the low one below the high one")
         if self.kind == "loguniform" and low <= 0:
             raise self._refused("a low end above 0, for its logarithm")
-        if step and (step[0] <= 0 or any(_exact(end) % _exact(step[0]) for end in (low, high))):
+        if step and (step[0] <= 0 or not all(_is_multiple(_exact(end), step[0]) for end in (low, high))):
             raise self._refused("a step above 0 of which both ends are multiples")
 
     def _refused(self, allowed: str) -> BadInput:
@@ -148,7 +148,7 @@ class Dimension:
         low, high, *step = self._numbers
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
             return False
-        return not step or not (_exact(value) - _exact(low)) % _exact(step[0])
+        return not step or _is_multiple(_exact(value) - _exact(low), step[0])
 
     def value(self, index: int) -> Value:
         """One of the `size` values; a multiple of the step is the nearest float to the exact one.
@@ -328,6 +328,14 @@ def _like(value: Value, text: str, key: str) -> Value:
     except ValueError as error:
         allowed = "a whole number" if isinstance(value, int) else "a number"
         raise BadInput(f"step of {key}", text, allowed, where="--space") from error
+
+
+def _is_multiple(number: Decimal, step: float) -> bool:
+    """Whether a number is a step taken some times; not where these are more than can be counted exactly."""
+    try:
+        return not number % _exact(step)
+    except InvalidOperation:
+        return False
 
 
 def _exact(number: float) -> Decimal:

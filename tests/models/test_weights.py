@@ -1,6 +1,7 @@
 """Claims about weights as bytes, files and version ids."""
 
 import hashlib
+import math
 import os
 import pickle
 
@@ -134,6 +135,37 @@ def test_broken_files_are_refused(tmp_path, content):
     (tmp_path / "w.pt").write_bytes(content)
     with pytest.raises(BadInput, match=r"w\.pt"):
         load_weights_file(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.tensor([1.0, math.nan]), "not finite"),
+        (torch.tensor([math.inf]), "not finite"),
+        (torch.tensor([1e300], dtype=torch.float64), "finite numbers of 32 bits"),
+        (torch.tensor([1j]), "real numbers"),
+    ],
+    ids=["nan", "inf", "too large", "complex"],
+)
+def test_no_number_of_a_classifier_is_refused(tmp_path, suffix, value, said):
+    """What would be published as an original must be numbers that it can calculate with."""
+    path = tmp_path / f"given.{suffix}"
+    if suffix == "pt":
+        torch.save({"w": value}, path)
+    else:
+        path.write_bytes(weights_to_bytes({"w": value}))
+    with pytest.raises(BadInput, match=f"weights file .*tensor 'w' is .*{said}"):
+        load_weights_file(path)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_tensors_without_plain_numbers_are_refused(tmp_path):
+    """Sparse ones, and those that hold none, which torch.save writes."""
+    for value in (torch.eye(2).to_sparse(), torch.zeros(2, device="meta")):
+        torch.save({"w": value}, tmp_path / "given.pt")
+        with pytest.raises(BadInput, match="a dense tensor of real numbers"):
+            load_weights_file(tmp_path / "given.pt")
 
 
 def test_nested_and_absent_files_are_refused(tmp_path):

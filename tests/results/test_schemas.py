@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rayunlearn.errors import BadInput
+from rayunlearn.errors import BadInput, shown
 from rayunlearn.results.schemas import (
     ADDED,
     ALL_TABLES,
@@ -317,8 +317,7 @@ def test_wrong_values_are_refused(table: str, column: str, value: Any, allowed: 
     message = refusal(table, {**ROWS[table], column: value})
     assert repr(column) in message
     assert allowed in message
-    shown = value[-1] if isinstance(value, list) else value
-    assert repr(shown) in message
+    assert shown(value[-1] if isinstance(value, list) else value) in message
 
 
 def test_rows_must_be_mappings() -> None:

@@ -116,6 +116,18 @@ def test_files_and_paths_below_files_are_refused(tmp_path: Path) -> None:
     assert file.read_text() == "x"
 
 
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000, "\ud800"], ids=["part", "path", "no text"])
+def test_names_that_no_folder_can_have_are_refused(
+    name: str, create: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too long for the file system, or no text: told as one sentence, and nothing is begun."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="^storage is .* allowed: "):
+        Store.open(name, create=create)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_read_only_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage location on a read-only file system is refused at opening, but opens with create=False."""
     Store.open(tmp_path, sync=False).create("a", b"1")

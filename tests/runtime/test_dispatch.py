@@ -186,7 +186,7 @@ def test_a_deadline_that_had_passed_at_receipt_stays_on_record() -> None:
     assert statuses(store) == {"forget-0": "failed", "forget-2": "served"}
     events = LedgerReader(store).read("requests").to_pylist()
     assert {(row["deadline"], row["received_at"]) for row in events} == {(late, NOON)}
-    flags = rows(store, "plans", event="flag")
+    flags = LedgerReader(store).read("plans", event="flag").to_pylist()
     assert len(flags) == 2 and all(late.isoformat() in flag["why"] for flag in flags)
 
 

@@ -20,7 +20,7 @@ from rayunlearn.recipes import Recipe
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store
-from rayunlearn.runtime.examples import keep_examples, load_examples, read_examples
+from rayunlearn.runtime.examples import keep_examples, load_examples, read_examples, require_fitting
 from rayunlearn.runtime.intake import Intake, take_in
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.retention import purge
@@ -285,6 +285,30 @@ def test_examples_that_do_not_fit_are_refused(
     assert not intake.pending
     assert re.search(said, intake.rejected[0].reason), intake.rejected[0].reason
     assert "examples of" in intake.rejected[1].reason or "examples is" in intake.rejected[1].reason
+
+
+ZEROS = Samples(images=torch.zeros(2, 1, 8, 8), labels=torch.tensor([9, 9]), ids=torch.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"images": torch.zeros(2, 1, 9, 8)}, r"\[2, 1, 9, 8\].*allowed: finite images \[n, 1, 8, 8\]"),
+        ({"images": torch.zeros(3, 1, 8, 8)}, "with a label each"),
+        ({"images": torch.zeros(2, 1, 8, 8).double()}, "torch.float64"),
+        ({"images": torch.full((2, 1, 8, 8), torch.nan)}, "finite"),
+        ({"labels": torch.tensor(9)}, "with a label each"),
+        ({"labels": torch.tensor([9.0, 9.0])}, "torch.float32 labels"),
+        ({"labels": torch.tensor([9, 8])}, r"labels of the examples is \[8\]; allowed: .*\[9\]"),
+        ({"ids": torch.arange(3)}, "with a label each"),
+    ],
+)
+def test_what_was_handed_over_must_fit_the_model(change: dict[str, torch.Tensor], said: str) -> None:
+    """Whoever writes into the inbox need not have read the examples as the command does."""
+    spec = original()[0]
+    require_fitting(ZEROS, spec, (9,))
+    with pytest.raises(BadInput, match=said):
+        require_fitting(replace(ZEROS, **change), spec, (9,))
 
 
 def test_a_method_that_takes_no_examples_refuses_them() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from rayunlearn.methods.unlearning import Samples
+from rayunlearn.results.inbox import Inbox
 from rayunlearn.runtime.cluster import Placement, open_ensemble
 from rayunlearn.runtime.ensemble import Ensemble
+from rayunlearn.runtime.examples import reference, to_bytes
+from rayunlearn.runtime.service import Place, Service
 from rayunlearn.runtime.train_ensemble import TrainEnsemble
 from tests.runtime.test_examples import asked, given, recipe, served
-from tests.runtime.tiny import memory_store, tiny_scheduler
+from tests.runtime.tiny import NOON, memory_store, rows, tiny_context, tiny_scheduler
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -41,3 +47,18 @@ def test_ray_train_relearns_to_the_same_bits(cluster: None, whole: str, tmp_path
     """One worker of Ray Train gives the version that the run's own process gives; its workers are sealed."""
     inner = open_ensemble(Placement.COLOCATED, cpus_per_role=0.5)
     assert published(TrainEnsemble(inner, tmp_path, workers=1, threads=1)) == whole
+
+
+def test_examples_of_the_inbox_fit_the_model_or_are_rejected(cluster: None) -> None:
+    """They are looked at where they were handed over, and again once they are kept."""
+    store = memory_store()
+    service = Service(tiny_context(store, recipe()), Place())
+    shape = (1, service.spec.in_channels, service.spec.image_size, service.spec.image_size)
+    for name, label in (("good", 9), ("bad", 8)):
+        given = Samples(images=torch.zeros(shape), labels=torch.tensor([label]), ids=torch.tensor([0]))
+        request = replace(asked(reference(given), name=name), received_at=None)
+        Inbox(store).add(request, now=NOON, examples=to_bytes(given))
+    for _ in range(2):
+        assert [r.request_id for r in service.take_in_inbox().pending] == ["good"]
+    (bad,) = rows(store, "requests", event="rejected")
+    assert bad["request_id"] == "bad" and "labels of the examples is [8]" in bad["reason"]

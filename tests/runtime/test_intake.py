@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
+from rayunlearn.errors import BadInput
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.results.inbox import REQUESTS, Inbox
 from rayunlearn.results.ledger import Ledger, LedgerReader
@@ -26,7 +28,14 @@ from rayunlearn.runtime.examples import (
     reference,
     to_bytes,
 )
-from rayunlearn.runtime.intake import Intake, Row, carry_out_cancellations, drain, take_in
+from rayunlearn.runtime.intake import (
+    Intake,
+    Row,
+    carry_out_cancellations,
+    drain,
+    read_requests,
+    take_in,
+)
 from rayunlearn.runtime.requested import request_row
 from rayunlearn.runtime.retention import purge
 from rayunlearn.runtime.runs import RunFiles
@@ -385,6 +394,22 @@ def test_lines_of_a_file_that_are_none_are_rejected_beside_the_inbox() -> None:
     lines = parse_requests('{"request_id": "f", "target": [2]}\n{', "f.jsonl")
     intake = taken(store, lines)
     assert pending(intake) == ["f", "a"] and [bad.line for bad in intake.rejected] == [2]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "none", "."])
+def test_what_is_no_file_is_refused(name: str, tmp_path: Path) -> None:
+    """By the flag that names it; also a name that no file can have."""
+    with pytest.raises(BadInput, match="^--file is .* allowed: "):
+        read_requests(f"{tmp_path}/{name}", "--file")
+
+
+def test_intakes_are_joined() -> None:
+    """What both have stands once, in the order of the first; what only one has is kept."""
+    a, b, c = (asks(name, 1) for name in "abc")
+    bad = Rejected(line=0, request_id="x", lineage="default", kind=None, target=(), reason="why")
+    one = Intake(pending=(a, b), done=(), rejected=(bad,))
+    later = Intake(pending=(b, c), done=(a,), rejected=(bad,), cancelled=(c,))
+    assert one.joined(later) == Intake(pending=(a, b, c), done=(a,), rejected=(bad,), cancelled=(c,))
 
 
 def test_examples_move_from_the_inbox_to_where_runs_find_them() -> None:

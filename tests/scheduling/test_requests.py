@@ -354,6 +354,15 @@ def test_check_accepts_what_can_be_served_and_nothing_else(num_classes, target, 
 # construction, identity, run ids
 
 
+@pytest.mark.parametrize("field", ["request_id", "target", "kind", "priority", "examples"])
+@pytest.mark.parametrize("value", [10**5000, 0, "", "a\ud800"], ids=["huge", "0", "empty", "half"])
+def test_odd_values_are_refused_by_a_sentence(field, value):
+    """Numbers that Python turns into no text, what is false and not None, text that no file name can have."""
+    if (field, value) != ("priority", 0):
+        with pytest.raises(BadInput, match=f"{field} is .* allowed: "):
+            Request(**{"request_id": "r", "target": (1,), field: value})
+
+
 def test_construction_is_checked_too():
     """A request made in Python is checked and brought into its one form like one read from a file."""
     assert Request(request_id="r", target=(3, 1)).target == (1, 3)

@@ -166,6 +166,7 @@ def test_entries_override_the_declared_key_by_key() -> None:
         ("m.steps=quniform(10,100,2.5)", ["step of m.steps is '2.5'", "a whole number"]),
         ("m.rate=quniform(0.1,0.2,x)", ["step of m.rate is 'x'", "a number"]),
         ("m.rate=quniform(0.1,0.5,0.2)", ["multiples"]),
+        ("m.weight=quniform(0,1e300,1e-300)", ["quniform(0.0,1e+300,1e-300)", "multiples"]),
         ("m.rate=quniform(0.1,0.5,nan)", ["finite"]),
         ("m.steps=uniform(2,9)", ["quniform(low,high,step), randint(low,high), choice(a,b,...)"]),
         ("m.rate=randint(1,1)", ["uniform(low,high), loguniform(low,high), quniform"]),

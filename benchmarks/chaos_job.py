@@ -1,0 +1,151 @@
+"""The job with its durable writes logged, and a SIGKILL of its own before or after one of them where asked.
+
+`RAYUNLEARN_CHAOS` names a folder::
+
+    log     a line for each moment, in order: the time and `before put runs/r-1/state.pt`, or `advance 3 4`
+            when a run is told to take steps 3 to 4
+    armed   JSON, failpoint -> how often it must have come up in the log for the job to end there
+
+A failpoint is the same moment for all files of a kind: `before put runs/state`. Nothing in the package knows
+of any of this: the store's three writes and the ensembles' `advance` are wrapped here. The ledger folds its
+entries sooner than it would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partialmethod
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from jobs.sequential_unlearn import Options
+from rayunlearn.results.ledger import Ledger
+from rayunlearn.results.store import Store
+from rayunlearn.runtime.ensemble import ColocatedEnsemble, SplitEnsemble
+from rayunlearn.runtime.job import run_job
+from rayunlearn.runtime.service import leave
+
+FOLDER = "RAYUNLEARN_CHAOS"
+
+
+FOLDED_AT = 16
+"""Entries of the ledger that are folded: few, so that folding is disturbed as well."""
+
+
+def failpoint(moment: str) -> str:
+    """The failpoint of a moment: which of the numbered files it is about is left out.
+
+    >>> failpoint("after create ledger/runs/000000000007.parquet")
+    'after create ledger/runs'
+    >>> failpoint("after create ledger/runs/000000000001-000000000016.0123456789abcdef.parquet")
+    'after create ledger/segment'
+    >>> failpoint("before put runs/a-6f1c/students/00000004.safetensors")
+    'before put runs/students'
+    >>> failpoint("before put runs/a-6f1c/state.pt"), failpoint("after put ledger/HEAD")
+    ('before put runs/state', 'after put ledger/HEAD')
+    >>> failpoint("before put claims/000000000001.heartbeat.json")
+    'before put claims/heartbeat'
+    """
+    when, action, name = moment.split(" ")
+    first, *rest = name.split("/")
+    if first == "runs":
+        area = f"runs/{rest[1].partition('.')[0]}"
+    elif first == "ledger" and "-" in rest[-1]:
+        area = "ledger/segment"
+    elif first in ("ledger", "inbox"):
+        area = f"{first}/{rest[0]}"
+    elif first == "claims":
+        area = "claims/heartbeat" if name.endswith(".heartbeat.json") else "claims"
+    else:
+        area = first
+    return f"{when} {action} {area}"
+
+
+def read_log(folder: Path) -> list[tuple[float, str]]:
+    """Time and moment of each line; one that a kill cut short is left out."""
+    path = folder / "log"
+    lines = re.findall(r"(.*)\n", path.read_text()) if path.exists() else []
+    return [(float(at), moment) for at, _, moment in (line.partition(" ") for line in lines)]
+
+
+def counted(moments: Iterable[str]) -> Counter[str]:
+    """How often each failpoint came up."""
+    return Counter(failpoint(moment) for moment in moments if not moment.startswith("advance"))
+
+
+def arm(folder: Path, failpoints: dict[str, int]) -> None:
+    """Say where the job is to end, from now on."""
+    draft = folder / "armed.draft"
+    draft.write_text(json.dumps(failpoints))
+    draft.replace(folder / "armed")
+
+
+class Watched:
+    """The log of this process, and its end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seen = counted(moment for _, moment in read_log(folder))
+        self.log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self.lock = threading.Lock()
+
+    def note(self, moment: str) -> None:
+        """Log a moment."""
+        os.write(self.log, f"{time.time():.6f} {moment}\n".encode())
+
+    def come_to(self, moment: str) -> None:
+        """Log a moment before or after a write; this is the end where the failpoint is armed."""
+        with self.lock:
+            self.note(moment)
+            name = failpoint(moment)
+            self.seen[name] += 1
+            armed = json.loads((self.folder / "armed").read_text())
+            if self.seen[name] >= armed.get(name, float("inf")):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def write(self, action: str, method: Callable[..., None]) -> Callable[..., None]:
+        """A method of `Store` that writes, between two moments."""
+
+        def watched(store: Store, name: str, *data: bytes) -> None:
+            self.come_to(f"before {action} {name}")
+            method(store, name, *data)
+            self.come_to(f"after {action} {name}")
+
+        return watched
+
+    def advance(self, method: Callable[..., None]) -> Callable[..., None]:
+        """An ensemble's method that takes steps."""
+
+        def watched(ensemble: Any, first: int, last: int) -> None:
+            self.note(f"advance {first} {last}")
+            method(ensemble, first, last)
+
+        return watched
+
+    def wrap(self) -> None:
+        """Wrap what is watched, for good."""
+        for action, method in (("create", "_create"), ("put", "put"), ("delete", "delete")):
+            setattr(Store, method, self.write(action, getattr(Store, method)))
+        for kind in (SplitEnsemble, ColocatedEnsemble):
+            kind.advance = self.advance(kind.advance)  # type: ignore[method-assign]
+
+
+def fold_often() -> None:
+    """Have the ledger fold its entries at once where there are a few."""
+    setattr(Ledger, "__init__", partialmethod(Ledger.__init__, folded_at=FOLDED_AT))  # noqa: B010
+
+
+if __name__ == "__main__":
+    fold_often()
+    Watched(Path(os.environ[FOLDER])).wrap()
+    options = tyro.cli(Options, config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff))
+    leave(run_job(**vars(options)))
