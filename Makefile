@@ -6,6 +6,9 @@
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Test files side by side: as many as there are cores, four at most; WORKERS=0 runs one after another.
+WORKERS ?= logical
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 export RAY_USAGE_STATS_ENABLED := 0
 
@@ -32,10 +35,10 @@ run: install ## Forget three digits, one after another: jobs/sequential_unlearn.
 	@$(BIN)/python jobs/sequential_unlearn.py $(ARGS)
 
 test: install ## Run the tests (some of them: ARGS='tests/scheduling -x')
-	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	@$(PYTEST) -m 'not slow' $(ARGS)
 
 slow: install ## Run the tests that take long: kills, submitted jobs, several workers
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(PYTEST) -m slow $(ARGS)
 
 lint: install ## Check the code's form with ruff
 	@$(BIN)/ruff check .

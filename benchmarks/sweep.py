@@ -14,6 +14,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
 from typing import Any
 
 import ray
@@ -24,12 +26,12 @@ from rich.table import Table
 
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.ledger import Ledger
-from rayunlearn.results.lineage import versions
+from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.store import Store
 from rayunlearn.results.sweeps import SweepView
 from rayunlearn.results.terminal import JobProgress
 from rayunlearn.runtime.cluster import Placement, connect
-from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.context import Context, Progress, Quiet
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.search_space import space_of
 from rayunlearn.runtime.service import Place, Service
@@ -54,6 +56,8 @@ SPACE = (
 TRIALS, TARGET = 16, 0
 MOST_CYCLES, MOST_POINTS, LEAST_BUSY, MOST_OVERHEAD_S = 0.4, 1.0, 0.85, 5.0
 SCHEDULERS = ("none", "asha")
+IN_STORE, STORE_NOISE = (2, 8), 0.05
+"""Numbers of trials between which the object store is compared."""
 
 Real = Mapping[str, tuple[float, float]]
 
@@ -65,7 +69,17 @@ def recipe() -> Recipe:
 
 def sweep(storage: Path, seed: int, scheduler: str, progress: JobProgress) -> tuple[SweepView, Real]:
     """A sweep and its audit, from wherever it was stopped."""
-    settings, store = recipe(), Store.open(storage / f"seed-{seed}")
+    context, parent, searching = searched(
+        recipe(), Store.open(storage / f"seed-{seed}"), seed, scheduler, TRIALS, progress
+    )
+    view = searching.run()
+    return view, audit_sweep(context, view, parent, searching.roles)
+
+
+def searched(
+    settings: Recipe, store: Store, seed: int, scheduler: str, trials: int, progress: Progress
+) -> tuple[Context, Version, Sweep]:
+    """A search of so many trials, ready to run."""
     context = Context(
         store=store, ledger=Ledger(store), recipe=settings, seed=seed, clock=lambda: datetime.now(UTC),
         progress=progress,
@@ -75,14 +89,35 @@ def sweep(storage: Path, seed: int, scheduler: str, progress: JobProgress) -> tu
         service.begin_lineage("default")
     parent = versions(service.reader, "default")[-1]
     request = Request(request_id="practice", target=(TARGET,), received_at=datetime(2026, 1, 1, tzinfo=UTC))
-    budget = f"{TRIALS} trials"
-    searched = SweepSettings(
+    budget = f"{trials} trials"
+    wanted = SweepSettings(
         space=space_of(settings, SPACE), budget=parse_budget(budget), budget_text=budget, scheduler=scheduler
     )
     where = where_for(settings, Placement.COLOCATED, cpus_per_role=None, gpus_per_role=None)
-    searching = Sweep(context, parent, request, searched, where)
-    view = searching.run()
-    return view, audit_sweep(context, view, parent, searching.roles)
+    return context, parent, Sweep(context, parent, request, wanted, where)
+
+
+def in_store(trials: int) -> int:
+    """Most bytes in Ray's object store during a short search of so many trials, looked at twice a second."""
+    settings, most, over = override(recipe(), ["gkt.cycles=8", "gkt.schedule_cycles=8"]), [0], Event()
+
+    def used() -> int:
+        there, free = ray.cluster_resources(), ray.available_resources()
+        return int(there["object_store_memory"] - free.get("object_store_memory", 0))
+
+    def look() -> None:
+        while not over.wait(0.5):
+            most[0] = max(most[0], used() - before)
+
+    with TemporaryDirectory() as folder:
+        *_, searching = searched(settings, Store.open(folder, sync=False), 0, "none", trials, Quiet())
+        before = used()
+        looking = Thread(target=look, daemon=True)
+        looking.start()
+        searching.run()
+        over.set()
+        looking.join()
+    return most[0]
 
 
 def figures(view: SweepView) -> dict[str, Any]:
@@ -156,12 +191,21 @@ def main(
         for seed in range(seeds):
             found = {s: sweep(storage.absolute(), seed, s, progress) for s in SCHEDULERS}
             results.append(of_seed(found, own))
-    checks = checked(results)
+    held = {trials: in_store(trials) for trials in IN_STORE}
+    checks = checked(results) | {
+        "what is in the object store does not grow with the trials": 0
+        < held[IN_STORE[1]]
+        <= held[IN_STORE[0]] * (1 + STORE_NOISE)
+    }
     _show(console, results)
+    said = ", ".join(f"{bytes / 1e6:.2f} MB with {trials} trials" for trials, bytes in held.items())
+    console.print(f"at most in the object store: {said}")
     for name, passed in checks.items():
         console.print(f"{'yes' if passed else 'no ':3} {name}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    told = {"benchmark": "sweep", "seeds": results, "checks": checks, "machine": machine_facts()}
+    told = {"benchmark": "sweep", "seeds": results, "in_store": held, "checks": checks} | {
+        "machine": machine_facts()
+    }
     out.write_text(json.dumps(told, indent=1) + "\n")
 
 
