@@ -138,12 +138,13 @@ def faults(made: Round, calm: Round) -> list[str]:
     chains = {lineage: versions(reader, lineage) for lineage in LINEAGES}
     runs = Counter(row["run_id"] for row in reader.read("runs", event="published").to_pylist())
     for name, lineage, _ in (*IN_FILE, ADDED):
-        if status(events.get(name, [{"event": "never received"}])) != "served":
-            found.append(f"lost: request {name} is {status(events.get(name, [{'event': 'unknown'}]))}")
-        times = [sum(row["event"] == "served" for row in events.get(name, []))]
-        times.append(sum(name in version.request_ids for version in chains[lineage]))
-        if max(times) > 1:
-            found.append(f"served twice: request {name}, {times[0]} times, in {times[1]} versions")
+        rows = events.get(name, [])
+        if not rows or status(rows) != "served":
+            found.append(f"lost: request {name} is {status(rows) if rows else 'not in the ledger'}")
+        served = sum(row["event"] == "served" for row in rows)
+        published = sum(name in version.request_ids for version in chains[lineage])
+        if max(served, published) > 1:
+            found.append(f"served twice: request {name}, {served} times, in {published} versions")
     found += [f"served twice: run {run} was published {n} times" for run, n in runs.items() if n > 1]
     for lineage, chain in chains.items():
         ids, wanted = ([v.version for v in c] for c in (chain, versions(expected, lineage)))
@@ -309,21 +310,21 @@ def _show(console: Console, result: Mapping[str, Any]) -> None:
     for kind, how in result["kinds"].items():
         table.add_row(kind, str(how["random"]), str(how["failpoint"]))
     console.print(table)
-    print_ = console.print
-    print_(f"failpoints hit: {len(result['failpoints_hit'])} of {result['failpoints_known']}")
+    say = console.print
+    say(f"failpoints hit: {len(result['failpoints_hit'])} of {result['failpoints_known']}")
     times = result["recovery_s"]
     if times:
         measured = f"{times['measured']} of {result['kills']} kills, with work left"
-        print_(f"recovery: median {times['median']:.1f} s, max {times['max']:.1f} s ({measured})")
-    print_(
+        say(f"recovery: median {times['median']:.1f} s, max {times['max']:.1f} s ({measured})")
+    say(
         f"work repeated: {result['cycles_repeated']} cycles in {result['rounds']} rounds of "
         f"{result['undisturbed_cycles']}: {result['repeated_share_of_work']:.0%} of the work, "
         f"{result['repeated_share_per_kill']:.1%} of a round per kill"
     )
     for name, passed in result["checks"].items():
-        print_(f"{'yes' if passed else 'no ':3} {name}")
+        say(f"{'yes' if passed else 'no ':3} {name}")
     for fault in result["faults"]:
-        print_(f"    {fault}", markup=False)
+        say(f"    {fault}", markup=False)
 
 
 if __name__ == "__main__":

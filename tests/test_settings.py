@@ -82,25 +82,28 @@ class WithExtra:
     seed: int = 0
 
 
+WHOLE = st.integers(-(2**63) + 1, 2**63 - 1)
+"""What a setting may be: a whole number of 64 bits."""
+
 INNERS = st.builds(
     Inner,
     count=st.integers(1, 10**6),
     rate=st.floats(allow_nan=False, allow_infinity=False),
     enabled=st.booleans(),
     kind=st.sampled_from(["kl", "js"]),
-    limit=st.none() | st.integers(),
+    limit=st.none() | WHOLE,
     share=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     # "none" names None, and text is stripped
     label=st.none()
     | st.text(st.characters(categories=["L", "N"]), min_size=1).filter(
         lambda s: s.lower() not in ("none", "null")
     ),
-    widths=st.lists(st.integers(), max_size=4).map(tuple),
+    widths=st.lists(WHOLE, max_size=4).map(tuple),
 )
 TOPS = st.builds(
     Top,
     outer=st.builds(Outer, name=st.text(st.characters(categories=["L"])), inner=INNERS),
-    seed=st.integers(),
+    seed=WHOLE,
 )
 
 

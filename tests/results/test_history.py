@@ -98,7 +98,7 @@ STEPS = st.tuples(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(steps=st.lists(STEPS, max_size=12))
 def test_piece_by_piece_is_as_all_at_once(steps: list[tuple[str, int, str, bool, bool]]) -> None:
     """Asked at any time, a history and the open requests are what fresh ones give; nothing closed is held."""
