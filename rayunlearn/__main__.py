@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import tyro
 
-from rayunlearn.runtime.audit_command import AuditOptions, run_audit
-from rayunlearn.runtime.methods_command import MethodsOptions, run_methods
-from rayunlearn.runtime.models_command import ModelsOptions, run_models
-from rayunlearn.runtime.report_command import ReportOptions, run_report
-from rayunlearn.runtime.request_command import RequestOptions, run_request
+NAMES = ("audit", "methods", "models", "report", "request")
+COMMANDS = {name: f"rayunlearn.runtime.{name}_command" for name in NAMES}
+"""Command -> its module, with `<Command>Options` and `run_<command>`."""
 
 
 def main() -> int:
@@ -22,21 +20,19 @@ def main() -> int:
         tyro.conf.OmitArgPrefixes,
         tyro.conf.OmitSubcommandPrefixes,
     )
-    commands: dict[str, Callable[..., Any]] = {
-        "audit": AuditOptions,
-        "methods": MethodsOptions,
-        "models": ModelsOptions,
-        "report": ReportOptions,
-        "request": RequestOptions,
-    }
-    options = tyro.extras.subcommand_cli_from_dict(commands, config=config, prog="python -m rayunlearn")
-    if isinstance(options, ModelsOptions):
-        return run_models(options.command)
-    if isinstance(options, ReportOptions):
-        return run_report(options)
-    if isinstance(options, RequestOptions):
-        return run_request(options.command)
-    return run_methods(options) if isinstance(options, MethodsOptions) else run_audit(options)
+    named, prog = next(iter(sys.argv[1:]), ""), "python -m rayunlearn"
+    if named in COMMANDS:  # alone: the others' imports take seconds
+        options = tyro.cli(_options(named), args=sys.argv[2:], prog=f"{prog} {named}", config=config)
+        run = getattr(import_module(COMMANDS[named]), f"run_{named}")
+        return int(run(getattr(options, "command", options)))
+    tyro.extras.subcommand_cli_from_dict(
+        {name: _options(name) for name in COMMANDS}, config=config, prog=prog
+    )  # ends with the help, or with what is wrong
+    raise AssertionError(f"{named!r} is a command that has no module")
+
+
+def _options(command: str) -> Any:
+    return getattr(import_module(COMMANDS[command]), f"{command.capitalize()}Options")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from kneed import KneeLocator
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
@@ -80,6 +79,8 @@ def knee_threshold(scores: Tensor) -> Knee:
     midrange = (top + bottom) / 2
     if len(scores) < LEAST_SCORES:
         return found(midrange, "midrange", f"{len(scores)} scores; a knee needs at least {LEAST_SCORES}")
+    from kneed import KneeLocator  # takes 1.7 s, with matplotlib, which every actor would else pay
+
     # online: all knees, not the first alone.
     located = KneeLocator(shares, curve, curve="convex", direction="decreasing", online=True)
     knees = zip(located.all_knees, located.all_knees_y, strict=True)

@@ -55,8 +55,7 @@ class Evidence:
 
     def rows(self, table: str, wanted: Callable[[Row], bool]) -> list[Row]:
         """The wanted rows of a table, oldest first, each with the number of its entry under `ENTRY`."""
-        found = (row for part in self._reader.scan(table) for row in part.to_pylist())
-        return [row for row in found if row[ENTRY] <= self._end and wanted(row)]
+        return [row for row in self._reader.rows(table) if row[ENTRY] <= self._end and wanted(row)]
 
     def entries(self, rows: Iterable[Row]) -> list[Entry]:
         """The entries that hold these rows, oldest first."""

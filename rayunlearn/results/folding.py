@@ -52,7 +52,7 @@ _EIGHTS = 8
 _ORDERS = 2
 """So many ranges of one size become one of the next, and so often."""
 
-_ROWS = 16_384
+_ROWS = 4_096
 _ARCHIVED = 1_024
 """Rows that are read at once, of tables and of archives."""
 

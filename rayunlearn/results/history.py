@@ -8,6 +8,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from rayunlearn.results.folding import ENTRY
@@ -24,6 +25,10 @@ NO_LIKENESS = ("method", "name", "publish_refused", "audit")
 REMEMBERED = 1_000
 """So many runs that have ended, the last ones, are what costs are estimated from."""
 
+_OF_VERSION = ("lineage", "version", "run_id", "model", "classes_forgotten")
+_OF_END = (
+    "run_id", "lineage", "request_ids", "method", "attempt", "event", "reason", "config", "config_hash",
+)  # fmt: skip
 _KEPT, _BEFORE = "retain_accuracy", "parent_retain_accuracy"
 
 
@@ -79,6 +84,7 @@ class _Refused:
     config_hash: str
 
 
+@lru_cache(maxsize=64)
 def likeness(config: str) -> str:
     """What makes runs alike, whatever their method: a hash of the settings that a run can depend on.
 
@@ -87,6 +93,11 @@ def likeness(config: str) -> str:
     """
     told = {key: value for key, value in json.loads(config).items() if key not in NO_LIKENESS}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=64)
+def _classes(model: str) -> int:
+    return int(json.loads(model)["num_classes"])
 
 
 class History:
@@ -148,8 +159,8 @@ class History:
             self._rows(end, "requests", ["request_id", "kind", "target", "event"]),
             self._rows(end, "runs", ["run_id", "method", "event", "seconds"], event={"started", "phase"}),
             self._rows(end, "evaluations", ["run_id", "measure", "value"], measure={_KEPT, _BEFORE}),
-            self._rows(end, "versions", None, event="published"),
-            self._rows(end, "runs", None, event={"published", "failed"}),
+            self._rows(end, "versions", _OF_VERSION, event="published"),
+            self._rows(end, "runs", _OF_END, event={"published", "failed"}),
         )
         take = (self._request, self._begun, self._measured, self._published, self._ended)
         numbered = ([(row[ENTRY], n, row) for row in rows] for n, rows in enumerate(streams))
@@ -160,11 +171,10 @@ class History:
     def _rows(
         self, end: int, table: str, columns: Sequence[str] | None, **equals: Any
     ) -> Iterator[_Row]:
-        for part in self._reader.scan(table, columns=columns, after=self._read_to, **equals):
-            for row in part.to_pylist():
-                if row[ENTRY] > end:
-                    return
-                yield row
+        for row in self._reader.rows(table, columns=columns, after=self._read_to, **equals):
+            if row[ENTRY] > end:
+                return
+            yield row
 
     def _request(self, row: _Row) -> None:
         request_id = row["request_id"]
@@ -190,7 +200,7 @@ class History:
         own = None if run is None else run.kept
         self._chains[row["lineage"]] = _Chain(
             version=row["version"],
-            num_classes=json.loads(row["model"])["num_classes"],
+            num_classes=_classes(row["model"]),
             forgotten=frozenset(row["classes_forgotten"]),
             kept=share * (1.0 if own is None else own),
         )

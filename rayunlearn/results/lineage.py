@@ -68,10 +68,10 @@ def request_events(reader: LedgerReader, ids: Collection[str] | None = None) -> 
     """
     wanted: dict[str, Any] = {} if ids is None else {"request_id": frozenset(ids)}
     events: Events = {}
-    for part in reader.scan("requests", **wanted):
-        for row in part.drop_columns([ENTRY]).to_pylist():
-            if row["event"] != "rejected":
-                events.setdefault(row["request_id"], []).append(row)
+    for row in reader.rows("requests", **wanted):
+        del row[ENTRY]
+        if row["event"] != "rejected":
+            events.setdefault(row["request_id"], []).append(row)
     return events
 
 
@@ -79,9 +79,8 @@ def runs_of(reader: LedgerReader, requests: Collection[str]) -> set[str]:
     """Ids of the runs of any of these requests; none where runs were not granted."""
     if "runs" not in reader.tables:
         return set()
-    parts = reader.scan("runs", columns=["run_id", "request_ids"])
-    wanted = set(requests)
-    return {row["run_id"] for part in parts for row in part.to_pylist() if wanted & set(row["request_ids"])}
+    rows, wanted = reader.rows("runs", columns=["run_id", "request_ids"]), set(requests)
+    return {row["run_id"] for row in rows if wanted & set(row["request_ids"])}
 
 
 class OpenRequests:
@@ -98,21 +97,32 @@ class OpenRequests:
 
     def events(self) -> Events:
         """Events of every request that waits, by request id, in the order of receipt."""
-        for part in self._reader.scan("requests", after=self._read_to):
-            for row in part.to_pylist():
-                self._read_to = row.pop(ENTRY)
-                if row["event"] == "rejected":
-                    continue
+        new: set[str] = set()
+        before = end = self._read_to
+        for row in self._reader.rows("requests", columns=["request_id", "event"], after=before):
+            end = row[ENTRY]
+            if row["event"] in WAITING:
+                new.add(row["request_id"])
+            elif row["event"] != "rejected":
+                new.discard(row["request_id"])
+                self._open.pop(row["request_id"], None)
+        for row in self._reader.rows("requests", after=before, request_id=new):
+            if row.pop(ENTRY) <= end and row["event"] != "rejected":
                 events = self._open.setdefault(row["request_id"], [])
                 events.append(row)
                 if not waits(events):
                     del self._open[row["request_id"]]
+        self._read_to = end
         return dict(self._open)
+
+
+WAITING = ("received", "planned")
+"""Events after which a request is still to be served."""
 
 
 def waits(events: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a request that was received is still to be served."""
-    return bool(events) and events[-1]["event"] in ("received", "planned")
+    return bool(events) and events[-1]["event"] in WAITING
 
 
 def status(events: Sequence[Mapping[str, Any]]) -> str:

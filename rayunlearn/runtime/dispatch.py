@@ -133,12 +133,11 @@ class Dispatcher:
         published = {v.run_id for name in lineages for v in versions(self.reader, name)}
         columns = ["run_id", "event", "request_ids", "method", "attempt", "config_hash"]
         begun: dict[str, dict[str, Any]] = {}
-        for part in self.reader.scan("runs", columns=columns, event={"started", "failed"}):
-            for row in part.to_pylist():
-                if row["event"] == "started" and all(i in self.waiting for i in row["request_ids"]):
-                    begun[row["run_id"]] = row
-                elif row["event"] == "failed" and row["run_id"] not in published:
-                    begun.pop(row["run_id"], None)
+        for row in self.reader.rows("runs", columns=columns, event={"started", "failed"}):
+            if row["event"] == "started" and all(i in self.waiting for i in row["request_ids"]):
+                begun[row["run_id"]] = row
+            elif row["event"] == "failed" and row["run_id"] not in published:
+                begun.pop(row["run_id"], None)
         return [
             row
             for run, row in begun.items()

@@ -95,9 +95,8 @@ def purge(store: Store, ledger: Ledger, clock: Clock) -> list[str]:
 def _superseding(reader: LedgerReader) -> list[str]:
     """Lineages that have a superseded version without a tombstone."""
     events: dict[str, dict[str, set[str]]] = {}
-    for part in reader.scan("versions", columns=["lineage", "version", "event"]):
-        for row in part.to_pylist():
-            events.setdefault(row["lineage"], {}).setdefault(row["version"], set()).add(row["event"])
+    for row in reader.rows("versions", columns=["lineage", "version", "event"]):
+        events.setdefault(row["lineage"], {}).setdefault(row["version"], set()).add(row["event"])
     return sorted(
         lineage
         for lineage, chain in events.items()
