@@ -1,6 +1,6 @@
 """Unlearn or retrain: where retraining becomes the better way. `python -m benchmarks.crossing`.
 
-Digits, seven classes one after another, by the project's default, by the paper's recipe and by retraining.
+Digits, seven classes one after another, by the methods of `benchmarks.sequence` and by retraining.
 *Quality*: the points by which each is behind a model retrained from scratch, on real test images. *Cost*: on
 digits retraining takes seconds, so the seconds that the runs took are put to the plan for training sets so
 many times as large; retraining takes so many times as long, unlearning without data as long as before. What
@@ -24,6 +24,7 @@ from rich.table import Table
 from scipy import stats
 
 from benchmarks.rows import finished
+from benchmarks.sequence import METHODS as SETTINGS
 from benchmarks.zero_shot import value
 from rayunlearn.recipes import load_recipe
 from rayunlearn.reproduction.zero_shot import Row, row
@@ -35,15 +36,8 @@ from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.reproduce import row_store
 from rayunlearn.scheduling.costs import Costs, CostSettings, PastRun
 
-METHODS: dict[str, tuple[str, ...]] = {
-    "gated_inversion": (),
-    "gkt": (
-        "gkt.cycles=120", "gkt.schedule_cycles=120", "gkt.generator_halving=20", "inversion.min_confidence=0",
-    ),
-    "retrain": (),
-}  # fmt: skip
-"""The paper's recipe goes on where a version can hardly be inverted, so that one sees where it leads."""
-SEEDS = 3
+METHODS = SETTINGS | {"retrain": ()}
+SEEDS = 5
 BEHIND = 1.5
 """Points behind Retrain from which retraining counts as better."""
 TIMES = (1, 3, 10, 30, 100)

@@ -31,6 +31,7 @@ from rayunlearn.runtime.cluster import Placement, ensemble_in
 from rayunlearn.runtime.context import Quiet
 from rayunlearn.runtime.ensemble import Shared
 from rayunlearn.runtime.judging import record_of
+from rayunlearn.runtime.recovery import is_loss
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.search_space import CYCLE, SCORE
 from rayunlearn.runtime.wire import unpack
@@ -142,7 +143,7 @@ class Trial(tune.Trainable):
             said = error.cause if isinstance(error, RayTaskError) else error
             return self._reported(None, ended=True, reason=str(said))
         except Exception as error:
-            if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            if is_loss(error) or isinstance(error, RayError) and not isinstance(error, RayTaskError):
                 raise
             return self._reported(None, ended=True, reason="it raised", failed=traceback.format_exc())
 
