@@ -54,7 +54,8 @@ _ORDERS = 2
 
 _ROWS = 4_096
 _ARCHIVED = 1_024
-"""Rows that are read at once, of tables and of archives."""
+_BYTES = 4 * 1024**2
+"""Rows that are read at once, of tables and of archives; fewer where they are larger than this."""
 
 _NAME = re.compile(r"ledger/([a-z]+)/(\d{12})-(\d{12})\.[0-9a-f]{16}\.parquet")
 _ENTRY_FIELD = pa.field(ENTRY, pa.int64(), nullable=False)
@@ -308,11 +309,12 @@ def _write(
 
 
 def _rebatched(content: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of at least this many, but for the last."""
+    """The same rows in tables of at least this many, or of `_BYTES`, but for the last."""
     waiting: list[pa.Table] = []
     for part in content:
         waiting.append(part)
-        if sum(table.num_rows for table in waiting) >= rows:
+        size = sum(table.nbytes for table in waiting)
+        if size >= _BYTES or sum(table.num_rows for table in waiting) >= rows:
             yield pa.concat_tables(waiting)
             waiting = []
     if waiting:

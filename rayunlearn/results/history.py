@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 from rayunlearn.results.folding import ENTRY
@@ -163,9 +164,9 @@ class History:
             self._rows(end, "runs", _OF_END, event={"published", "failed"}),
         )
         take = (self._request, self._begun, self._measured, self._published, self._ended)
-        numbered = ([(row[ENTRY], n, row) for row in rows] for n, rows in enumerate(streams))
-        for _, which, row in heapq.merge(*numbered, key=lambda item: item[0]):
-            take[which](row)
+        told = (zip(rows, repeat(tell)) for rows, tell in zip(streams, take, strict=True))
+        for row, tell in heapq.merge(*told, key=lambda item: item[0][ENTRY]):
+            tell(row)
         self._read_to = end
 
     def _rows(

@@ -221,9 +221,9 @@ class LedgerReader:
         return self._scanned(table, columns, wanted, after)
 
     def rows(self, table: str, **given: Any) -> Iterator[dict[str, Any]]:
-        """The same, row by row, a thousand of them in memory; `given` as for `scan`."""
+        """The same, row by row, a hundred of them in memory; `given` as for `scan`."""
         for part in self.scan(table, **given):
-            for batch in part.to_batches(max_chunksize=1_000):
+            for batch in part.to_batches(max_chunksize=100):
                 yield from batch.to_pylist()
 
     @property
