@@ -270,8 +270,10 @@ class LedgerReader:
                 continue
             if seq not in self._read:
                 link = read_link(self._store, seq)
+                if link.table not in contents.tables_at[seq]:
+                    raise IntegrityError(f"{link.entry} was removed")
                 if link.table != table:
-                    continue
+                    continue  # left by an appender that lost the race
                 self._read[seq] = table, read_entry(self._store, link)
             found, rows = self._read[seq]
             if found == table:
