@@ -121,12 +121,17 @@ def read_entry(store: Store, link: Link) -> pa.Table:
 
 def linked_bytes(store: Store, link: Link) -> bytes:
     """The bytes of an entry; `IntegrityError` where they are gone or not those that were linked."""
+    return bytes_with_hash(store, link.entry, link.sha256, link.name)
+
+
+def bytes_with_hash(store: Store, name: str, sha256: str, told_by: str) -> bytes:
+    """The bytes of a file; `IntegrityError` where it is gone or has another hash than one was told."""
     try:
-        data = store.get(link.entry)
+        data = store.get(name)
     except NotStored as error:
-        raise IntegrityError(f"{link.entry} was removed") from error
-    if hashlib.sha256(data).hexdigest() != link.sha256:
-        raise IntegrityError(f"{link.entry} was edited or replaced: its hash is not the one in {link.name}")
+        raise IntegrityError(f"{name} was removed") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise IntegrityError(f"{name} was edited or replaced: its hash is not the one in {told_by}")
     return data
 
 

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayunlearn.errors import IntegrityError
-from rayunlearn.results.chain import Link, rows_of, schema_version_of
+from rayunlearn.results.chain import Link, bytes_with_hash, rows_of, schema_version_of
 from rayunlearn.results.schemas import (
     SCHEMA_VERSION,
     SCHEMAS,
@@ -34,7 +34,7 @@ from rayunlearn.results.schemas import (
     schema_of,
     schema_written_under,
 )
-from rayunlearn.results.store import AlreadyExists, NotStored, Store
+from rayunlearn.results.store import AlreadyExists, Store
 
 SEGMENTS = "segments"
 """The table that lists the segments in force."""
@@ -203,12 +203,7 @@ def check(store: Store, segment: Segment) -> None:
 
 
 def _opened(store: Store, segment: Segment) -> pq.ParquetFile:
-    try:
-        data = store.get(segment.name)
-    except NotStored as error:
-        raise IntegrityError(f"{segment.name} was removed") from error
-    if hashlib.sha256(data).hexdigest() != segment.sha256:
-        raise IntegrityError(f"{segment.name} was edited or replaced: its hash is not the one in the ledger")
+    data = bytes_with_hash(store, segment.name, segment.sha256, "the ledger")
     file = pq.ParquetFile(pa.BufferReader(data))
     version = schema_version_of(file.schema_arrow, segment.name)
     if segment.table == ARCHIVE:

@@ -6,7 +6,6 @@ import ctypes
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from benchmarks.local_cluster import free_ports
 from rayunlearn.recipes import Recipe
 from rayunlearn.runtime.cluster import connect
 from tests.runtime.tiny import environment, tiny_recipe
@@ -32,18 +32,6 @@ class Head:
     address: str
     dashboard: str
     folder: Path
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
 
 
 @pytest.fixture(scope="session")
