@@ -32,9 +32,17 @@ class ExitCode(IntEnum):
 
 
 class RayUnlearnError(Exception):
-    """Base of the errors that are shown as one sentence rather than a traceback."""
+    """Base of the errors that are shown as one sentence rather than a traceback.
+
+    >>> str(RayUnlearnError("no field \\udcff"))
+    'no field \\\\udcff'
+    """
 
     exit_code = ExitCode.INTERNAL
+
+    def __str__(self) -> str:
+        """The sentence; what it quotes may hold characters that no terminal or file takes: escaped."""
+        return super().__str__().encode(errors="backslashreplace").decode()
 
 
 class BadInput(RayUnlearnError, ValueError):
@@ -51,7 +59,7 @@ class BadInput(RayUnlearnError, ValueError):
         self.allowed = allowed
         self.where = where
         prefix = f"{where}: " if where else ""
-        super().__init__(f"{prefix}{thing} is {shown(value)}; allowed: {allowed}")
+        super().__init__(f"{prefix}{_cut(thing)} is {shown(value)}; allowed: {allowed}")
 
     def __reduce__(self) -> tuple[object, ...]:
         """Cross a process boundary whole."""
@@ -72,6 +80,10 @@ def shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # Python turns so many digits into no text
         return "a whole number of too many digits"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 

@@ -53,7 +53,9 @@ class DataSettings:
     mislabelling: Mislabelling | None = None
 
     def __post_init__(self) -> None:
-        """Check the numbers; the dataset's name is checked where the data is opened."""
+        """Check what can be checked here; whether there is such a dataset shows where the data is opened."""
+        if not self.dataset or not self.dataset.isprintable():
+            raise BadInput("data.dataset", self.dataset, "the name of a dataset")
         fraction = self.test_fraction
         if fraction is not None and not 0 < fraction < 1:
             raise BadInput("data.test_fraction", fraction, "above 0 and below 1, or None")

@@ -1,8 +1,9 @@
 """Entries and links: what a ledger is made of, by name and byte for byte.
 
-An entry is a Parquet file with some rows of one table; its metadata carries table, seq, schema_version and
-previous, the SHA-256 of the entry before. A link is a small JSON file that commits an entry: its name holds
-only the number, so of two appenders at one number exactly one gets it.
+An entry is a Parquet file with some rows of one table; its metadata carries table, seq, schema_version,
+previous (the SHA-256 of the entry before) and a seal, which tells without parsing whether an entry that no
+link vouches for is whole: Parquet readers may crash on bytes that are not. A link is a small JSON file that
+commits an entry: its name holds only the number, so of two appenders at one number exactly one gets it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TypeVar
 
 import pyarrow as pa
@@ -24,6 +25,10 @@ NO_PREVIOUS = "0" * 64
 """Stands for the entry before the first one."""
 
 HEAD = "ledger/HEAD"
+
+_SEAL = b"seal:"
+_UNSEALED = b"0" * 64
+"""A seal is the SHA-256 (hex) of the entry's bytes as they are with this in its place."""
 
 _CHAIN_NAME = re.compile(r"ledger/chain/(\d{12})\.json")
 _ENTRY_NAME = re.compile(r"ledger/([a-z]+)/(\d{12})\.parquet")
@@ -89,12 +94,24 @@ def named_link(name: str) -> int | None:
 
 def entry_bytes(table: str, content: pa.Table, tail: Tail) -> bytes:
     """The file of the entry that follows the tail."""
-    metadata = _metadata(table, tail.seq + 1, tail.sha256)
+    rows = content.replace_schema_metadata(_metadata(table, tail.seq + 1, tail.sha256))
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        content.replace_schema_metadata(metadata), sink, compression="zstd", write_page_checksum=True
-    )
-    return sink.getvalue().to_pybytes()
+    with pq.ParquetWriter(sink, rows.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(rows)
+        writer.add_key_value_metadata({"seal": (_SEAL + _UNSEALED).decode()})
+    before, _, after = sink.getvalue().to_pybytes().rpartition(_SEAL + _UNSEALED)
+    return before + _SEAL + _sealed(before, after) + after
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether these bytes are all of an entry, and unchanged, by its own seal; nothing is parsed."""
+    before, _, rest = data.rpartition(_SEAL)
+    seal, after = rest[: len(_UNSEALED)], rest[len(_UNSEALED) :]
+    return seal == _sealed(before, after)
+
+
+def _sealed(before: bytes, after: bytes) -> bytes:
+    return hashlib.sha256(before + _SEAL + _UNSEALED + after).hexdigest().encode()
 
 
 def link_to(table: str, data: bytes, tail: Tail) -> Link:
@@ -146,11 +163,7 @@ def rows_of(link: Link, data: bytes) -> pa.Table:
         file = check_entry(link, data)
         return brought_up_to_date(link.table, file.read(use_threads=False))
     except (pa.ArrowException, OSError) as error:
-        raise Torn(f"{link.entry} cannot be read: {error}") from error
-
-
-class Torn(IntegrityError):
-    """An entry is no Parquet file: cut by a power failure, or damaged."""
+        raise IntegrityError(f"{link.entry} cannot be read: {error}") from error
 
 
 def check_entry(link: Link, data: bytes) -> pq.ParquetFile:
@@ -197,11 +210,13 @@ def to_json(record: Tail | Link) -> bytes:
 def from_json(kind: type[_Record], name: str, data: bytes) -> _Record:
     """Read a record back; bytes that `to_json` would not have written are refused."""
     try:
-        record = kind(**json.loads(data))
-    except (ValueError, TypeError, RecursionError) as error:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{name} was edited: it cannot be read ({error})") from error
-    numbers_are_sound = type(record.seq) is int and record.seq >= 1
-    texts_are_sound = all(isinstance(value, str) for key, value in asdict(record).items() if key != "seq")
-    if not (numbers_are_sound and texts_are_sound) or to_json(record) != data:
-        raise IntegrityError(f"{name} was edited: it is not what an append writes")
-    return record
+    if isinstance(body, dict) and body.keys() == {field.name for field in fields(kind)}:
+        record = kind(**body)
+        sound = type(record.seq) is int and record.seq >= 1
+        sound = sound and all(isinstance(value, str) for key, value in body.items() if key != "seq")
+        if sound and to_json(record) == data:
+            return record
+    raise IntegrityError(f"{name} was edited: it is not what an append writes")

@@ -28,12 +28,13 @@ class Names:
     Attributes:
         linked: numbers of the links, in order; listed first, so that `files` has the entries they commit.
         files: all names.
-        listing: number of the last entry that lists segments; 0 if there is none.
+        listings: numbers of the entries that may list segments, in order; an appender that lost the race for
+            a number may have left one.
     """
 
     linked: tuple[int, ...]
     files: tuple[str, ...]
-    listing: int
+    listings: tuple[int, ...]
 
     @classmethod
     def of(cls, store: Store) -> Names:
@@ -41,8 +42,12 @@ class Names:
         linked = [seq for name in store.list("ledger/chain") if (seq := named_link(name)) is not None]
         files, known = store.list("ledger"), set(linked)
         entries = [entry for name in files if (entry := named_entry(name))]
-        listing = max((seq for table, seq in entries if table == SEGMENTS and seq in known), default=0)
-        return cls(tuple(sorted(linked)), tuple(files), listing)
+        listings = sorted(seq for table, seq in entries if table == SEGMENTS and seq in known)
+        return cls(tuple(sorted(linked)), tuple(files), tuple(listings))
+
+    def folded_since(self, before: Names) -> bool:
+        """Whether entries were folded since another look."""
+        return self.listings[-1:] > before.listings[-1:]
 
 
 class Contents:
@@ -65,8 +70,11 @@ class Contents:
         """
         self._store = store
         self.segments: tuple[Segment, ...] = ()
-        if names.listing:
-            self.segments = segments_in(read_entry(store, read_link(store, names.listing)))
+        for seq in reversed(names.listings):
+            link = read_link(store, seq)
+            if link.table == SEGMENTS:
+                self.segments = segments_in(read_entry(store, link))
+                break
         self.folded = max((segment.last for segment in self.segments), default=0)
         self.links = [seq for seq in names.linked if seq > self.folded]
         self.tables_at: dict[int, list[str]] = {}
@@ -118,5 +126,5 @@ def looked(store: Store, look: Callable[[Contents], _T]) -> _T:
             return look(Contents(store, names))
         except IntegrityError:
             before, names = names, Names.of(store)
-            if names.listing <= before.listing:
+            if not names.folded_since(before):
                 raise

@@ -17,7 +17,7 @@ that is not kept in a segment.
 What a crash may leave, and what opening the ledger makes of it:
 
 - an entry without its link, just after the last link: it is committed now (its append was not acknowledged,
-  but its rows are whole); if it cannot be read (power failure), it is deleted;
+  but its rows are whole); if it is not whole (power failure), it is deleted;
 - an entry whose number was linked to another table (an appender that lost the race and died): deleted;
 - entries and links that were folded, and segments that are no longer in force: deleted;
 - HEAD behind the last link, by one entry after a crash, by more if two appenders raced: put right. What HEAD
@@ -42,11 +42,11 @@ from rayunlearn.results.chain import (
     NO_PREVIOUS,
     Link,
     Tail,
-    Torn,
     check_entry,
     entry_bytes,
     entry_name,
     from_json,
+    is_whole,
     link_to,
     linked_bytes,
     read_entry,
@@ -112,8 +112,7 @@ class Ledger:
             BadInput: a row does not fit the table; nothing was stored.
             StorageHeld: another appender is at work in this location; nothing of its was touched.
         """
-        if table not in SCHEMAS:
-            raise BadInput("table of the ledger", table, nearest(str(table), SCHEMAS))
+        schema_of(table)
         content = table_from_rows(table, rows)
         with self._lock:
             if not rows:
@@ -175,8 +174,7 @@ class LedgerReader:
         self._store = store
         self.tables = frozenset(tables)
         for table in self.tables:
-            if table not in SCHEMAS:
-                raise BadInput("table of the ledger", table, nearest(str(table), SCHEMAS))
+            schema_of(table)
         self._read: dict[int, tuple[str, pa.Table]] = {}  # entry -> table and rows, of those not folded
 
     def read(self, table: str, *, columns: Sequence[str] | None = None, **equals: Any) -> pa.Table:
@@ -249,7 +247,7 @@ class LedgerReader:
                 return
             except IntegrityError:
                 before, names = names, Names.of(self._store)
-                if names.listing <= before.listing:
+                if not names.folded_since(before):
                     raise
 
     def _pieces(
@@ -368,12 +366,11 @@ def _pending(store: Store, tail: Tail, tables: list[str]) -> Link | None:
             data = store.get(name)
         except NotStored:
             continue  # its appender lost the race and took it back
-        link = link_to(table, data, tail)
-        try:
-            rows_of(link, data)
-        except Torn:
+        if not is_whole(data):
             store.delete(name)  # torn by a power failure before it was acknowledged
             continue
+        link = link_to(table, data, tail)
+        rows_of(link, data)
         return link
     return None
 

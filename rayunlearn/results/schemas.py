@@ -318,23 +318,26 @@ def is_table(name: str) -> bool:
 
 
 def schema_of(table: str) -> pa.Schema:
-    """The schema of a table; an unknown one is `BadInput`."""
-    if table == "segments":
-        return _SEGMENTS
+    """The schema of a table; an unknown one, or the ledger's own, is `BadInput`."""
     if table not in SCHEMAS:
         raise BadInput("table of the ledger", table, nearest(str(table), SCHEMAS))
     return SCHEMAS[table]
 
 
+def _schema_of_entries(table: str) -> pa.Schema:
+    """The schema of a table, the ledger's own among them."""
+    return _SEGMENTS if table == "segments" else schema_of(table)
+
+
 def schema_written_under(table: str, version: int) -> pa.Schema:
     """The schema of a table's entries that were written under an earlier schema version."""
-    schema = schema_of(table)
+    schema = _schema_of_entries(table)
     return pa.schema([field for field in schema if ADDED.get((table, field.name), 1) <= version])
 
 
 def brought_up_to_date(table: str, rows: pa.Table) -> pa.Table:
     """Rows of an earlier schema version in the schema of today; columns that came later hold no value."""
-    schema = schema_of(table)
+    schema = _schema_of_entries(table)
     columns = [
         rows.column(field.name) if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
         for field in schema
@@ -351,7 +354,7 @@ def table_from_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     Raises:
         BadInput: names table, row (counted from 0), column, value and what is allowed.
     """
-    schema = schema_of(table)
+    schema = _schema_of_entries(table)
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
     for number, row in enumerate(rows):
         where = f"ledger table {table!r}, row {number} (from 0)"
@@ -382,7 +385,7 @@ def checked_value(table: str, column: str, value: Any, *, where: str) -> Any:
     Raises:
         BadInput: names the column, the value and what is allowed.
     """
-    kind = schema_of(table).field(column).type
+    kind = _schema_of_entries(table).field(column).type
     thing = f"column {column!r}"
     if pa.types.is_list(kind):
         if not isinstance(value, list | tuple):

@@ -110,9 +110,10 @@ class Dispatcher:
             known = events.get(request.request_id)
             at = known[0]["received_at"] if known else request.received_at or self.context.clock()
             self.waiting[request.request_id] = replace(request, received_at=at)
-        for lineage in sorted({request.lineage for request in self.waiting.values()}):
-            if lineage not in self.running and not versions(self.reader, lineage):
-                self.begin_lineage(lineage)
+        published = self.reader.read("versions", columns=["lineage"], event="published")
+        there = {*published.column("lineage").to_pylist(), *self.running}
+        for lineage in sorted({request.lineage for request in self.waiting.values()} - there):
+            self.begin_lineage(lineage)
 
     def _drop(self, ids: Collection[str]) -> None:
         for request_id in ids:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from rayunlearn.errors import ExitCode, IntegrityError, StorageHeld
-from rayunlearn.results.chain import HEAD
+from rayunlearn.results import ledger as ledger_module
+from rayunlearn.results.chain import HEAD, Link, from_json, is_whole, to_json
+from rayunlearn.results.contents import Contents, Names
 from rayunlearn.results.ledger import Ledger, LedgerReader, verify
 from rayunlearn.results.store import Store
 from tests.results.ledgers import FIVE, contents, entry, in_memory, link, row_of
@@ -90,6 +92,49 @@ def test_a_torn_entry_is_discarded() -> None:
     assert ledger.append("runs", [row_of("runs")]) == ledger.verify() == 6
 
 
+def test_what_no_link_vouches_for_is_parsed_only_when_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parquet readers may crash on damaged bytes: an entry without its link that was changed meets none."""
+    name = entry("checkpoints", 4)
+    whole = FIVE[name]
+    left = {entry("audits", 5), link(5), link(4)}
+    four = {key: data for key, data in FIVE.items() if key not in left}
+    four[HEAD] = to_json(from_json(Link, link(3), FIVE[link(3)]).tail)
+    assert is_whole(whole)
+    assert Ledger(in_memory(four)).tail.seq == 4
+    for at in range(len(whole)):
+        assert not is_whole(whole[:at])
+        assert not is_whole(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+    assert not is_whole(whole + b" ")
+    assert not is_whole(b"seal:")
+
+    def parsed(link: Link, data: bytes) -> None:
+        raise AssertionError(link)
+
+    monkeypatch.setattr(ledger_module, "rows_of", parsed)
+    for at in range(0, len(whole), 97):
+        store = in_memory({**four, name: whole[:at] + b"\xff\xfe" + whole[at + 2 :]})
+        assert Ledger(store).tail.seq == 3
+        assert name not in store.list()
+
+
+def test_rows_that_look_like_a_seal_are_committed() -> None:
+    """What requests say is theirs: the seal is the entry's own."""
+    store = in_memory()
+    words = "seal:" + "0" * 64
+    Ledger(store).append("runs", [row_of("runs", lineage=words), row_of("runs", lineage=words[:40])])
+    for left in (HEAD, link(1)):
+        store.delete(left)
+    assert Ledger(store).tail.seq == verify(store) == 1
+    assert LedgerReader(store).read("runs").column("lineage").to_pylist() == [words, words[:40]]
+
+
+def test_what_was_edited_can_be_told_whatever_it_holds() -> None:
+    """A field's name may be long, or hold what no terminal prints."""
+    for name in (b"\\udcff", b"9" * 5000):
+        with pytest.raises(IntegrityError, match="HEAD was edited: it is not what an append writes$"):
+            verify(in_memory({**FIVE, HEAD: b'{"seq": 5, "%s": 1}' % name}))
+
+
 def test_a_lagging_head_is_put_right_only_if_the_chain_agrees() -> None:
     """HEAD behind the chain is caught up at opening; with another hash than the chain has, it is an error."""
     links = {seq: json.loads(FIVE[link(seq)]) for seq in range(1, 6)}
@@ -167,6 +212,20 @@ def test_what_a_dead_loser_left_is_cleared() -> None:
         store.create(entry(table, 1), both.get(entry(table, 1)))
     assert Ledger(store).verify() == 1
     assert len(store.list("ledger/runs") + store.list("ledger/requests")) == 1
+
+
+def test_a_dead_loser_in_the_folder_of_segments_hides_none() -> None:
+    """An appender may die that would have listed segments at a number that another one got."""
+    store = in_memory()
+    ledger = Ledger(store, folded_at=3)
+    for number in range(8):
+        ledger.append("runs", [row_of("runs", seed=number)])
+    last = ledger.tail.seq
+    assert entry("runs", last) in store.list() and Contents(store, Names.of(store)).segments
+    store.create(entry("segments", last), store.get(entry("runs", last)))
+    for _ in range(2):
+        assert LedgerReader(store).read("runs").column("seed").to_pylist() == list(range(8))
+        assert Ledger(store).tail.seq == verify(store) == last
 
 
 def test_appenders_that_race_lose_no_acknowledged_row(tmp_path: Path) -> None:
