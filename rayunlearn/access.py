@@ -169,8 +169,10 @@ def _code_roots() -> list[str]:
     """Folders whose files are code or belong to the machine."""
     roots = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()}
     roots |= {str(Path(__file__).parent), "/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64"}
+    # asked here in any case: the first time it tries out a file, which the seal would refuse to libraries
+    temporary = Path(tempfile.gettempdir())
     # Ray keeps its sessions, logs and shipped working directories here
-    roots.add(os.environ.get("RAY_TMPDIR") or str(Path(tempfile.gettempdir()) / "ray"))
+    roots.add(os.environ.get("RAY_TMPDIR") or str(temporary / "ray"))
     return [os.path.realpath(r) for r in roots if r]
 
 

@@ -90,6 +90,14 @@ maker = build_generator(GeneratorSpec(channels=1, image_size=8, z_dim=4, width=0
 run_cycle(0, settings, Teacher(model, (0,), settings), Student(build_classifier(spec, 1), settings),
           Generator(maker, settings, 0))
 """,
+    "a linear probe": """
+from rayunlearn.evaluation.probe import ProbeSettings, linear_probe
+linear_probe(model, x, y, x, y, [0], ProbeSettings(), 0)
+""",
+    "the temporary folder's name": """
+import tempfile
+tempfile.gettempdir()
+""",
     "weights in memory": """
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
 state = weights_from_bytes(weights_to_bytes(model.state_dict()))
@@ -227,13 +235,16 @@ def run(paths: dict[str, str], *, try_before: bool) -> dict[str, dict[str, str]]
     done = subprocess.run(
         [sys.executable, str(Path(paths["tmp"]) / "script.py")],
         input=json.dumps(task),
-        env={**os.environ, "PYTHONPATH": str(root), "RAYUNLEARN_DATA": paths["data"], "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ, "PYTHONPATH": str(root), "RAYUNLEARN_DATA": paths["data"], "OMP_NUM_THREADS": "1",
+            "RAY_TMPDIR": str(Path(paths["tmp"]) / "ray"),
+        },
         cwd=paths["tmp"],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-    )
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer: dict[str, dict[str, str]] = json.loads(done.stdout.splitlines()[-1])
     return answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pytest
@@ -306,6 +306,16 @@ def test_wrong_labels_of_a_recipe_are_set_by_name() -> None:
         override(digits(), ["data.mislabelling.share=0.5"])
     with pytest.raises(BadInput, match="data.mislabelling.share is 2.0; allowed: a number above 0"):
         override(recipe, ["data.mislabelling.share=2"])
+
+
+def test_a_recipe_may_be_named_with_its_method() -> None:
+    """`mnist_lenet_gkt`; the name without is what its hash, its space and the ledger know."""
+    assert load_recipe("mnist_lenet_gkt") == load_recipe("mnist_lenet")
+    assert load_recipe("digits_min_max") == replace(digits(), method="min_max")
+    assert load_recipe("digits_few_shot").name == "digits_few_shot"
+    for wrong in ("mnist_lenet_gtk", "mnist_lenetgkt", "_gkt", "gkt"):
+        with pytest.raises(BadInput, match="--recipe"):
+            load_recipe(wrong)
 
 
 def test_hashes_of_recipes_stay() -> None:

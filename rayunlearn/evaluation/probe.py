@@ -14,9 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
@@ -105,6 +102,10 @@ def linear_probe(
         model, train_images, train_labels, test_images, test_labels, forget,
         settings.train_per_class, seed, where="linear_probe",
     )  # fmt: skip
+    # here, since every process of a run imports this module and the gate's alone comes by: a second each
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     probe = LogisticRegression(C=settings.C, max_iter=settings.max_iter)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -175,6 +176,8 @@ def probe_task(
     check_images(train_images, train_labels, num_classes, where)
     check_images(test_images, test_labels, num_classes, where)
     train_labels, test_labels = train_labels.cpu(), test_labels.cpu()
+    from sklearn.preprocessing import StandardScaler  # as above
+
     ids = sorted({int(class_id) for class_id in forget})
     trained = torch.bincount(train_labels, minlength=num_classes).tolist()
     tested = torch.bincount(test_labels, minlength=num_classes).tolist()

@@ -3,14 +3,17 @@
 `digits` is the project's own method on the bundled digits, `digits_gkt` the paper's there; `digits_few_shot`
 serves requests that give a few examples. The recipes of
 the papers' experiments are named by dataset and model, `mnist_lenet` the zero-shot and `mnist_lenet5` the
-few-shot paper's; each holds the paper's settings of every method, and `--set method=` chooses.
+few-shot paper's; each holds the paper's settings of every method, and `--set method=` chooses. So does a
+name that ends in a method's: `mnist_lenet_gkt`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.methods.registry import METHODS
 from rayunlearn.recipes import few_shot, zero_shot
 from rayunlearn.recipes.digits import digits, digits_few_shot, digits_gkt
 from rayunlearn.recipes.recipe import AuditSettings, DataSettings, ModelSettings, Recipe, ValidationSettings
@@ -38,11 +41,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe of a name.
+    """The recipe of a name; where a method's name follows, the recipe with that method.
 
     Raises:
         BadInput: no recipe of that name; the nearest are named.
     """
-    if name not in RECIPES:
-        raise BadInput("--recipe", name, nearest(name, RECIPES))
-    return RECIPES[name]()
+    if name in RECIPES:
+        return RECIPES[name]()
+    for known, made in RECIPES.items():
+        method = name.removeprefix(f"{known}_")
+        if method != name and method in METHODS:
+            return replace(made(), method=method)
+    raise BadInput("--recipe", name, nearest(name, RECIPES))

@@ -44,6 +44,7 @@ from rayunlearn.runtime.runs import RunFiles, loaded, saved
 from rayunlearn.runtime.sealed import measure
 from rayunlearn.runtime.search_space import SCORE, Search, search_algorithm, trial_scheduler
 from rayunlearn.runtime.sweep_record import LIVE, About, Recorder, Stop, SweepRecord, SweepSettings
+from rayunlearn.runtime.trackers import Tracker
 from rayunlearn.runtime.trial import Behaviour, Common, Trial, chosen_only, trial_files
 from rayunlearn.runtime.wire import pack
 from rayunlearn.scheduling.requests import Request
@@ -104,7 +105,7 @@ class Sweep:
         where: where trials are put.
         name: of the sweep; None for one made of all that its results depend on, so that the same command
             goes on with the same sweep.
-        loggers: Tune callbacks that are told besides.
+        told: what makes the callbacks of experiment trackers.
 
     Raises:
         BadInput: a request that the method cannot serve, a method that is handed training data, settings in
@@ -120,10 +121,10 @@ class Sweep:
         where: Where,
         *,
         name: str | None = None,
-        loggers: Sequence[tune.Callback] = (),
+        told: Sequence[Tracker] = (),
     ) -> None:
         self.context, self.parent, self.request = context, parent, request
-        self.settings, self.where, self.loggers = settings, where, loggers
+        self.settings, self.where, self.told = settings, where, told
         recipe = context.recipe
         self.method = method_named(recipe.method)
         require_granularity(recipe.method, request.kind)
@@ -267,9 +268,10 @@ class Sweep:
         search = self._sampler()
         LIVE[self.name] = self.record
         try:
-            path = str(folder / self.name)
-            if tune.Tuner.can_restore(path):
-                tuner = tune.Tuner.restore(path, trainable, param_space=search.param_space)
+            begun = folder / self.name
+            # the state comes seconds after the folder; one who was killed between has nothing to go on with
+            if tune.Tuner.can_restore(str(begun)) and any(begun.glob("experiment_state-*.json")):
+                tuner = tune.Tuner.restore(str(begun), trainable, param_space=search.param_space)
             else:
                 tuner = tune.Tuner(
                     trainable,
@@ -280,7 +282,7 @@ class Sweep:
                     ),
                     run_config=tune.RunConfig(
                         name=self.name, storage_path=str(folder), verbose=0, stop=Stop(self.name),
-                        callbacks=[Recorder(self.name), *self.loggers],
+                        callbacks=[Recorder(self.name), *(make(self.name) for make in self.told)],
                         failure_config=tune.FailureConfig(max_failures=self.settings.retries),
                     ),
                 )  # fmt: skip

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError, nearest
+from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
 from rayunlearn.recipes import load_recipe
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import versions
@@ -31,16 +28,10 @@ from rayunlearn.runtime.service import Place, Service, interruptible
 from rayunlearn.runtime.sweep import Sweep, Where, where_for
 from rayunlearn.runtime.sweep_audit import audit_sweep
 from rayunlearn.runtime.sweep_record import SweepSettings
+from rayunlearn.runtime.trackers import trackers
 from rayunlearn.scheduling.budget import parse_budget
 from rayunlearn.scheduling.requests import Rejected, Request
 from rayunlearn.settings import override, paths
-
-TRACKERS = {
-    "tensorboard": ("tensorboardX", "ray.tune.logger", "TBXLoggerCallback"),
-    "mlflow": ("mlflow", "ray.air.integrations.mlflow", "MLflowLoggerCallback"),
-    "wandb": ("wandb", "ray.air.integrations.wandb", "WandbLoggerCallback"),
-}
-"""Name -> its package, and Tune's callback for it."""
 
 
 def run_sweep(
@@ -74,6 +65,7 @@ def run_sweep(
             space=space_of(settings, space), budget=parse_budget(budget), budget_text=budget.strip(),
             sampler=sampler, scheduler=scheduler, grace=grace,
         )  # fmt: skip
+        told = trackers(log)
         practised = chosen_request(read_requests(requests), request, requests)
         store = Store.open(storage)
         with JobProgress(console) as progress, claimed(store, wait, progress) as claim:
@@ -94,7 +86,7 @@ def run_sweep(
                 if not versions(service.reader, lineage):
                     service.begin_lineage(lineage)
                 parent = versions(service.reader, lineage)[-1]
-                sweep = Sweep(context, parent, practised, searched, where, name=name, loggers=loggers(log))
+                sweep = Sweep(context, parent, practised, searched, where, name=name, told=told)
                 view = sweep.run()
                 real = _audited(sweep, view) if audit else {}
         return _finish(console, context, view, where, real)
@@ -116,23 +108,6 @@ def chosen_request(entries: Sequence[Request | Rejected], wanted: str | None, so
     if isinstance(found[0], Rejected):
         raise BadInput("request to practise on", found[0].reason, f"a request that is well formed ({source})")
     return found[0]
-
-
-def loggers(names: Sequence[str]) -> list[Any]:
-    """Tune's own callbacks for experiment trackers.
-
-    Raises:
-        BadInput: an unknown tracker, or one that is not installed.
-    """
-    made = []
-    for name in names:
-        if name not in TRACKERS:
-            raise BadInput("--log", name, nearest(name, TRACKERS))
-        package, module, callback = TRACKERS[name]
-        if importlib.util.find_spec(package) is None:
-            raise BadInput("--log", name, f"a tracker whose package is installed; this one's is {package}")
-        made.append(getattr(importlib.import_module(module), callback)())
-    return made
 
 
 def _audited(sweep: Sweep, view: SweepView) -> dict[str, tuple[float, float]]:

@@ -231,9 +231,15 @@ def wait_until(is_so: Callable[[], bool], timeout_s: float = 120) -> None:
 
 
 def test_a_killed_driver_goes_on_by_the_same_command(head: Head, tmp_path: Path) -> None:
-    """Finished trials are kept, those under way go on; then the winner is named, and the table printed."""
+    """Finished trials are kept, those under way go on; then the winner is named, and the table printed.
+
+    The first one is killed when Tune has a folder and has not yet written its state there.
+    """
     storage = tmp_path / "storage"
-    with sweep_job(storage, head) as job:
+    with sweep_job(storage, head, "--log", "tensorboard") as job:
+        wait_until(lambda: job.poll() is not None or any(storage.glob("tune/*/tuner.pkl")))
+        job.send_signal(signal.SIGKILL)
+    with sweep_job(storage, head, "--log", "tensorboard") as job:
 
         def some_are_recorded() -> bool:
             assert job.poll() is None, job.stdout.read() if job.stdout else ""
@@ -241,9 +247,11 @@ def test_a_killed_driver_goes_on_by_the_same_command(head: Head, tmp_path: Path)
 
         wait_until(some_are_recorded)
         job.send_signal(signal.SIGKILL)
-    with sweep_job(storage, head) as job:
+    with sweep_job(storage, head, "--log", "tensorboard") as job:
         out, _ = job.communicate(timeout=200)
     assert job.returncode == ExitCode.OK, out
+    assert "Traceback" not in out, out
+    assert len({path.parent for path in storage.glob("tune/*/*/events.out.tfevents*")}) == 3
     assert "on the second set" in out and "--tuned sweep-" in out
     reader = LedgerReader(Store.open(storage))
     (name,) = {row["sweep"] for row in reader.read("sweeps").to_pylist()}
