@@ -73,7 +73,7 @@ def sweep(storage: Path, seed: int, scheduler: str, progress: JobProgress) -> tu
         recipe(), Store.open(storage / f"seed-{seed}"), seed, scheduler, TRIALS, progress
     )
     view = searching.run()
-    return view, audit_sweep(context, view, parent, searching.roles)
+    return view, audit_sweep(context, view, parent, searching.request.classes)
 
 
 def searched(

@@ -15,7 +15,7 @@ from rayunlearn.errors import BadInput, nearest
 from rayunlearn.results import wording
 from rayunlearn.results.page import pretty, rendered
 from rayunlearn.results.sweep_plots import curves_plot, front_plot, real_plot, score_panels
-from rayunlearn.results.sweeps import SweepView, TrialView
+from rayunlearn.results.sweeps import SweepView, TrialView, score_words
 from rayunlearn.results.wording import ABSENT, percent, plain
 from rayunlearn.scheduling.objective import Correlation, TrialResult, regret, spearman
 from rayunlearn.scheduling.space import Value, as_text
@@ -33,15 +33,6 @@ SCHEDULERS = {
     "median": "median stopping: ended when below the median of the others",
     "none": "none: every trial goes to its end",
 }
-
-_WORDS = {"retain": "retain accuracy", "forget": "forget accuracy", "set": "synthetic set"}
-_BEHAVIOUR_WORDS = {
-    "retain": "agreement with the version before",
-    "forget": "share given a label to erase",
-    "set": "held-out part of D'",
-}
-"""Of a request by examples: what is not like them should be answered as before."""
-
 
 def write_sweep_report(
     sweep: SweepView,
@@ -67,7 +58,7 @@ def write_sweep_report(
     for trial in real or ():
         if trial not in known:
             raise BadInput("trial with real figures", trial, nearest(trial, known))
-    words = _BEHAVIOUR_WORDS if sweep.request["kind"] == "examples" else _WORDS
+    words = score_words(sweep)
     best = sweep.best()
     rows = sorted(checkpoints, key=lambda row: (row["trial"], row["step"]))
     return rendered(

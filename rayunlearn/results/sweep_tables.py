@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rayunlearn.results.sweeps import SweepView, TrialView
+from rayunlearn.results.sweeps import SweepView, TrialView, score_words
 from rayunlearn.results.wording import ABSENT, percent, plain, seconds
 from rayunlearn.scheduling.objective import regret, spearman
 
@@ -54,11 +54,11 @@ def sweep_table(sweep: SweepView, real: Mapping[str, tuple[float, float]] | None
 
 
 def _told(sweep: SweepView, shown_of: int, real: Mapping[str, tuple[float, float]]) -> str:
-    lines = []
+    lines, words = [], score_words(sweep)
     if shown_of > MOST_ROWS:
         lines.append(f"The best {MOST_ROWS} of {shown_of} trials are shown; the ledger has them all.")
     lines.append(
-        "score: retain accuracy of the chosen checkpoint on the synthetic set that the search went by, %; "
+        f"score: {words['retain']} of the chosen checkpoint on the {words['set']} the search went by, %; "
         f"{ABSENT} where no checkpoint is admissible. second set: the same on one that it never saw."
     )
     best = sweep.best()

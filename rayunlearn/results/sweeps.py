@@ -19,6 +19,15 @@ ENDS = ("finished", "stopped", "failed")
 """Events that end a trial: by itself, by the scheduler or a spent budget, by an error."""
 
 
+_WORDS = {"retain": "retain accuracy", "forget": "forget accuracy", "set": "synthetic set"}
+_BEHAVIOUR_WORDS = {
+    "retain": "agreement with the version before",
+    "forget": "share given a label to erase",
+    "set": "held-out part of D'",
+}
+"""Of a request by examples: what is not like them should be answered as before."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialView:
     """A trial as the ledger has it.
@@ -93,6 +102,11 @@ class SweepView:
     def best(self) -> TrialView | None:
         """The winner."""
         return next((trial for trial in self.trials if trial.trial == self.winner), None)
+
+
+def score_words(sweep: SweepView) -> Mapping[str, str]:
+    """What the scores of a sweep's trials are, and by what they were taken, in words."""
+    return _BEHAVIOUR_WORDS if sweep.request["kind"] == "examples" else _WORDS
 
 
 def sweep_named(reader: LedgerReader, name: str) -> SweepView:

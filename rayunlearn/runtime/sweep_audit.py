@@ -7,7 +7,7 @@ real ones, and what the winner lacks to the trial that real data would have pick
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.sweeps import SweepView, real_figures, trial_run
-from rayunlearn.roles import Roles
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.labelled import open_data
 from rayunlearn.runtime.trial import trial_files
@@ -43,11 +42,11 @@ class Counted:
     """
 
     dataset_hash: str
-    counts: Mapping[str, tuple[Counts, Counts]]
+    counts: Mapping[str, tuple[Counts, ...]]
 
 
 def audit_sweep(
-    context: Context, view: SweepView, parent: Version, roles: Roles, *, threads: int = 1
+    context: Context, view: SweepView, parent: Version, classes: Sequence[int], *, threads: int = 1
 ) -> dict[str, tuple[float, float]]:
     """Measure the chosen checkpoint of every admissible trial on test images, in another process.
 
@@ -55,7 +54,7 @@ def audit_sweep(
         context: of the service.
         view: of the sweep.
         parent: the version that was unlearned from.
-        roles: of what the trials forgot.
+        classes: that the trials forgot.
         threads: torch threads of the process.
 
     Returns:
@@ -70,20 +69,22 @@ def audit_sweep(
             students[trial.trial] = trial_files(context.store, view.sweep, trial.trial).student(step)
     if students:
         spec = ClassifierSpec.from_dict(parent.model)
+        forget = tuple(sorted({*parent.classes_forgotten, *classes}))
+        retain = tuple(c for c in range(spec.num_classes) if c not in forget)
         split_seed = derive_seed(context.seed, "split")
-        task = _count.remote(context.recipe.data, split_seed, spec, students, roles, threads)
+        task = _count.remote(context.recipe.data, split_seed, spec, students, (retain, forget), threads)
         found: Counted = ray.get(task)
         rows = []
         for name_of_trial, weights in students.items():
             both = found.counts[name_of_trial]
-            pairs = zip(("retain", "forget"), (roles.retain, roles.forget), both, strict=True)
-            for name, classes, (right, count) in pairs:
+            pairs = zip(("retain", "forget"), (retain, forget), both, strict=True)
+            for name, of, (right, count) in pairs:
                 rows.append(
                     {
                         "run_id": trial_run(view.sweep, name_of_trial), "lineage": view.lineage,
                         "version": version_id(weights), "subject": "checkpoint",
                         "dataset": context.recipe.data.dataset, "dataset_hash": found.dataset_hash,
-                        "split": "test", "classes": sorted(classes), "measure": f"{name}_accuracy",
+                        "split": "test", "classes": list(of), "measure": f"{name}_accuracy",
                         "parameters": json.dumps({"sweep": view.sweep, "trial": name_of_trial}),
                         "value": right / count if count else None, "sum": float(right), "count": count,
                         "seed": context.seed, "censored": False, "at": context.clock(),
@@ -99,7 +100,7 @@ def _count(
     split_seed: int,
     spec: ClassifierSpec,
     students: dict[str, dict[str, Tensor]],
-    roles: Roles,
+    groups: tuple[tuple[int, ...], ...],
     threads: int,
 ) -> Any:
     torch.set_num_threads(threads)
@@ -108,5 +109,5 @@ def _count(
     counts = {}
     for trial, weights in students.items():
         found = class_counts(version_model(spec, weights), images, labels, spec.num_classes)
-        counts[trial] = (found.sums(roles.retain), found.sums(roles.forget))
+        counts[trial] = tuple(found.sums(classes) for classes in groups)
     return Counted(dataset_hash=dataset.hash, counts=counts)

@@ -67,6 +67,9 @@ def run_sweep(
         )  # fmt: skip
         told = trackers(log)
         practised = chosen_request(read_requests(requests), request, requests)
+        if audit and not practised.classes:
+            allowed = "a request that forgets whole classes: of a behaviour nobody knows the test images"
+            raise BadInput("--audit", f"of {practised.request_id}, {practised.kind}", allowed)
         store = Store.open(storage)
         with JobProgress(console) as progress, claimed(store, wait, progress) as claim:
             progress.phase("Ray", "connect")
@@ -112,11 +115,8 @@ def chosen_request(entries: Sequence[Request | Rejected], wanted: str | None, so
 
 def _audited(sweep: Sweep, view: SweepView) -> dict[str, tuple[float, float]]:
     """Real figures of the chosen checkpoints; the search is over."""
-    if sweep.request.kind != "classes":
-        allowed = "a sweep whose request names classes: of a behaviour nobody knows the test images"
-        raise BadInput("--audit", sweep.request.kind, allowed)
     sweep.context.progress.phase(view.sweep, "audit on real data")
-    real = audit_sweep(sweep.context, view, sweep.parent, sweep.roles)
+    real = audit_sweep(sweep.context, view, sweep.parent, sweep.request.classes)
     sweep.context.progress.done()
     return real
 
