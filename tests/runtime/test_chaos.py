@@ -1,14 +1,10 @@
-"""The chaos benchmark: its arithmetic, and a kill of each kind once; a job stopped by `ray job stop`."""
+"""The chaos benchmark: its arithmetic, and a kill of each kind once."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,19 +14,9 @@ from benchmarks.chaos import HEAD_CPUS, LINEAGES, WORKER_CPUS, checked, faults, 
 from benchmarks.chaos_job import Watched, arm, counted, failpoint, read_log
 from benchmarks.chaos_round import KINDS, Disturber, Kill, Round, draw, steps_taken
 from benchmarks.local_cluster import LocalCluster
-from rayunlearn.results.ledger import Ledger, LedgerReader
-from rayunlearn.results.lineage import versions
+from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
-from tests.runtime.conftest import Head
-from tests.runtime.tiny import (
-    BANK,
-    ROOT,
-    environment,
-    forget,
-    memory_store,
-    tiny_recipe,
-    tiny_scheduler,
-)
+from tests.runtime.tiny import memory_store
 
 POINTS = {"before put ledger/HEAD": 80, "after put ledger/HEAD": 80, "before create models": 5}
 
@@ -165,52 +151,3 @@ def test_a_kill_of_each_kind(tmp_path: Path) -> None:
     name = next(name for name in made.store.list("models") if LINEAGES[1] in name)
     made.store.put(name, made.store.get(name) + b" ")
     assert any(fault.startswith("weights") for fault in faults(made, calm))
-
-
-LONG = (*BANK, "gated_inversion.cycles=400", "gated_inversion.schedule_cycles=400", "audit.enabled=false")
-STOPPED_AT = 20
-
-
-def submitted(head: Head, *command: str) -> str:
-    """What a command of `ray job` says."""
-    ray = str(Path(sys.executable).parent / "ray")
-    ended = subprocess.run(
-        [ray, "job", command[0], "--address", head.dashboard, *command[1:]],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_job_that_is_stopped_goes_on(head: Head, tmp_path: Path) -> None:
-    """`ray job stop` in mid-run: the job has said its last line before Ray's patience is over.
-
-    The same command goes on from the last checkpoint to the weights of a run that nobody stopped.
-    """
-    storage = tmp_path / "storage"
-    (tmp_path / "requests.jsonl").write_text('{"request_id": "forget-0", "target": [0]}\n')
-    command = ["python", "jobs/sequential_unlearn.py", "--requests", str(tmp_path / "requests.jsonl")]
-    command += ["--storage", str(storage)]
-    for setting in LONG:
-        command += ["--set", setting]
-    submit = ("--working-dir", ".", "--submission-id")
-    submitted(head, "submit", "--no-wait", *submit, "first", "--", *command)
-    end = time.monotonic() + 240
-    while len(list(storage.glob("runs/*/students/*"))) < STOPPED_AT:
-        assert time.monotonic() < end, submitted(head, "logs", "first")
-        time.sleep(0.05)
-    submitted(head, "stop", "first")
-    said = submitted(head, "logs", "first")
-    assert "stopped by SIGTERM; the same command goes on from the last checkpoint" in said
-    heartbeat = max(storage.glob("claims/*.heartbeat.json"))
-    assert json.loads(heartbeat.read_text())["released"]
-
-    submitted(head, "submit", *submit, "second", "--", *command)
-    reader = LedgerReader(Store.open(storage, create=False))
-    assert [row["event"] for row in reader.read("runs").to_pylist()].count("resumed") == 1
-    expected = memory_store()
-    tiny_scheduler(expected, tiny_recipe("digits", *LONG)).serve(forget(0))
-    ids = [v.version for v in versions(reader, "default")]
-    assert ids == [v.version for v in versions(LedgerReader(expected), "default")]
