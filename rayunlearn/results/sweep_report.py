@@ -276,8 +276,15 @@ def _value(value: Value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else as_text(value)
 
 
+_AGREEMENT = (
+    "agreement",
+    "of samples that are not like the examples, the share that is answered as by the version before",
+)
+
+
 def _glossary(words: Mapping[str, str]) -> list[tuple[str, str]]:
     return [
+        *([_AGREEMENT] if words["retain"] == "agreement" else []),
         (
             "score",
             f"{words['retain']} of the checkpoint that the stopping rule chooses of a trial, on the "

@@ -21,11 +21,11 @@ ENDS = ("finished", "stopped", "failed")
 
 _WORDS = {"retain": "retain accuracy", "forget": "forget accuracy", "set": "synthetic set"}
 _BEHAVIOUR_WORDS = {
-    "retain": "agreement with the version before",
-    "forget": "share given a label to erase",
+    "retain": "agreement",
+    "forget": "given an erased label",
     "set": "held-out part of D'",
 }
-"""Of a request by examples: what is not like them should be answered as before."""
+"""Of a request by examples: what is not like them should be answered as before (agreement)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -317,7 +317,7 @@ def test_a_request_by_examples_has_its_own_words() -> None:
     request = {"request_id": "x", "kind": "examples", "target": [9], "whole_classes": False}
     page = Page(report([learner("a", 0.9, second=90)], request=json.dumps(request), **ONE_SETTING))
     assert "each to forget label 9 of what is like the examples: 1 admissible" in page.text
-    assert "agreement with the version before 89.8 % on the held-out part of D' that the search" in page.text
+    assert "agreement 89.8 % on the held-out part of D' that the search" in page.text
     assert "retain accuracy" not in page.text and "synthetic" not in page.text
     (svg,) = pictures(page, "Curves of trial a").values()
-    assert b"<!-- share given a label to erase -->" in svg and b"accuracy" not in svg
+    assert b"<!-- given an erased label -->" in svg and b"accuracy" not in svg
