@@ -13,6 +13,11 @@ REMARKS: dict[str, str] = {
         "what training on noise alone ends in depends on the noise's penalty, which the paper and published "
         "code have differently, and on the rate of the impair step (docs/log.md, 35)."
     ),
+    "table-VII-fails": (
+        "here the student is unsure of the forgotten class's images, as a retrained model is, so that the "
+        "attack calls few of them members; that it called every image of every set a member in the paper "
+        "says that it told nothing apart."
+    ),
     "figure-5-crash": "the paper saw it at cycle 1750, and the run here is shorter.",
     "table-1-*": (
         "the paper's figures lie near the averages over D_e; over all data points the original itself is "
