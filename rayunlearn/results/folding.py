@@ -137,8 +137,7 @@ def pieces(
             if not pc.any(mask).as_py():
                 continue
         rows = file.read_row_group(group, columns=read, use_threads=False)
-        rows = _up_to_date(segment.table, rows if mask is None else rows.filter(mask))
-        yield rows if columns is None else rows.select([*columns, ENTRY])
+        yield _up_to_date(segment.table, rows if mask is None else rows.filter(mask), columns)
 
 
 def matching(rows: pa.Table, wanted: Mapping[str, Any]) -> Any:
@@ -215,8 +214,8 @@ def _opened(store: Store, segment: Segment) -> pq.ParquetFile:
     return file
 
 
-def _up_to_date(table: str, rows: pa.Table) -> pa.Table:
-    made: pa.Table = brought_up_to_date(table, rows.drop_columns([ENTRY]))
+def _up_to_date(table: str, rows: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    made: pa.Table = brought_up_to_date(table, rows, columns)
     return made.append_column(_ENTRY_FIELD, rows.column(ENTRY))
 
 

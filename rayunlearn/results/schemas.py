@@ -335,14 +335,22 @@ def schema_written_under(table: str, version: int) -> pa.Schema:
     return pa.schema([field for field in schema if ADDED.get((table, field.name), 1) <= version])
 
 
-def brought_up_to_date(table: str, rows: pa.Table) -> pa.Table:
-    """Rows of an earlier schema version in the schema of today; columns that came later hold no value."""
+def brought_up_to_date(table: str, rows: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows of an earlier schema version in the schema of today; columns that came later hold no value.
+
+    Args:
+        table: whose rows they are.
+        rows: with all columns of their version, or with those of `columns` that it has.
+        columns: wanted; None for all.
+    """
     schema = _schema_of_entries(table)
-    columns = [
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in columns])
+    cells = [
         rows.column(field.name) if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
         for field in schema
     ]
-    return pa.table(columns, schema=schema)
+    return pa.table(cells, schema=schema)
 
 
 def table_from_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
