@@ -7,8 +7,13 @@ what it is for and on nothing else: a run resumed after a kill, or placed elsewh
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+_DEFAULT_GENERATORS = threading.RLock()
 
 
 def derive_seed(root: int, *what: str | int) -> int:
@@ -33,3 +38,22 @@ def derive_seed(root: int, *what: str | int) -> int:
 def generator(root: int, *what: str | int) -> torch.Generator:
     """A CPU generator seeded by `derive_seed`; draws are made on CPU so that every device agrees."""
     return torch.Generator(device="cpu").manual_seed(derive_seed(root, *what))
+
+
+@contextmanager
+def seeded_default_generators(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch's default generators, from which layers draw weights and dropout; put them back afterwards.
+
+    They are the process's, so one thread at a time: runs side by side would draw from each other's seeds.
+
+    Args:
+        seed: 63 bits.
+        device: whose generator is seeded besides the CPU's, where it is a GPU; no other one's.
+    """
+    on_gpu = device is not None and device.type == "cuda"
+    with _DEFAULT_GENERATORS, torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every other device too
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

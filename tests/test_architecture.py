@@ -271,10 +271,19 @@ def unpickling(source: Source) -> list[str]:
     return found
 
 
+def default_generators(source: Source) -> list[str]:
+    """torch's default generators are the process's: seeds alone touches them, one thread at a time."""
+    if source.part == "seeds":
+        return []
+    whose = ("", "random.", "cuda.", "default_generator.")
+    wanted = {f"torch.{of}{name}" for of in whose for name in ("manual_seed", "manual_seed_all", "fork_rng")}
+    return [source.at(node, f"calls {name}") for node, name in calls(source) if name in wanted]
+
+
 # The tree keeps the rules.
 
 
-@pytest.mark.parametrize("rule", [ray_outside_runtime, wrong_direction, forbidden_calls])
+@pytest.mark.parametrize("rule", [ray_outside_runtime, wrong_direction, forbidden_calls, default_generators])
 def test_rayunlearn_keeps_the_rule(rule: Callable[[Source], list[str]]) -> None:
     """No file of rayunlearn breaks a rule about imports and calls."""
     assert [finding for source in sources(PACKAGE) for finding in rule(source)] == []
@@ -416,6 +425,9 @@ RUNTIME = "rayunlearn/runtime/planted.py"
         (forbidden_calls, SCHEDULING, "datetime.datetime.now()"),
         (forbidden_calls, METHODS, "print('loss')"),
         (forbidden_calls, METHODS, "with open('x') as f: pass"),
+        (default_generators, METHODS, "torch.manual_seed(0)"),
+        (default_generators, MODELS, "with torch.random.fork_rng(devices=[]): pass"),
+        (default_generators, RUNTIME, "torch.default_generator.manual_seed(seed)"),
         (undeclared, MODELS, "import torchmetrics"),
         (bare_excepts, RUNTIME, "try:\n    pass\nexcept:\n    pass"),
         (bad_file, "rayunlearn/models/utils.py", ""),
@@ -446,6 +458,8 @@ def test_what_is_planted_is_found(rule: Callable[[Source], list[str]], path: str
         (wrong_direction, RUNTIME, "from ..results.ledger import Ledger\nfrom ..recipes import digits"),
         (forbidden_calls, SCHEDULING, "record.now\nself.open_requests()\nfile.open()"),
         (forbidden_calls, MODELS, "open('weights')"),
+        (default_generators, "rayunlearn/seeds.py", "torch.default_generator.manual_seed(seed)"),
+        (default_generators, MODELS, "torch.Generator().manual_seed(seed)"),
         (undeclared, MODELS, "import torch, sklearn.svm, json\nfrom rayunlearn import seeds"),
         (bare_excepts, RUNTIME, "try:\n    pass\nexcept Exception:\n    raise"),
         (bad_file, MODELS, "\n" * 500),

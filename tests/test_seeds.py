@@ -6,12 +6,13 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayunlearn.seeds import derive_seed, generator
+from rayunlearn.seeds import derive_seed, generator, seeded_default_generators
 
 PARTS = st.lists(st.integers() | st.text(), max_size=4).map(tuple)
 
@@ -69,3 +70,34 @@ def test_seeds_are_the_same_in_another_process() -> None:
     seed, salted = map(int, done.stdout.split())
     assert seed == derive_seed(5, "gkt", 2)
     assert salted != hash("gkt")
+
+
+def test_default_generators_are_seeded_for_one_thread_at_a_time() -> None:
+    """Runs side by side in one process build their models by their own seeds, and leave the generators be."""
+    before = torch.get_rng_state()
+    expected = {}
+    for seed in (1, 2):
+        with seeded_default_generators(seed):
+            expected[seed] = torch.rand(4)
+    assert not torch.equal(expected[1], expected[2])
+    inside, drawn = threading.Event(), {}
+
+    def second() -> None:
+        inside.wait()
+        with seeded_default_generators(2):
+            drawn[2] = torch.rand(4)
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with seeded_default_generators(1):
+        inside.set()
+        thread.join(timeout=0.3)
+        assert drawn == {}  # it waits
+        with seeded_default_generators(1):  # whoever is inside may go on
+            pass
+        drawn[1] = torch.rand(4)
+    thread.join(timeout=30)
+    assert {seed: values.tolist() for seed, values in drawn.items()} == {
+        seed: values.tolist() for seed, values in expected.items()
+    }
+    assert torch.equal(torch.get_rng_state(), before)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +22,7 @@ from torch.nn import functional
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import check_images, class_counts, device_of, evaluating
-from rayunlearn.seeds import derive_seed, generator
+from rayunlearn.seeds import derive_seed, generator, seeded_default_generators
 
 MARGINS = ("absolute", "relative")
 LOCAL_BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -285,7 +284,8 @@ def relearn(
     optimizer = torch.optim.SGD(learner.parameters(), lr=settings.lr, momentum=settings.momentum)
     correct = [worker.recognised(learner, shown, known, num_classes)]
     epoch_ends: list[int] = []
-    with _own_global_state(device, seed, worker):
+    own = derive_seed(seed, "relearn", "dropout", *([worker.rank] if worker.world > 1 else []))
+    with seeded_default_generators(own, device):
         for epoch in relearn_batches(len(chosen), settings.batch_size, seed):
             for ids in epoch:
                 steps = len(correct) - 1
@@ -365,19 +365,6 @@ def _num_classes(model: nn.Module, images: Tensor) -> int:
     """The number of logits, from one image."""
     with evaluating(model):
         return int(model(images[:1].to(device_of(model))).shape[1])
-
-
-@contextmanager
-def _own_global_state(device: torch.device, seed: int, worker: _Worker) -> Iterator[None]:
-    """Seed the global generators, from which dropout draws, and put them back afterwards."""
-    own = derive_seed(seed, "relearn", "dropout", *([worker.rank] if worker.world > 1 else []))
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        torch.default_generator.manual_seed(own)  # torch.manual_seed would reseed every other device too
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(own)
-        yield
 
 
 @dataclass(frozen=True, kw_only=True)

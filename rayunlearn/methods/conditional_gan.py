@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.methods.unlearning import batch_ids, batches_per_epoch
 from rayunlearn.models.conditional_generator import ConditionalGenerator, ConditionalGeneratorSpec
-from rayunlearn.seeds import derive_seed
+from rayunlearn.seeds import derive_seed, seeded_default_generators
 from rayunlearn.seeds import generator as seeded
 
 RANGE_SLACK = 1e-3
@@ -94,7 +94,7 @@ class Discriminator(nn.Module):
         super().__init__()
         first, second = (max(1, round(channels * width)) for channels in (64, 128))
         flat = second * (spec.image_size // 4) ** 2
-        with torch.random.fork_rng(devices=[]):  # torch's own initial weights, which do not stay
+        with seeded_default_generators(seed):  # torch's own initial weights, which do not stay
             self.body = nn.Sequential(
                 nn.Conv2d(spec.channels, first, 4, stride=2, padding=1),
                 nn.LeakyReLU(0.2),

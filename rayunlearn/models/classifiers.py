@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
-import torch
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, nearest
@@ -18,7 +17,7 @@ from rayunlearn.models.body_and_head import Classifier
 from rayunlearn.models.plain_networks import AllCNN, LeNet, LeNet5BN
 from rayunlearn.models.residual_networks import PreActResNet18, ResNet9, ResNet50
 from rayunlearn.models.weights import load_into
-from rayunlearn.seeds import derive_seed
+from rayunlearn.seeds import derive_seed, seeded_default_generators
 
 __all__ = [
     "CLASSIFIERS",
@@ -122,9 +121,7 @@ def build_classifier(spec: ClassifierSpec, seed: int) -> Classifier:
 
     The global random number generators are left as they were.
     """
-    with torch.random.fork_rng(devices=[]):
-        # the default CPU generator alone: torch.manual_seed would also reseed CUDA's
-        torch.default_generator.manual_seed(derive_seed(seed, "init", spec.name))
+    with seeded_default_generators(derive_seed(seed, "init", spec.name)):
         return CLASSIFIERS[spec.name](spec)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.models.generators import GeneratorSpec
-from rayunlearn.seeds import derive_seed
+from rayunlearn.seeds import derive_seed, seeded_default_generators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +123,7 @@ def build_conditional_generator(
         seed: of its weights.
         label_std: standard deviation of the embedding's numbers; the noise's is 1.
     """
-    with torch.random.fork_rng(devices=[]):
-        # the default CPU generator alone: torch.manual_seed would also reseed CUDA's
-        torch.default_generator.manual_seed(derive_seed(seed, "init", "conditional generator"))
+    with seeded_default_generators(derive_seed(seed, "init", "conditional generator")):
         built = ConditionalGenerator(spec)
     with torch.no_grad():
         built.embedding.weight.mul_(label_std)

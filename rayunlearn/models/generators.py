@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput, nearest
-from rayunlearn.seeds import derive_seed
+from rayunlearn.seeds import derive_seed, seeded_default_generators
 
 OUTPUTS = ("batchnorm", "pixel_range")
 
@@ -127,9 +127,7 @@ def build_generator(spec: GeneratorSpec, seed: int) -> Generator:
 
     The global random number generators are left as they were.
     """
-    with torch.random.fork_rng(devices=[]):
-        # the default CPU generator alone: torch.manual_seed would also reseed CUDA's
-        torch.default_generator.manual_seed(derive_seed(seed, "init", "generator"))
+    with seeded_default_generators(derive_seed(seed, "init", "generator")):
         return Generator(spec)
 
 
