@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
 from rayunlearn.reproduction import few_shot_plots
@@ -116,8 +117,7 @@ def _write(
     # images of an inversion attack that are not drawn again: those that are there
     there = drawn is not None or wanted.form == "inversion" and picture.exists()
     if results:
-        stored = {"page": wanted.title, "machine": facts, "results": results}
-        (out / f"{name}.json").write_text(json.dumps(stored, indent=1) + "\n")
+        (out / f"{name}.json").write_text(_as_json(wanted.title, facts, results))
     text = render(
         shown, results, facts,
         missing=[row.name for row, of in done if not of], picture=picture.name if there else None,
@@ -125,3 +125,18 @@ def _write(
     path = out / f"{name}.md"
     path.write_text(text)
     return path
+
+
+def _as_json(title: str, facts: Mapping[str, str], results: Sequence[Mapping[str, Any]]) -> str:
+    """What a page shows: a line for each result, its figures as columns and rows."""
+    lines = [json.dumps({**result, **_in_columns(result.get("figures", []))}) for result in results]
+    head = json.dumps({"page": title, "machine": facts})[:-1]
+    return f'{head}, "results": [\n' + ",\n".join(lines) + "\n]}\n"
+
+
+def _in_columns(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not figures:
+        return {}
+    columns = list(dict.fromkeys(key for figure in figures for key in figure))
+    rows = [[figure.get(column) for column in columns] for figure in figures]
+    return {"figures": {"columns": columns, "rows": rows}}

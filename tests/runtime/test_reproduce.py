@@ -208,6 +208,9 @@ def test_the_command_writes_a_page(
     assert text.endswith(f"Not run: `{rows[1].name}`.\n")
     stored = json.loads((tmp_path / "zero-shot-table-VI-cpu.json").read_text())
     assert {r["row"] for r in stored["results"]} == {rows[0].name}
+    (shown,) = stored["results"]
+    figures = [dict(zip(shown["figures"]["columns"], row, strict=True)) for row in shown["figures"]["rows"]]
+    assert figures == results_of(tmp_path, rows[0], 0)[0]["figures"]
     assert run_reproduction(rows=["nothing"], **flags) == ExitCode.BAD_INPUT
     assert rows[1].name in capsys.readouterr().out.replace("\n", "")
     assert run_reproduction(rows=["*"], **flags | {"figure": "3"}) == ExitCode.BAD_INPUT
