@@ -41,8 +41,8 @@ class RayUnlearnError(Exception):
     exit_code = ExitCode.INTERNAL
 
     def __str__(self) -> str:
-        """The sentence; what it quotes may hold characters that no terminal or file takes: escaped."""
-        return super().__str__().encode(errors="backslashreplace").decode()
+        """The sentence; of what it quotes not everything need be printable."""
+        return printable(super().__str__())
 
 
 class BadInput(RayUnlearnError, ValueError):
@@ -68,6 +68,11 @@ class BadInput(RayUnlearnError, ValueError):
 
 def _bad_input(thing: str, value: object, allowed: str, where: str) -> BadInput:
     return BadInput(thing, value, allowed, where=where)
+
+
+def printable(text: str) -> str:
+    """A text with what no terminal, file or test runner takes, lone surrogates, escaped."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def shown(value: object) -> str:

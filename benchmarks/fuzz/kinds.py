@@ -16,7 +16,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.errors import BadInput, RayUnlearnError, printable
 
 LONGEST = 3000
 """Characters of an error that can still be read as one sentence."""
@@ -74,12 +74,12 @@ class Kind:
         except RayUnlearnError as error:
             answer = Answer(refusals=[_told(error)])
         except Exception:  # the very thing that is looked for
-            return Ending.TRACEBACK, _printable(traceback.format_exc(limit=-4))
+            return Ending.TRACEBACK, printable(traceback.format_exc(limit=-4))
         if answer.wrong:
-            return Ending.WRONG, _printable("; ".join(answer.wrong))
+            return Ending.WRONG, printable("; ".join(answer.wrong))
         unclear = [f"{why}: {text[:200]}" for text in answer.refusals if (why := _unclear(text))]
         if unclear:
-            return Ending.UNCLEAR, _printable("; ".join(unclear))
+            return Ending.UNCLEAR, printable("; ".join(unclear))
         return (Ending.REFUSED if answer.refusals else Ending.ACCEPTED), "; ".join(answer.refusals)
 
 
@@ -151,11 +151,6 @@ def _unclear(text: str) -> str | None:
     except UnicodeEncodeError:
         return "cannot be printed"
     return None
-
-
-def _printable(text: str) -> str:
-    """A finding as it can be told; test runners cannot pass on what is no UTF-8."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def unclear_bad_input(texts: Sequence[str]) -> list[str]:
