@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from statistics import mean
 
 import matplotlib
@@ -17,10 +18,6 @@ from rayunlearn.results.plot_style import FORGET_COLOUR, MUTED, RC, RETAIN_COLOU
 
 PANEL = (4.6, 3.0)
 """Width and height of a panel, inches."""
-
-VARIANTS = {"": "default", "generator attention": "attention in the generator's loss", "js": "Jensen-Shannon"}
-"""Variants of GKT whose panel is called otherwise than their row."""
-
 
 def draw(page: Page, results: Sequence[Result], inverted: InvertedImages | None = None) -> bytes | None:
     """The page's figure, or None where a table says it better.
@@ -69,8 +66,7 @@ def _progress(axes: Axes, row: Row, results: Sequence[Result]) -> None:
                     alpha=0.8,
                     label=f"{part}, {data}" if number == 0 else None,
                 )
-    variant = row.name.partition("-curve")[2].strip("-").replace("-", " ")
-    axes.set_title(VARIANTS.get(variant, variant), fontsize=9.5, color=MUTED)
+    axes.set_title(row.title, fontsize=9.5, color=MUTED)
 
 
 def _sequence(axes: Axes, row: Row, results: Sequence[Result]) -> None:
@@ -80,10 +76,9 @@ def _sequence(axes: Axes, row: Row, results: Sequence[Result]) -> None:
         ("unlearned", "retain_accuracy", "-", RETAIN_COLOUR, "retain"),
         ("unlearned", "forget_accuracy", "-", FORGET_COLOUR, "forget"),
     )
+    of = [of_request(results, target) for target in row.requests]
     for subject, measure, style, colour, label in lines:
-        heights = [
-            mean(percents_of(of_request(results, target), subject, measure)) for target in row.requests
-        ]
+        heights = [mean(percents_of(each, subject, measure) or [nan]) for each in of]  # it may end early
         axes.plot(places, heights, style, color=colour, marker="o", markersize=4, label=label, clip_on=False)
     axes.set_title(name_of(row.recipe.method), fontsize=9.5, color=MUTED)
     axes.set_xticks(list(places), [", ".join(map(str, target)) for target in row.requests])

@@ -222,7 +222,7 @@ def progress(rows: Sequence[Row], results: Sequence[Result]) -> str:
         curves = curves_of(row, results)
         lines.append(
             [
-                row.name,
+                row.title,
                 spread(best_clean(curves)),
                 *(spread([100 * curve[-1][part] for curve in curves]) for part in ("retain", "forget")),
                 spread([100 * max(point["forget"] for point in curve) for curve in curves]),
@@ -256,13 +256,14 @@ def correlations(curves: Sequence[Curve], part: str) -> list[float]:
 
 
 def sequence(rows: Sequence[Row], results: Sequence[Result]) -> str:
-    """Fig. 9 in figures: after each request, beside a model retrained for it."""
+    """Fig. 9 in figures: after each request, beside a model retrained for it; and what ended one early."""
     head = ["method", "request", "forget", "D_r Retrain", "D_r here", "gap", "D_f here"]
     head += ["probe D_f Retrain", "probe D_f here", "seeds"]
-    lines = []
+    lines, ended = [], []
     for row in rows:
+        of_seeds = of_row(results, row.name)
         for place, target in enumerate(row.requests, start=1):
-            of = of_request(of_row(results, row.name), target)
+            of = of_request(of_seeds, target)
             lines.append(
                 [
                     name_of(row.recipe.method),
@@ -277,7 +278,13 @@ def sequence(rows: Sequence[Row], results: Sequence[Result]) -> str:
                     str(len(of)),
                 ]
             )
-    return table(head, lines)
+        for last in (of for of in of_seeds if of.get("cut_short")):
+            after = ", ".join(map(str, last["target"]))
+            ended.append(
+                f"- {name_of(row.recipe.method)}, seed {last['seed']}: ended after {after}, since the next "
+                f"request failed: {last['cut_short']}\n"
+            )
+    return table(head, lines) + "".join(["\n", *ended] if ended else [])
 
 
 def of_request(results: Sequence[Result], target: Sequence[int]) -> list[Result]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.reproduction.rows import Page, Printed, Row, numbered
 from rayunlearn.reproduction.zero_shot_figures import (
@@ -159,21 +160,26 @@ def figure_three(scale: str) -> Page:
 
 def figure_four(scale: str) -> Page:
     """Progress by cycles, synthetic and real: Fig. 4, and Fig. 7 from the same runs."""
-    return _progress(scale, "figure-4", "Fig. 4 and 7: progress on real and on synthetic images", {"": ()})
+    title = "Fig. 4 and 7: progress on real and on synthetic images"
+    return _progress(scale, "figure-4", title, {"default": ("",)})
 
 
 def figure_five(scale: str) -> Page:
-    """Thresholds of the band-pass filter."""
-    variants = {f"-epsilon-{value:g}": (f"gkt.epsilon={value}",) for value in THRESHOLDS}
+    """Thresholds of the band-pass filter; the recipe's own is Fig. 4's row."""
+    own = GKTSettings().epsilon
+    variants = {
+        f"threshold {value:g}": ("",) if value == own else (f"-epsilon-{value:g}", f"gkt.epsilon={value}")
+        for value in THRESHOLDS
+    }
     return _progress(scale, "figure-5", "Fig. 5: threshold of the band-pass filter", variants)
 
 
 def figure_six(scale: str) -> Page:
     """Losses: default, attention in the generator's loss, Jensen-Shannon."""
     variants = {
-        "": (),
-        "-generator-attention": ("gkt.generator_attention=true",),
-        "-js": ("gkt.divergence=js",),
+        "default": ("",),
+        "attention in the generator's loss": ("-generator-attention", "gkt.generator_attention=true"),
+        "Jensen-Shannon": ("-js", "gkt.divergence=js"),
     }
     return _progress(scale, "figure-6", "Fig. 6 and 8: losses", variants)
 
@@ -211,11 +217,12 @@ def page(kind: str, number: str, scale: str) -> Page:
 
 
 def _progress(scale: str, name: str, title: str, variants: Mapping[str, tuple[str, ...]]) -> Page:
+    """A page of curves: what each is called -> what its row's name ends with, and its settings."""
     recipes, where = _stand_in(scale)
     rows = [
         row(f"{where}, class 0", *recipes, "gkt", [(0,)], "stopping.leak=1", *settings,
-            variant=f"-curve{variant}", measures="accuracy", trajectory=True)
-        for variant, settings in variants.items()
+            variant=f"-curve{ending}", measures="accuracy", trajectory=True, called=called)
+        for called, (ending, *settings) in variants.items()
     ]  # fmt: skip
     return Page(name=name, title=title, rows=tuple(rows), form="progress", note=_stand_in_note(scale))
 

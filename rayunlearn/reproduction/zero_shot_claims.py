@@ -222,9 +222,10 @@ def _membership(rows: Sequence[Row], results: Sequence[Result]) -> list[Claim]:
 def _in_sequence(rows: Sequence[Row], results: Sequence[Result]) -> list[Claim]:
     found = []
     for row in rows:
-        of = of_row(results, row.name)
-        lacking = [mean(gap_to_gold(of_request(of, target))) for target in row.requests]
-        forgets = [mean(percents_of(of_request(of, t), "unlearned", "forget_accuracy")) for t in row.requests]
+        served = [of_request(of_row(results, row.name), target) for target in row.requests]
+        served = [of for of in served if of]  # it may end early
+        lacking = [mean(gap_to_gold(of)) for of in served]
+        forgets = [mean(percents_of(of, "unlearned", "forget_accuracy")) for of in served]
         found += [
             Claim(
                 name="figure-9-forgets",
@@ -237,7 +238,7 @@ def _in_sequence(rows: Sequence[Row], results: Sequence[Result]) -> list[Claim]:
                 said="GKT's D_r dwindles after the fourth request (more points short of Retrain than until "
                 "then).",
                 found="short of Retrain by " + ", ".join(f"{gap:.2f}" for gap in lacking),
-                holds=mean(lacking[4:] or [0.0]) > mean(lacking[:4]),
+                holds=len(lacking) > 4 and mean(lacking[4:]) > mean(lacking[:4]),
             ),
         ]
     return found

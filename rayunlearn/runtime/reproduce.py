@@ -8,7 +8,7 @@ it was run on. Originals and gold models are shared by all rows of their setup, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -250,6 +250,7 @@ def run_rows(
     rows: Sequence[Row],
     seeds: Sequence[int],
     *,
+    done: Collection[tuple[str, int]] = (),
     threads: int = 1,
     cpus: float = 1.0,
     gpus: float = 0.0,
@@ -261,6 +262,7 @@ def run_rows(
         root: folder that every node reaches.
         rows: to run.
         seeds: each row is run with each.
+        done: keys of rows and seeds that somebody has the results of.
         threads: torch threads of a task.
         cpus: reserved for each task.
         gpus: reserved for each task.
@@ -275,7 +277,7 @@ def run_rows(
     pending: dict[Any, str] = {}
     for seed in seeds:
         for row in rows:
-            if seeds_of_row(root, row, [seed]):
+            if (row.key, seed) in done or seeds_of_row(root, row, [seed]):
                 continue
             models = [shared.original(row, seed), *shared.golds(row, seed)]
             made = shared.generator(row, seed)
@@ -301,22 +303,28 @@ def ended(pending: dict[Any, str], progress: Progress) -> dict[str, str]:
 
 
 def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
-    """What a finished row and seed gave, request by request up to where it ended, as plain data."""
+    """What a finished row and seed gave, request by request up to where it ended, as plain data.
+
+    The last one of a sequence that ended early says why: `cut_short`.
+    """
     store = Store.open(row_store(root, row, seed), create=False)
     reader = LedgerReader(store, ALL_TABLES)
     tables = {
         name: reader.read(name).to_pylist()
         for name in ("runs", "audits", "evaluations", *(["checkpoints"] if row.trajectory else []))
     }
-    done = audited(store)
+    done, ended = audited(store), cut_short(store)
+    last = [request_name(target) for target in row.requests if request_name(target) in done][-1]
     machine, seconds = (json.loads(store.get(n)) if store.exists(n) else None for n in (MACHINE, SECONDS))
     return [
         {
             "row": row.name,
+            "key": row.key,
             "method": row.recipe.method,
             "seed": seed,
             "target": list(target),
             "machine": machine,
+            **({"cut_short": ended[1]} if ended and request_name(target) == last else {}),
             **_request_result(row, request_name(target), tables),
             **({} if seconds is None else _few_shot_result(request_name(target), tables, seconds)),
             **({} if seconds is None else {"answered": read_gallery(store)[1]}),

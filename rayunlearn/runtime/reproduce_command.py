@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
 from rayunlearn.reproduction import few_shot_plots
 from rayunlearn.reproduction.markdown import render
 from rayunlearn.reproduction.papers import page
 from rayunlearn.reproduction.plots import draw
+from rayunlearn.reproduction.results import Result, of_row
 from rayunlearn.reproduction.rows import Page, Row
+from rayunlearn.reproduction.stored_page import from_json, of_other_settings, run_of, to_json, together
 from rayunlearn.results.audit_figures import InvertedImages
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import JobProgress, open_console
@@ -22,9 +22,12 @@ from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.job import plain
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.reproduce import draw_inverted, ended, galleries, results_of, run_rows, seeds_of_row
-from rayunlearn.runtime.reproduce_moons import moons_picture, moons_results, moons_tasks
+from rayunlearn.runtime.reproduce_moons import moons_key, moons_picture, moons_results, moons_tasks
 from rayunlearn.runtime.service import interruptible
 from rayunlearn.variational.moons import require_gpytorch
+
+OF_IMAGES = ("inversion", "samples")
+"""Forms of pages whose pictures need a row's storage, not its results alone."""
 
 
 def run_reproduction(
@@ -52,6 +55,8 @@ def run_reproduction(
         root = storage.absolute()
         if out is None:
             Store.open(root)  # before a page lies there, which nobody takes for a storage location
+        written = (out or root) / f"{paper}-{wanted.name}-{scale}"
+        stored = _stored(written, wanted, f"{paper}-*-{scale}.json")
         failed: dict[str, str] = {}
         inverted = None
         if wanted.form == "moons" and not render_only:
@@ -61,18 +66,23 @@ def run_reproduction(
                 progress.phase("Ray", "connect")
                 connect(address)
                 progress.done()
-                cpus, gpus = cpus_per_row, gpus_per_row
+                cpus, gpus, there = cpus_per_row, gpus_per_row, run_of(stored)
                 with interruptible():
                     if wanted.form == "moons":
-                        failed = ended(moons_tasks(root, seeds, wanted.name, cpus=cpus, gpus=gpus), progress)
+                        tasks = moons_tasks(root, seeds, wanted.name, done=there, cpus=cpus, gpus=gpus)
+                        failed = ended(tasks, progress)
                     else:
-                        failed = run_rows(root, chosen, seeds, cpus=cpus, gpus=gpus, progress=progress)
+                        failed = run_rows(
+                            root, chosen, seeds, done=there, cpus=cpus, gpus=gpus, progress=progress
+                        )
                     if wanted.form == "inversion":
                         inverted = draw_inverted(root, wanted.rows, seeds, cpus=cpus, gpus=gpus)
         for what, why in failed.items():
             console.print(f"[bold red]failed:[/] {what}: {why}", soft_wrap=True, highlight=False)
-        written = _write(out or root, f"{paper}-{wanted.name}-{scale}", wanted, root, seeds, inverted)
-        console.print(f"Page: {written}", soft_wrap=True, highlight=False)
+        for what in of_other_settings(stored, _keys(wanted)):
+            console.print(f"left out: {what}, run with other settings", soft_wrap=True, highlight=False)
+        page_file = _write(written, wanted, root, seeds, stored, inverted)
+        console.print(f"Page: {page_file}", soft_wrap=True, highlight=False)
         return ExitCode.PARTIAL if failed else ExitCode.OK
     except RayUnlearnError as error:
         console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
@@ -93,50 +103,73 @@ def _matching(wanted: Page, patterns: Sequence[str]) -> list[Row]:
     return chosen
 
 
+def _keys(wanted: Page) -> list[str]:
+    return [moons_key()] if wanted.form == "moons" else [row.key for row in wanted.rows]
+
+
+def _stored(written: Path, wanted: Page, every: str) -> list[Result]:
+    """What earlier runs left of the page, and of its rows on other pages in the folder.
+
+    Args:
+        written: the page's files without their suffix.
+        wanted: the page.
+        every: pattern of all pages' names.
+    """
+    own, keys = written.with_suffix(".json"), _keys(wanted)
+    found: list[Result] = [*from_json(own.read_text(), str(own))] if own.exists() else []
+    if wanted.form not in OF_IMAGES:  # no other page has the images of its rows
+        for path in sorted(written.parent.glob(every)):
+            there = run_of(found)
+            also = from_json(path.read_text(), str(path)) if path != own else []
+            found += [r for r in also if r["key"] in keys and (r["key"], r["seed"]) not in there]
+    return found
+
+
 def _write(
-    out: Path, name: str, wanted: Page, root: Path, seeds: Sequence[int], inverted: InvertedImages | None
-) -> Path:
-    """The page, its figure, and what it shows as JSON; rows that were never run are named alone."""
-    done = [(row, seeds_of_row(root, row, seeds)) for row in wanted.rows]
-    shown = replace(wanted, rows=tuple(row for row, of in done if of))
+    written: Path, wanted: Page, root: Path, seeds: Sequence[int], stored: Sequence[Result],
+    inverted: InvertedImages | None,
+) -> Path:  # fmt: skip
+    """The page, its figure, and what it shows as JSON; rows that were never run are named alone.
+
+    Args:
+        written: the files' path without their suffix.
+        wanted: the page.
+        root: the reproduction's folder.
+        seeds: that are looked for there.
+        stored: the page's results by earlier runs.
+        inverted: the images of a page that shows some.
+    """
+    here = [(row, seeds_of_row(root, row, seeds)) for row in wanted.rows]
     if wanted.form == "moons":
-        results = moons_results(root, seeds)
-        drawn = moons_picture(root, seeds, wanted.name)
+        fresh = moons_results(root, seeds)
     else:
-        results = [result for row, of in done for seed in of for result in results_of(root, row, seed)]
-        if wanted.paper == "few-shot":
-            first = [(row, of[0]) for row, of in done if of and row.kind == "examples"]
-            drawn = few_shot_plots.draw(shown, results, galleries(root, first))
-        else:
-            drawn = draw(shown, results, inverted)
+        fresh = [result for row, of in here for seed in of for result in results_of(root, row, seed)]
+    results = together(stored, fresh, _keys(wanted))
+    shown = replace(wanted, rows=tuple(row for row in wanted.rows if of_row(results, row.name)))
+    pictured = [(row, of[0]) for row, of in here if of]
+    if wanted.form == "moons":
+        drawn = moons_picture(root, seeds, wanted.name, results)
+    elif wanted.paper == "few-shot":
+        examples = [(row, seed) for row, seed in pictured if row.kind == "examples"]
+        drawn = few_shot_plots.draw(shown, results, galleries(root, examples))
+    else:
+        drawn = draw(shown, results, inverted)
     facts = machine_facts()
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / f"{name}.png"
-    if drawn is not None:
+    written.parent.mkdir(parents=True, exist_ok=True)
+    picture = written.with_suffix(".png")
+    # images come from a row's storage, or are drawn again from its weights: where that is not at hand for
+    # every row, the picture that is there shows more
+    partly = wanted.form in OF_IMAGES and len(pictured) < len(shown.rows)
+    keeps = picture.exists() and (drawn is None or partly)
+    if drawn is not None and not keeps:
         picture.write_bytes(drawn)
-    # images of an inversion attack that are not drawn again: those that are there
-    there = drawn is not None or wanted.form == "inversion" and picture.exists()
     if results:
-        (out / f"{name}.json").write_text(_as_json(wanted.title, facts, results))
+        written.with_suffix(".json").write_text(to_json(wanted.title, facts, results))
     text = render(
         shown, results, facts,
-        missing=[row.name for row, of in done if not of], picture=picture.name if there else None,
+        missing=[row.name for row in wanted.rows if row not in shown.rows],
+        picture=picture.name if drawn is not None or keeps else None,
     )  # fmt: skip
-    path = out / f"{name}.md"
+    path = written.with_suffix(".md")
     path.write_text(text)
     return path
-
-
-def _as_json(title: str, facts: Mapping[str, str], results: Sequence[Mapping[str, Any]]) -> str:
-    """What a page shows: a line for each result, its figures as columns and rows."""
-    lines = [json.dumps({**result, **_in_columns(result.get("figures", []))}) for result in results]
-    head = json.dumps({"page": title, "machine": facts})[:-1]
-    return f'{head}, "results": [\n' + ",\n".join(lines) + "\n]}\n"
-
-
-def _in_columns(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    if not figures:
-        return {}
-    columns = list(dict.fromkeys(key for figure in figures for key in figure))
-    rows = [[figure.get(column) for column in columns] for figure in figures]
-    return {"figures": {"columns": columns, "rows": rows}}

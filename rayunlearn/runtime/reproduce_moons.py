@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +12,7 @@ from typing import Any
 import ray
 import torch
 
+from rayunlearn.reproduction.results import Result
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.settings import config_hash, paths
@@ -19,6 +20,11 @@ from rayunlearn.variational.moons import LAMBDAS, RHOS, MoonsSettings, run_moons
 from rayunlearn.variational.moons_figures import draw_divergences, draw_moons
 
 SETTINGS = MoonsSettings()
+
+
+def moons_key() -> str:
+    """By which a seed's results are found again: changes with any setting."""
+    return f"moons-{config_hash(SETTINGS)[:10]}"
 
 
 def run_seed(root: str, seed: int, threads: int) -> None:
@@ -43,15 +49,16 @@ def draw_seed(root: str, seed: int, threads: int) -> None:
 
 
 def moons_tasks(
-    root: Path, seeds: Sequence[int], page: str, *, threads: int = 1, cpus: float, gpus: float
-) -> dict[Any, str]:
-    """Begin what a page needs and nobody has done yet: task -> what it does."""
+    root: Path, seeds: Sequence[int], page: str, *, done: Collection[tuple[str, int]] = (), threads: int = 1,
+    cpus: float, gpus: float,
+) -> dict[Any, str]:  # fmt: skip
+    """Begin what a page needs and nobody has done yet (`done`: key and seed): task -> what it does."""
     store = Store.open(root)
     run, draw = (ray.remote(task).options(num_cpus=cpus, num_gpus=gpus) for task in (run_seed, draw_seed))
     tasks = {
         run.remote(str(root), seed, threads): f"moons, seed {seed}"
         for seed in seeds
-        if not store.exists(_name(seed, "json"))
+        if (moons_key(), seed) not in done and not store.exists(_name(seed, "json"))
     }
     if page == "figure-2" and not store.exists(_name(seeds[0], "png")):
         tasks[draw.remote(str(root), seeds[0], threads)] = f"Fig. 2, seed {seeds[0]}"
@@ -61,12 +68,13 @@ def moons_tasks(
 def moons_results(root: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """What the seeds that are done gave."""
     store = Store.open(root)
-    return [json.loads(store.get(_name(seed, "json"))) for seed in seeds if store.exists(_name(seed, "json"))]
+    there = [_name(seed, "json") for seed in seeds if store.exists(_name(seed, "json"))]
+    return [{"key": moons_key(), **json.loads(store.get(name))} for name in there]
 
 
-def moons_picture(root: Path, seeds: Sequence[int], page: str) -> bytes | None:
+def moons_picture(root: Path, seeds: Sequence[int], page: str, results: Sequence[Result]) -> bytes | None:
     """The page's picture, where it has one and what it shows has been run."""
-    store, results = Store.open(root), moons_results(root, seeds)
+    store = Store.open(root)
     if page == "figure-2" and store.exists(_name(seeds[0], "png")):
         return store.get(_name(seeds[0], "png"))
     if page == "figure-3" and results:
@@ -75,5 +83,5 @@ def moons_picture(root: Path, seeds: Sequence[int], page: str) -> bytes | None:
 
 
 def _name(seed: int, kind: str) -> str:
-    """Where a seed's file is kept: changes with any setting."""
-    return f"moons/{config_hash(SETTINGS)[:10]}/seed-{seed}.{kind}"
+    """Where a seed's file is kept."""
+    return f"moons/{moons_key().removeprefix('moons-')}/seed-{seed}.{kind}"

@@ -166,8 +166,8 @@ def test_progress_gives_the_correlation_of_synthetic_and_real() -> None:
          "pass_rate": 0.5}
         for s in (1, 2, 3)
     ]  # fmt: skip
-    found = cells(with_form("progress", [{**result(0, 0.9), "curve": curve}]), ROW.name)
-    assert found == [ROW.name, "30.00", "30.00", "0.00", "0.00", "0.500", "1.000", "", "1"]
+    found = cells(with_form("progress", [{**result(0, 0.9), "curve": curve}], called="epsilon"), "epsilon")
+    assert found == ["epsilon", "30.00", "30.00", "0.00", "0.00", "0.500", "1.000", "", "1"]
 
 
 def test_a_sequence_has_a_line_for_each_request() -> None:
@@ -178,6 +178,20 @@ def test_a_sequence_has_a_line_for_each_request() -> None:
     assert [[c.strip() for c in line.split("|")][2:7] for line in lines] == [
         ["1", "0", "97.00", "90.00", "7.00"], ["2", "2", "97.00", "80.00", "17.00"],
     ]  # fmt: skip
+
+
+def test_a_sequence_that_ended_early_says_why() -> None:
+    """The request that failed and those after it have no figures, and the plot no points; the claims hold."""
+    ended = {**result(0, 0.9), "target": [0], "cut_short": "nothing of class 5"}
+    requests = ((0,), (2,), (3,))
+    text = with_form("sequence", [ended], requests=requests)
+    assert "- GKT, seed 0: ended after 0, since the next request failed: nothing of class 5\n" in text
+    lines = [line for line in text.splitlines() if line.startswith("| GKT |")]
+    assert [[c.strip() for c in line.split("|")][4:7] for line in lines] == [
+        ["97.00", "90.00", "7.00"], ["", "", ""], ["", "", ""],
+    ]  # fmt: skip
+    page = replace(PAGE, form="sequence", rows=(replace(ROW, requests=requests),))
+    assert (draw(page, [ended]) or b"").startswith(b"\x89PNG")
 
 
 def test_plots_are_drawn_of_progress_sequence_and_inversion_alone() -> None:

@@ -37,12 +37,12 @@ def curve(*points: tuple[float, float], passing: float = 0.5, synthetic: float =
 
 
 def checked(
-    kind: str, number: str, measured: Callable[[Row, tuple[int, ...]], dict[str, Any]]
+    kind: str, number: str, measured: Callable[[Row, tuple[int, ...]], dict[str, Any] | None]
 ) -> list[Claim]:
-    """The claims of a page of which each row and request measured this."""
+    """The claims of a page of which each row and request measured this; None: it was not served."""
     wanted = page(kind, number, "cpu")
-    results = [result(row, t, **measured(row, t)) for row in wanted.rows for t in row.requests]
-    return claims(wanted, results)
+    found = [(row, t, measured(row, t)) for row in wanted.rows for t in row.requests]
+    return claims(wanted, [result(row, t, **own) for row, t, own in found if own is not None])
 
 
 def held(found: list[Claim]) -> dict[str, bool]:
@@ -139,3 +139,10 @@ def test_sequence(late: float, forgets: float, holds: bool) -> None:
         "unlearned__forget_accuracy": 0.0 if t in early else forgets,
     })  # fmt: skip
     assert held(found) == {"figure-9-forgets": holds, "figure-9-dwindles": holds}
+
+
+def test_a_sequence_that_ended_early_has_not_dwindled() -> None:
+    """Of what was served D_f is judged; there is nothing after the fourth request to compare."""
+    of = {"gold__retain_accuracy": 1.0, "unlearned__retain_accuracy": 0.9, "unlearned__forget_accuracy": 0.0}
+    found = checked("figure", "9", lambda row, t: of if t == (0,) else None)
+    assert held(found) == {"figure-9-forgets": True, "figure-9-dwindles": False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ import pytest
 from rayunlearn.errors import BadInput, ExitCode, Interrupted
 from rayunlearn.recipes import Recipe
 from rayunlearn.reproduction import zero_shot
+from rayunlearn.reproduction.results import NAMES
 from rayunlearn.reproduction.rows import Page, Row
 from rayunlearn.reproduction.zero_shot import row
 from rayunlearn.results.store import Store
 from rayunlearn.runtime import reproduce, reproduce_command, scheduler
+from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.reproduce import (
     cut_short,
     inverted,
@@ -119,7 +122,8 @@ def test_a_sequence_that_cannot_go_on_ends_there(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(scheduler, "synthesis_jobs", no_image)
     spec, original, golds = inputs(tmp_path, each, 0)
     run_row(str(tmp_path), each, 0, spec, 1, original, *golds)
-    assert [result["target"] for result in results_of(tmp_path, each, 0)] == [[0]]
+    (result,) = results_of(tmp_path, each, 0)
+    assert result["target"] == [0] and "classes is [5]" in result["cut_short"]
     request, why = cut_short(Store.open(row_store(tmp_path, each, 0))) or ("", "")
     assert request == "forget-2" and "classes is [5]" in why
     assert seeds_of_row(tmp_path, each, [0]) == [0]
@@ -215,3 +219,46 @@ def test_the_command_writes_a_page(
     assert rows[1].name in capsys.readouterr().out.replace("\n", "")
     assert run_reproduction(rows=["*"], **flags | {"figure": "3"}) == ExitCode.BAD_INPUT
     assert request_name((1, 2)) == "forget-1-2"
+
+
+def test_a_page_goes_on_from_what_stands_in_its_folder(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another storage: a row that the page or its neighbour has is not run again, and stays on the page.
+
+    With other settings it is another row: the page names what it had of the former.
+    """
+    first, second = (tiny_row(m, requests=((0,),)) for m in ("mask_logit", "delete_head_row"))
+    monkeypatch.setattr(reproduce_command, "connect", lambda address: None)
+    flags = dict(
+        paper="zero-shot", table="VI", figure=None, rows=["*"], scale="cpu", seeds=(0,), out=tmp_path / "out",
+        address=None, cpus_per_row=1.0, gpus_per_row=0.0, render_only=False,
+    )  # fmt: skip
+
+    def run(storage: str, *rows: Row, **more: object) -> list[tuple[str, str]]:
+        shown = Page(name="table-VI", title="A table", rows=rows)
+        for number in ("VI", "VII"):
+            monkeypatch.setitem(
+                zero_shot.TABLES, number, lambda scale, n=number: replace(shown, name=f"table-{n}")
+            )
+        assert run_reproduction(storage=tmp_path / storage, **flags | more) == ExitCode.OK
+        name = f"zero-shot-table-{more.get('table', 'VI')}-cpu"
+        text = (tmp_path / "out" / f"{name}.md").read_text()
+        assert all(NAMES[row.recipe.method] in text for row in rows)
+        (again,) = (tmp_path / "out").glob(f"{name}.json")
+        return [(r["row"], r["machine"]["ran"]) for r in json.loads(again.read_text())["results"]]
+
+    facts = machine_facts()
+    monkeypatch.setattr(
+        reproduce_command, "results_of",
+        lambda root, row, seed: [
+            {**r, "machine": {**facts, "ran": Path(root).name}} for r in results_of(root, row, seed)
+        ],
+    )  # fmt: skip
+    assert run("a", first) == [(first.name, "a")]
+    assert run("b", first, second) == [(first.name, "a"), (second.name, "b")]
+    assert run("c", second, table="VII") == [(second.name, "b")]
+    assert Store.open(tmp_path / "c").list("rows") == []
+    changed = tiny_row("mask_logit", "trivial.offset=7", requests=((0,),))
+    assert run("d", changed, second) == [(changed.name, "d"), (second.name, "b")]
+    assert f"left out: {first.name}, seed 0" in capsys.readouterr().out.replace("\n", " ")

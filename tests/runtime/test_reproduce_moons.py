@@ -65,7 +65,7 @@ def test_the_command_writes_pages_and_pictures(small: None, tmp_path: Path) -> N
     assert "| EUBO | 1e-9 |" in (tmp_path / "few-shot-table-1-cpu.md").read_text()
     stored = json.loads((tmp_path / "few-shot-table-1-cpu.json").read_text())
     assert [result["seed"] for result in stored["results"]] == [0]
-    assert moons_picture(tmp_path / "kept", [0], "table-1") is None
+    assert moons_picture(tmp_path / "kept", [0], "table-1", stored["results"]) is None
     for number in ("2", "3"):
         assert run_reproduction(**flags(**place, table=None, figure=number)) == ExitCode.OK
         picture = tmp_path / f"few-shot-figure-{number}-cpu.png"
