@@ -14,6 +14,14 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from rayunlearn.errors import BadInput
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, SplitEnsemble
 
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+"""Environment in which glibc keeps freed memory for the next tensor of its size. Otherwise each one above
+some MiB is asked of the kernel anew and paid for page by page (`python -m benchmarks.allocator`)."""
+
 
 class NoRoom(BadInput):
     """More is asked for than the cluster has, or has free in time."""
@@ -44,6 +52,8 @@ def connect(address: str | None = None, **options: Any) -> None:
     local = address == "local" or address is None and not os.environ.get("RAY_ADDRESS")
     if local:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        for name, value in KEEP_FREED_MEMORY.items():  # of the workers, which have this from the driver
+            os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Train waits for its controller's poll at every report: 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
