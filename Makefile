@@ -37,8 +37,9 @@ run: install ## Forget three digits, one after another: jobs/sequential_unlearn.
 test: install ## Run the tests (some of them: ARGS='tests/scheduling -x')
 	@$(PYTEST) -m 'not slow' $(ARGS)
 
+# By name: xdist would begin files of a single test last, and the longest is one of them.
 slow: install ## Run the tests that take long: kills, submitted jobs, several workers
-	@$(PYTEST) -m slow $(ARGS)
+	@$(PYTEST) -m slow --no-loadscope-reorder $(ARGS)
 
 lint: install ## Check the code's form with ruff
 	@$(BIN)/ruff check .

@@ -9,7 +9,7 @@ What the paper leaves open and what stands in its place:
 | size of D' | 1000 samples of each class |
 | batch and epochs of relearning, "until it converges" | 128 and 10 |
 | the pre-trained generator | a conditional DCGAN by its own paper's settings, 25 epochs |
-| batch and epochs of Oracle | 128 and 10, by the original's optimizer |
+| batch, epochs and optimizer of Oracle | the original's (docs/log.md, 57) |
 
 Deviation: the originals are trained without transformations (eq. 1 has them).
 """
@@ -23,6 +23,7 @@ from rayunlearn.evaluation.anamnesis import RelearnSettings
 from rayunlearn.inversion.deep_inversion import InversionSettings
 from rayunlearn.inversion.model_inversion import ModelInversionSettings
 from rayunlearn.methods.few_shot import FewShotSettings
+from rayunlearn.methods.fine_tune import FineTuneSettings
 from rayunlearn.methods.training import TrainSettings
 from rayunlearn.methods.trivial import TrivialSettings
 from rayunlearn.recipes.recipe import AuditSettings, DataSettings, ModelSettings, Recipe, ValidationSettings
@@ -45,6 +46,7 @@ def paper_recipe(dataset: str, model: str) -> Recipe:
             epochs=EPOCHS[dataset], batch_size=128, lr=0.01, weight_decay=2e-4, optimizer="sgd",
             momentum=0.9, schedule="constant",
         ),
+        fine_tune=FineTuneSettings(epochs=EPOCHS[dataset]),
         few_shot=FewShotSettings(
             model_inversion=ModelInversionSettings(iterations=7020, batch_size=256, width=1.0),
             whole_by="similarity",

@@ -18,6 +18,14 @@ REMARKS: dict[str, str] = {
         "attack calls few of them members; that it called every image of every set a member in the paper "
         "says that it told nothing apart."
     ),
+    "figure-4-rises": (
+        "here both learning rates have all but ended when the student has learned, the student's on one cycle and "
+        "the generator's by halves. Where they had not, on LeNet and MNIST, the class came back (docs/log.md, 40)."
+    ),
+    "*-curve-generator-attention": (
+        "on digits the student learns more slowly and unsteadily, and ends below the default, but it learns; the "
+        "filter lets less than half as many images pass at worst."
+    ),
     "figure-5-crash": "the paper saw it at cycle 1750, and the run here is shorter.",
     "table-1-*": (
         "the paper's figures lie near the averages over D_e; over all data points the original itself is "
