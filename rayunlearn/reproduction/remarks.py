@@ -19,12 +19,13 @@ REMARKS: dict[str, str] = {
         "says that it told nothing apart."
     ),
     "figure-4-rises": (
-        "here both learning rates have all but ended when the student has learned, the student's on one cycle and "
-        "the generator's by halves. Where they had not, on LeNet and MNIST, the class came back (docs/log.md, 40)."
+        "here both learning rates have all but ended when the student has learned, the student's on one cycle "
+        "and the generator's by halves. Where they had not, on LeNet and MNIST, the class came back "
+        "(docs/log.md, 40)."
     ),
     "*-curve-generator-attention": (
-        "on digits the student learns more slowly and unsteadily, and ends below the default, but it learns; the "
-        "filter lets less than half as many images pass at worst."
+        "on digits the student learns more slowly and unsteadily, and ends below the default, but it learns; "
+        "the filter lets less than half as many images pass at worst."
     ),
     "figure-5-crash": "the paper saw it at cycle 1750, and the run here is shorter.",
     "table-1-*": (
