@@ -19,8 +19,8 @@ REMARKS: dict[str, str] = {
         "says that it told nothing apart."
     ),
     "figure-4-rises": (
-        "here both learning rates have all but ended when the student has learned, the student's on one cycle "
-        "and the generator's by halves. Where they had not, on LeNet and MNIST, the class came back "
+        "here both learning rates have all but ended when the student has learned, the student's on one "
+        "cycle and the generator's by halves. Where they had not, on LeNet and MNIST, the class came back "
         "(docs/log.md, 40)."
     ),
     "*-curve-generator-attention": (
