@@ -151,7 +151,7 @@ def test_a_line_has_the_papers_figure_with_its_spread_ours_and_the_difference() 
     assert "| D_e ↓ paper |" in text and "| D_e ↑ paper |" in text
     assert "`few_shot.model_inversion.iterations` 1500 (7020)" in text
     left_out = (
-        "Settings that the paper leaves out: `train.epochs` 30; `train.batch_size` 128; `fine_tune.epochs` 10"
+        "Settings that the paper leaves out: `train.epochs` 30; `train.batch_size` 128; `fine_tune.epochs` 30"
     )
     assert (
         left_out in text and "`fisher.alpha` 1e-06, 1e-05;" in text and "`few_shot.per_class` 1000;" in text
