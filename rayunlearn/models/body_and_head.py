@@ -22,11 +22,9 @@ class Classifier(nn.Module):
 
     Attributes:
         image_sizes: heights and widths that the architecture takes, pixels; empty: any.
-        widths: multipliers of its channel counts that it takes; empty: any.
     """
 
     image_sizes: ClassVar[tuple[int, ...]] = ()
-    widths: ClassVar[tuple[float, ...]] = ()
     head: nn.Linear
 
     def __init__(self, spec: ClassifierSpec) -> None:

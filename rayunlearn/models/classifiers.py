@@ -76,11 +76,10 @@ class ClassifierSpec:
             object.__setattr__(self, field, tuple(float(v) for v in value))
         if not all(v > 0 for v in self.std):
             raise BadInput("std", self.std, "numbers above 0", where=where)
-        architecture = CLASSIFIERS[self.name]
-        for field, taken in (("width", architecture.widths), ("image_size", architecture.image_sizes)):
-            if taken and getattr(self, field) not in taken:
-                allowed = f"{' or '.join(map(str, taken))} for {self.name!r}"
-                raise BadInput(field, getattr(self, field), allowed, where=where)
+        sizes = CLASSIFIERS[self.name].image_sizes
+        if sizes and self.image_size not in sizes:
+            allowed = f"{' or '.join(map(str, sizes))} for {self.name!r}"
+            raise BadInput("image_size", self.image_size, allowed, where=where)
 
     @property
     def pixel_range(self) -> tuple[float, float]:

@@ -144,24 +144,24 @@ class ResNet50(Classifier):
     He et al. 2015 (arXiv 1512.03385), stages of 3, 4, 6 and 3 bottlenecks whose stride is at the 3x3
     convolution. Its names and shapes are torchvision's, but for the stem's kernel and `head` in place of
     `fc`; written out here because importing torchvision imports its datasets, which a sealed process
-    refuses. Five maps: what leaves the stem and each stage. Width 1 alone.
+    refuses. Five maps: what leaves the stem and each stage. Channels of the stem and in the bottlenecks, 64,
+    128, 256 and 512, are times `spec.width`, rounded, at least 1; a bottleneck ends in four times as many.
 
     | parameters at width 1, 10 classes | 1 channel | 3 channels |
     |---|---|---|
     | any image size | 23,519,690 | 23,520,842 |
     """
 
-    widths = (1.0,)
-
     def __init__(self, spec: ClassifierSpec) -> None:
         super().__init__(spec)
-        self.conv1 = nn.Conv2d(spec.in_channels, 64, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _bottlenecks(64, 64, 3, stride=1)
-        self.layer2 = _bottlenecks(256, 128, 4, stride=2)
-        self.layer3 = _bottlenecks(512, 256, 6, stride=2)
-        self.layer4 = _bottlenecks(1024, 512, 3, stride=2)
-        self.head = nn.Linear(2048, spec.num_classes)
+        first, second, third, fourth = (scaled(spec, channels) for channels in (64, 128, 256, 512))
+        self.conv1 = nn.Conv2d(spec.in_channels, first, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layer1 = _bottlenecks(first, first, 3, stride=1)
+        self.layer2 = _bottlenecks(4 * first, second, 4, stride=2)
+        self.layer3 = _bottlenecks(4 * second, third, 6, stride=2)
+        self.layer4 = _bottlenecks(4 * third, fourth, 3, stride=2)
+        self.head = nn.Linear(4 * fourth, spec.num_classes)
         _draw_convolutions(self)
 
     def _run(self, x: Tensor, maps: list[Tensor] | None) -> Tensor:

@@ -38,7 +38,7 @@ def test_parameter_counts(name: str, sizes: tuple[int, ...], one_channel: int, t
             assert model(images).shape == (3, 10)
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if not CLASSIFIERS[name].widths])
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_width_multiplies_every_layer_but_the_ends(name: str) -> None:
     """Half width halves inputs and outputs of each layer, but for the image's channels and the classes."""
     (full, _), (half, _) = (untrained(name, 1, 28, width=w) for w in (1.0, 0.5))
@@ -151,14 +151,6 @@ def test_bad_fields_are_named(field, value):
     with pytest.raises(BadInput) as error:
         spec(**{field: value})
     assert error.value.thing == field
-
-
-@pytest.mark.parametrize("width", [0.5, 2.0])
-def test_resnet50_refuses_other_widths(width: float) -> None:
-    """The one width that it has is named."""
-    with pytest.raises(BadInput, match="width is .*; allowed: 1.0 for 'resnet50'"):
-        spec(name="resnet50", width=width)
-    assert spec(name="resnet50", width=1).width == 1
 
 
 def test_unknown_names_get_the_nearest():

@@ -111,7 +111,7 @@ def test_resnet50_is_torchvisions() -> None:
     """
     from torchvision.models import resnet50
 
-    model, images = untrained("resnet50", 1, 16)
+    model, images = untrained("resnet50", 1, 16, width=1.0)
     other = resnet50(num_classes=10)
     pool = other.maxpool
     other.conv1, other.maxpool = nn.Conv2d(1, 64, 3, padding=1, bias=False), nn.Identity()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rayunlearn.models.classifiers import CLASSIFIERS, Classifier, ClassifierSpec, build_classifier
+from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
 
 
 def spec(**changes: Any) -> ClassifierSpec:
@@ -19,12 +19,8 @@ def spec(**changes: Any) -> ClassifierSpec:
     return ClassifierSpec(**(fields | changes))
 
 
-def untrained(name: str, channels: int, size: int, width: float | None = None) -> tuple[Classifier, Tensor]:
-    """A model in eval mode whose BatchNorms have statistics of their own, and three images of noise.
-
-    Its width is 0.1, or the narrowest that the architecture takes.
-    """
-    width = width or min(CLASSIFIERS[name].widths, default=0.1)
+def untrained(name: str, channels: int, size: int, width: float = 0.1) -> tuple[Classifier, Tensor]:
+    """A model in eval mode whose BatchNorms have statistics of their own, and three images of noise."""
     flat = {"mean": (0.25,) * channels, "std": (0.5,) * channels}
     shape = {"in_channels": channels, "image_size": size}
     model = build_classifier(spec(name=name, width=width, **shape, **flat), seed=0)
