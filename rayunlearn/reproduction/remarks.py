@@ -28,7 +28,8 @@ REMARKS: dict[str, str] = {
         "the filter lets less than half as many images pass at worst."
     ),
     "figure-5-best": (
-        "0.01 does, but at 0.001 less than a tenth of the images pass at worst: too small a batch to learn from."
+        "0.01 does, but at 0.001 less than a tenth of the images pass at worst: batches too small to learn "
+        "from."
     ),
     "figure-5-crash": "the paper saw it at cycle 1750, and the run here is shorter.",
     "table-1-*": (
