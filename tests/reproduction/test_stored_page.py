@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +63,12 @@ def test_results_of_other_settings_are_named() -> None:
     stored = [result("gkt-1", 0, (0,)), result("gkt-1", 0, (2,)), result("gkt-2", 0)]
     assert [r["key"] for r in together(stored, [], ["gkt-2"])] == ["gkt-2"]
     assert of_other_settings(stored, ["gkt-2"]) == ["gkt, seed 0"]
+
+
+def test_every_stored_result_is_in_the_index() -> None:
+    """`docs/results/README.md` links each page and each benchmark's figures, and nothing that is not there."""
+    folder = Path(__file__).resolve().parents[2] / "docs" / "results"
+    pages = {path.name for path in folder.glob("*.md")} - {"README.md"}
+    figures = {path.name for path in folder.glob("*.json") if path.with_suffix(".md").name not in pages}
+    linked = re.findall(r"^\| \[[^]]+\]\(([^)]+)\)", (folder / "README.md").read_text(), re.MULTILINE)
+    assert sorted(linked) == sorted(pages | figures)
