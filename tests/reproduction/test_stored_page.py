@@ -66,7 +66,7 @@ def test_results_of_other_settings_are_named() -> None:
 
 
 def test_every_stored_result_is_in_the_index() -> None:
-    """`docs/results/README.md` links each page and each benchmark's figures, and nothing that is not there."""
+    """`docs/results/README.md` links each page and each benchmark's figures, and nothing else."""
     folder = Path(__file__).resolve().parents[2] / "docs" / "results"
     pages = {path.name for path in folder.glob("*.md")} - {"README.md"}
     figures = {path.name for path in folder.glob("*.json") if path.with_suffix(".md").name not in pages}
