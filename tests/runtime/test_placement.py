@@ -8,7 +8,14 @@ import pytest
 import ray
 
 from rayunlearn.errors import BadInput
-from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble, reserve, role_share
+from rayunlearn.runtime.cluster import (
+    KEEP_FREED_MEMORY,
+    Placement,
+    bundles,
+    open_ensemble,
+    reserve,
+    role_share,
+)
 from tests.runtime.tiny import ROOT, environment
 
 SPLIT, COLOCATED = Placement.SPLIT, Placement.COLOCATED
@@ -79,32 +86,37 @@ def test_what_can_never_be_placed(asked: dict[str, float], has: dict[str, float]
 
 
 FAKED = """
-import json, sys
+import json, os, sys
 import ray
-from rayunlearn.runtime.cluster import Placement, connect, open_ensemble
+from rayunlearn.runtime.cluster import KEEP_FREED_MEMORY, Placement, connect, open_ensemble
 found = []
 for gpus in (3, 1):
     connect("local", num_cpus=3, num_gpus=gpus, include_dashboard=False)
     ensemble = open_ensemble(Placement.SPLIT)
     found.append(ensemble.gpu_ids())
     ensemble.close()
+    malloc = ray.get(ray.remote(lambda: [os.environ.get(name) for name in KEEP_FREED_MEMORY]).remote())
     ray.shutdown()
-print(json.dumps(found))
+print(json.dumps([*found, malloc]))
 """
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_gpus_are_assigned_to_roles() -> None:
-    """With three GPUs (faked) each role has one of its own; with one, all three roles share it."""
+    """With three GPUs (faked) each role has one of its own; with one, all three roles share it.
+
+    Workers of a local Ray keep freed memory, but for a setting of the user's own.
+    """
     ended = subprocess.run(
-        [sys.executable, "-c", FAKED], cwd=ROOT, env=environment(), capture_output=True, text=True,
-        timeout=240,
+        [sys.executable, "-c", FAKED], cwd=ROOT, env=environment(MALLOC_TOP_PAD_="7"), capture_output=True,
+        text=True, timeout=240,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    three, one = json.loads(ended.stdout.splitlines()[-1])
+    three, one, malloc = json.loads(ended.stdout.splitlines()[-1])
     assert sorted(three) == [["0"], ["1"], ["2"]]
     assert one == [["0"], ["0"], ["0"]]
+    assert malloc == list((KEEP_FREED_MEMORY | {"MALLOC_TOP_PAD_": "7"}).values())
 
 
 @pytest.mark.ray
