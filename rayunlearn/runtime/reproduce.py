@@ -8,7 +8,7 @@ it was run on. Originals and gold models are shared by all rows of their setup, 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -255,6 +255,7 @@ def run_rows(
     cpus: float = 1.0,
     gpus: float = 0.0,
     progress: Progress,
+    keep: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
     """Run what is not done yet, as Ray tasks.
 
@@ -267,6 +268,7 @@ def run_rows(
         cpus: reserved for each task.
         gpus: reserved for each task.
         progress: told how far it is.
+        keep: called after each row.
 
     Returns:
         Row and seed -> why it failed; the others are done.
@@ -283,13 +285,16 @@ def run_rows(
             made = shared.generator(row, seed)
             task = run.remote(str(root), row, seed, shared.spec(row), threads, *models, generator=made)
             pending[task] = f"{row.name}, seed {seed}"
-    return ended(pending, progress)
+    return ended(pending, progress, keep)
 
 
-def ended(pending: dict[Any, str], progress: Progress) -> dict[str, str]:
-    """Wait for tasks, given with what each does; what failed, and why."""
-    progress.phase("reproduction", "rows", total=len(pending))
-    failed = {}
+def ended(
+    pending: dict[Any, str], progress: Progress, keep: Callable[[], object] = lambda: None
+) -> dict[str, str]:
+    """Wait for tasks, given with what each does; `keep` is called after each. What failed, and why."""
+    total = len(pending)
+    progress.phase("reproduction", "rows", total=total)
+    failed: dict[str, str] = {}
     while pending:
         (done, *_), _ = ray.wait(list(pending))
         name = pending.pop(done)
@@ -298,6 +303,9 @@ def ended(pending: dict[Any, str], progress: Progress) -> dict[str, str]:
         except ray.exceptions.RayTaskError as error:
             failed[name] = str(error.cause)
         progress.advance()
+        said = f"failed: {failed[name]}" if name in failed else "done"
+        progress.say(f"{name}: {said} ({total - len(pending)} of {total})")
+        keep()
     progress.done()
     return failed
 

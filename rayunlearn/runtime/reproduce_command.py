@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
@@ -57,6 +58,7 @@ def run_reproduction(
             Store.open(root)  # before a page lies there, which nobody takes for a storage location
         written = (out or root) / f"{paper}-{wanted.name}-{scale}"
         stored = _stored(written, wanted, f"{paper}-*-{scale}.json")
+        write = partial(_write, written, wanted, root, seeds, stored)
         failed: dict[str, str] = {}
         inverted = None
         if wanted.form == "moons" and not render_only:
@@ -70,18 +72,17 @@ def run_reproduction(
                 with interruptible():
                     if wanted.form == "moons":
                         tasks = moons_tasks(root, seeds, wanted.name, done=there, cpus=cpus, gpus=gpus)
-                        failed = ended(tasks, progress)
+                        failed = ended(tasks, progress, write)
                     else:
                         failed = run_rows(
-                            root, chosen, seeds, done=there, cpus=cpus, gpus=gpus, progress=progress
-                        )
+                            root, chosen, seeds, done=there, cpus=cpus, gpus=gpus, progress=progress,
+                            keep=write,
+                        )  # fmt: skip
                     if wanted.form == "inversion":
                         inverted = draw_inverted(root, wanted.rows, seeds, cpus=cpus, gpus=gpus)
-        for what, why in failed.items():
-            console.print(f"[bold red]failed:[/] {what}: {why}", soft_wrap=True, highlight=False)
         for what in of_other_settings(stored, _keys(wanted)):
             console.print(f"left out: {what}, run with other settings", soft_wrap=True, highlight=False)
-        page_file = _write(written, wanted, root, seeds, stored, inverted)
+        page_file = write(inverted)
         console.print(f"Page: {page_file}", soft_wrap=True, highlight=False)
         return ExitCode.PARTIAL if failed else ExitCode.OK
     except RayUnlearnError as error:
@@ -127,7 +128,7 @@ def _stored(written: Path, wanted: Page, every: str) -> list[Result]:
 
 def _write(
     written: Path, wanted: Page, root: Path, seeds: Sequence[int], stored: Sequence[Result],
-    inverted: InvertedImages | None,
+    inverted: InvertedImages | None = None,
 ) -> Path:  # fmt: skip
     """The page, its figure, and what it shows as JSON; rows that were never run are named alone.
 
@@ -162,14 +163,21 @@ def _write(
     partly = wanted.form in OF_IMAGES and len(pictured) < len(shown.rows)
     keeps = picture.exists() and (drawn is None or partly)
     if drawn is not None and not keeps:
-        picture.write_bytes(drawn)
+        _put(picture, drawn)
     if results:
-        written.with_suffix(".json").write_text(to_json(wanted.title, facts, results))
+        _put(written.with_suffix(".json"), to_json(wanted.title, facts, results).encode())
     text = render(
         shown, results, facts,
         missing=[row.name for row in wanted.rows if row not in shown.rows],
         picture=picture.name if drawn is not None or keeps else None,
     )  # fmt: skip
     path = written.with_suffix(".md")
-    path.write_text(text)
+    _put(path, text.encode())
     return path
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a run may be killed at any time."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)

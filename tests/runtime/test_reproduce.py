@@ -105,8 +105,11 @@ def test_a_row_that_fails_is_named_and_the_others_are_done(cluster: None, tmp_pa
     """The reason comes back with the row's name; its neighbour has its results."""
     bad = tiny_row("gated_inversion", "gated_inversion.inverted_per_class=0")
     good = tiny_row("mask_logit", requests=((0,),))
-    failed = run_rows(tmp_path, [bad, good], [0], progress=Quiet())
+    done: list[list[int]] = []
+    keep = lambda: done.append(seeds_of_row(tmp_path, good, [0]))  # noqa: E731
+    failed = run_rows(tmp_path, [bad, good], [0], progress=Quiet(), keep=keep)
     assert list(failed) == [f"{bad.name}, seed 0"] and failed[f"{bad.name}, seed 0"]
+    assert len(done) == 2 and done[-1] == [0]  # what is done can be kept before the others are
     assert seeds_of_row(tmp_path, good, [0]) == [0] and seeds_of_row(tmp_path, bad, [0]) == []
 
 
@@ -256,6 +259,7 @@ def test_a_page_goes_on_from_what_stands_in_its_folder(
         ],
     )  # fmt: skip
     assert run("a", first) == [(first.name, "a")]
+    assert f"{first.name}, seed 0: done (1 of 1)" in capsys.readouterr().out
     assert run("b", first, second) == [(first.name, "a"), (second.name, "b")]
     assert run("c", second, table="VII") == [(second.name, "b")]
     assert Store.open(tmp_path / "c").list("rows") == []
