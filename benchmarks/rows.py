@@ -21,8 +21,10 @@ def finished(rows: Sequence[Row], seeds: int, storage: Path, console: Console) -
     root = storage.absolute()
     with JobProgress(console) as progress:
         failed = run_rows(root, rows, range(seeds), progress=progress)
+    found = [result for row in rows for seed in range(seeds) for result in results_of(root, row, seed)]
+    failed |= {f"{r['row']}, seed {r['seed']}": r["failed"] for r in found if "failed" in r}  # earlier
     assert not failed, failed
-    return [result for row in rows for seed in range(seeds) for result in results_of(root, row, seed)]
+    return found
 
 
 def endings(row: Row, seeds: int, storage: Path) -> dict[int, tuple[str, str]]:

@@ -96,8 +96,9 @@ def _curve(axes: Axes, found: Mapping[str, Any]) -> None:
 
 def _gallery(axes: Axes, gallery: Gallery, threshold: float) -> None:
     """Fig. 4b: a row a class; boxes around what is like the examples, lighter nearer the threshold."""
-    top = float(np.nanmax(gallery.scores))
-    for line, (images, scores) in enumerate(zip(gallery.images, gallery.scores, strict=True)):
+    above = gallery.scores.astype(np.float64)  # as the threshold is: no depth beyond 1 by rounding
+    top = np.nanmax(above)
+    for line, (images, scores) in enumerate(zip(gallery.images, above, strict=True)):
         for place, (image, score) in enumerate(zip(images, scores, strict=True)):
             if np.isnan(score):
                 continue
@@ -105,7 +106,7 @@ def _gallery(axes: Axes, gallery: Gallery, threshold: float) -> None:
             pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=(left, left + 1, low + 1, low))
             if score >= threshold:
-                depth = float((score - threshold) / (top - threshold)) if top > threshold else 1.0
+                depth = (score - threshold) / (top - threshold) if top > threshold else 1.0
                 axes.add_patch(
                     Rectangle((left, low), 1, 1, fill=False, linewidth=2, color=FAR + depth * (NEAR - FAR))
                 )

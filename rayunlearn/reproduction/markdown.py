@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
+from types import MappingProxyType
 
 from rayunlearn.reproduction import few_shot_tables, moons, tables
 from rayunlearn.reproduction.claims import Claim
@@ -24,6 +25,7 @@ def render(
     writer: Mapping[str, str],
     *,
     missing: Sequence[str] = (),
+    failed: Mapping[str, str] = MappingProxyType({}),
     picture: str | None = None,
 ) -> str:
     """The page: a table for each setup, what was reduced, what it was run on, what did not reproduce.
@@ -33,6 +35,7 @@ def render(
         results: of its rows, each request of each seed by itself.
         writer: hardware and versions of the machine that writes the page, where a result has none of its own.
         missing: names of the rows that were not run.
+        failed: row and seed that gave no figures -> why.
         picture: name of the page's figure, where it has one.
     """
     parts = [f"# {page.title}\n"]
@@ -53,7 +56,7 @@ def render(
     if results:
         counted = TRAINING_COUNTED if page.form == "moons" else UNLEARNING_COUNTED
         parts.append(_runs(results, counted, writer))
-    parts.append(section(page, results, checked, missing))
+    parts.append(section(page, results, checked, missing, failed))
     return "\n".join(parts)
 
 

@@ -157,7 +157,10 @@ def _cells() -> Iterator[Shortfall]:
                 )
 
 
-def section(page: Page, results: Sequence[Result], claims: Sequence[Claim], missing: Sequence[str]) -> str:
+def section(
+    page: Page, results: Sequence[Result], claims: Sequence[Claim], missing: Sequence[str],
+    failed: Mapping[str, str],
+) -> str:  # fmt: skip
     """The section that a page ends with.
 
     Args:
@@ -165,6 +168,7 @@ def section(page: Page, results: Sequence[Result], claims: Sequence[Claim], miss
         results: of these rows.
         claims: of the paper about the page.
         missing: names of the page's rows that were not run.
+        failed: row and seed of the page that gave no figures -> why.
     """
     parts = ["## What did not reproduce, and why\n"]
     if page.form in COMPARED:
@@ -177,9 +181,10 @@ def section(page: Page, results: Sequence[Result], claims: Sequence[Claim], miss
             f"Where right answers to D_e are counted, it is what is more than {ERASED_OFF:g} points below, "
             "and an original that is as much above: what was not misled has nothing to unlearn.\n"
         )
-    found = shortfalls(page, results, claims)
+    found = [_line(fall) for fall in shortfalls(page, results, claims)]
+    found += [f"- **`{what}` failed.** {why}." for what, why in failed.items()]
     run = results or page.form == "declared"
-    parts += [_line(fall) for fall in found] or [
+    parts += found or [
         "Nothing of what was run." if run else "Nothing was run yet."
     ]
     if better := _better(page, results):

@@ -116,7 +116,7 @@ def run_row(
             if outcome.version is None:  # but where there was nothing to judge by or to learn from
                 if audited(store):
                     return  # a sequence ends here: `cut_short` says why
-                raise RayUnlearnError(str(outcome.reason))
+                raise RayUnlearnError(str(outcome.reason))  # the same, and nothing was measured
             _audit(context, row, outcome.run_id, original, gold)
             purge_examples(store, ())
 
@@ -134,9 +134,12 @@ def audited(store: Store) -> set[str]:
 
 
 def cut_short(store: Store) -> tuple[str, str] | None:
-    """The request at which a row's sequence ended before its time, and why; None where it did not."""
+    """The request at which a row ended before its time, and why; None where it did not.
+
+    It would end there again: what the version, or the examples, give was not enough.
+    """
     failed = LedgerReader(store).read("requests", event="failed").to_pylist()
-    return (failed[-1]["request_id"], failed[-1]["reason"]) if failed and audited(store) else None
+    return (failed[-1]["request_id"], failed[-1]["reason"]) if failed else None
 
 
 def _audit(context: Context, row: Row, run: str, original: Weights, gold: Weights) -> None:
@@ -225,7 +228,7 @@ def draw_inverted(
     """`inverted` as a Ray task, for the first of the seeds that a row is done with; None where none is."""
     task = ray.remote(inverted).options(num_cpus=cpus, num_gpus=gpus)
     for seed in seeds:
-        done = [row for row in rows if seeds_of_row(root, row, [seed])]
+        done = [row for row in rows if measured_seeds(root, row, [seed])]
         if done:
             drawn: InvertedImages = ray.get(task.remote(str(root), done, seed, threads))
             return drawn
@@ -233,7 +236,7 @@ def draw_inverted(
 
 
 def seeds_of_row(root: str | Path, row: Row, seeds: Sequence[int]) -> list[int]:
-    """The seeds of which every request of the row has been audited, up to where its sequence ended."""
+    """The seeds of which every request of the row has been audited, up to where it ended."""
     wanted = {request_name(target) for target in row.requests}
 
     def is_done(folder: Path) -> bool:
@@ -243,6 +246,12 @@ def seeds_of_row(root: str | Path, row: Row, seeds: Sequence[int]) -> list[int]:
         return wanted <= audited(store) or cut_short(store) is not None
 
     return [seed for seed in seeds if is_done(row_store(root, row, seed))]
+
+
+def measured_seeds(root: str | Path, row: Row, seeds: Sequence[int]) -> list[int]:
+    """Those of `seeds_of_row` of which a request has been audited."""
+    done = seeds_of_row(root, row, seeds)
+    return [seed for seed in done if audited(Store.open(row_store(root, row, seed), create=False))]
 
 
 def run_rows(
@@ -313,7 +322,8 @@ def ended(
 def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
     """What a finished row and seed gave, request by request up to where it ended, as plain data.
 
-    The last one of a sequence that ended early says why: `cut_short`.
+    The last one of a sequence that ended early says why: `cut_short`. Of a row that ended at its first
+    request there is nothing but the reason: `failed`.
     """
     store = Store.open(row_store(root, row, seed), create=False)
     reader = LedgerReader(store, ALL_TABLES)
@@ -322,16 +332,15 @@ def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
         for name in ("runs", "audits", "evaluations", *(["checkpoints"] if row.trajectory else []))
     }
     done, ended = audited(store), cut_short(store)
-    last = [request_name(target) for target in row.requests if request_name(target) in done][-1]
     machine, seconds = (json.loads(store.get(n)) if store.exists(n) else None for n in (MACHINE, SECONDS))
+    own = {"row": row.name, "key": row.key, "method": row.recipe.method, "seed": seed, "machine": machine}
+    if ended and not done:
+        return [{**own, "target": list(row.requests[0]), "failed": ended[1]}]
+    last = [request_name(target) for target in row.requests if request_name(target) in done][-1]
     return [
         {
-            "row": row.name,
-            "key": row.key,
-            "method": row.recipe.method,
-            "seed": seed,
+            **own,
             "target": list(target),
-            "machine": machine,
             **({"cut_short": ended[1]} if ended and request_name(target) == last else {}),
             **_request_result(row, request_name(target), tables),
             **({} if seconds is None else _few_shot_result(request_name(target), tables, seconds)),

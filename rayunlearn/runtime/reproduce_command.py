@@ -22,7 +22,15 @@ from rayunlearn.results.terminal import JobProgress, open_console
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.job import plain
 from rayunlearn.runtime.machine import machine_facts
-from rayunlearn.runtime.reproduce import draw_inverted, ended, galleries, results_of, run_rows, seeds_of_row
+from rayunlearn.runtime.reproduce import (
+    draw_inverted,
+    ended,
+    galleries,
+    measured_seeds,
+    results_of,
+    run_rows,
+    seeds_of_row,
+)
 from rayunlearn.runtime.reproduce_moons import moons_key, moons_picture, moons_results, moons_tasks
 from rayunlearn.runtime.service import interruptible
 from rayunlearn.variational.moons import require_gpytorch
@@ -145,9 +153,10 @@ def _write(
         fresh = moons_results(root, seeds)
     else:
         fresh = [result for row, of in here for seed in of for result in results_of(root, row, seed)]
-    results = together(stored, fresh, _keys(wanted))
+    every = together(stored, fresh, _keys(wanted))
+    results = [result for result in every if "failed" not in result]
     shown = replace(wanted, rows=tuple(row for row in wanted.rows if of_row(results, row.name)))
-    pictured = [(row, of[0]) for row, of in here if of]
+    pictured = [(row, of[0]) for row in wanted.rows if (of := measured_seeds(root, row, seeds))]
     if wanted.form == "moons":
         drawn = moons_picture(root, seeds, wanted.name, results)
     elif wanted.paper == "few-shot":
@@ -164,11 +173,12 @@ def _write(
     keeps = picture.exists() and (drawn is None or partly)
     if drawn is not None and not keeps:
         _put(picture, drawn)
-    if results:
-        _put(written.with_suffix(".json"), to_json(wanted.title, facts, results).encode())
+    if every:
+        _put(written.with_suffix(".json"), to_json(wanted.title, facts, every).encode())
     text = render(
         shown, results, facts,
-        missing=[row.name for row in wanted.rows if row not in shown.rows],
+        missing=[row.name for row in wanted.rows if not of_row(every, row.name)],
+        failed={f"{r['row']}, seed {r['seed']}": r["failed"] for r in every if "failed" in r},
         picture=picture.name if drawn is not None or keeps else None,
     )  # fmt: skip
     path = written.with_suffix(".md")

@@ -194,6 +194,13 @@ def test_a_sequence_that_ended_early_says_why() -> None:
     assert (draw(page, [ended]) or b"").startswith(b"\x89PNG")
 
 
+def test_a_row_that_failed_says_why() -> None:
+    """It stands among what did not reproduce, and not among what was not run."""
+    text = render(PAGE, [result(0, 0.9)], MACHINE, failed={"another, seed 1": "no sample of class 0"})
+    end = text.partition("## What did not reproduce")[2]
+    assert "- **`another, seed 1` failed.** no sample of class 0.\n" in end and "Not run" not in end
+
+
 def test_plots_are_drawn_of_progress_sequence_and_inversion_alone() -> None:
     """A PNG, the same bytes each time; nothing for tables, or where nothing was run or no image is given."""
     curve = [

@@ -76,10 +76,10 @@ def test_figures_of_other_data_are_not_compared(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_is_far_above_the_paper_is_named_too() -> None:
     """D_r 99 where the paper has 95 is no shortfall, nor is it the paper's result."""
-    text = section(PAGE, results((99.0, 0.0)), [], [])
+    text = section(PAGE, results((99.0, 0.0)), [], [], {})
     assert "Nothing of what was run." in text
     assert "above the paper's: GKT on MNIST, class 0 (+4.00)." in text
-    assert "above" not in section(PAGE, results((96.9, 0.0)), [], []).partition("Nothing")[2]
+    assert "above" not in section(PAGE, results((96.9, 0.0)), [], [], {}).partition("Nothing")[2]
 
 
 def test_a_remark_is_found_by_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,4 +87,4 @@ def test_a_remark_is_found_by_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remarks, "REMARKS", {"mnist-*-gkt": "one.", "mnist-*": "two."})
     assert [remark_on(f"mnist-lenet-0-{m}") for m in ("gkt", "fisher")] == ["one.", "two."]
     assert remark_on("svhn") == "not explained."
-    assert "Why: one." in section(PAGE, results((50.0, 0.0)), [], [])
+    assert "Why: one." in section(PAGE, results((50.0, 0.0)), [], [], {})

@@ -20,6 +20,7 @@ from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.reproduce import (
     cut_short,
     inverted,
+    measured_seeds,
     results_of,
     row_store,
     run_row,
@@ -102,7 +103,7 @@ def test_a_row_under_way_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_row_that_fails_is_named_and_the_others_are_done(cluster: None, tmp_path: Path) -> None:
-    """The reason comes back with the row's name; its neighbour has its results."""
+    """The reason comes back with the row's name, and stays; its neighbour has its results."""
     bad = tiny_row("gated_inversion", "gated_inversion.inverted_per_class=0")
     good = tiny_row("mask_logit", requests=((0,),))
     done: list[list[int]] = []
@@ -110,7 +111,10 @@ def test_a_row_that_fails_is_named_and_the_others_are_done(cluster: None, tmp_pa
     failed = run_rows(tmp_path, [bad, good], [0], progress=Quiet(), keep=keep)
     assert list(failed) == [f"{bad.name}, seed 0"] and failed[f"{bad.name}, seed 0"]
     assert len(done) == 2 and done[-1] == [0]  # what is done can be kept before the others are
-    assert seeds_of_row(tmp_path, good, [0]) == [0] and seeds_of_row(tmp_path, bad, [0]) == []
+    (result,) = results_of(tmp_path, bad, 0)
+    assert result["failed"] == failed[f"{bad.name}, seed 0"] and "figures" not in result
+    assert run_rows(tmp_path, [bad, good], [0], progress=Quiet()) == {}  # it would fail again
+    assert measured_seeds(tmp_path, good, [0]) == [0] and measured_seeds(tmp_path, bad, [0]) == []
 
 
 def test_a_sequence_that_cannot_go_on_ends_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
