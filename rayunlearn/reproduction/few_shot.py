@@ -298,8 +298,11 @@ def table_seven(scale: str) -> Page:
 
 def without(losses: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """A loss that is switched off ("": none) -> what the row is called, and its settings."""
-    off = "few_shot.model_inversion.{}_weight=0"
-    return {loss: (f"without {loss} loss", off.format(loss)) if loss else ("all losses",) for loss in losses}
+    off, said = "few_shot.model_inversion.{}_weight=0", "without {} loss"
+    return {
+        loss: (said.format(loss.replace("_", " ")), off.format(loss)) if loss else ("all losses",)
+        for loss in losses
+    }
 
 
 def figure_four(scale: str) -> Page:

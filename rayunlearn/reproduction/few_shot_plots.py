@@ -86,7 +86,7 @@ def _curve(axes: Axes, found: Mapping[str, Any]) -> None:
     axes.plot(np.linspace(0, 100, len(found["curve"])), found["curve"], color=RETAIN_COLOUR, linewidth=1.6)
     axes.axhline(threshold, color=FORGET_COLOUR, linewidth=1.1, linestyle="--")
     axes.annotate(
-        f"threshold ({found['by']}): {found['selected']:,.0f} of {found['samples']:,} samples",
+        f"threshold ({found['by']}):\n{found['selected']:,.0f} of {found['samples']:,} samples",
         (100, threshold), (0, 4), textcoords="offset points", ha="right", color=FORGET_COLOUR, fontsize=9,
     )  # fmt: skip
     axes.set_xlabel("samples of D', most like the examples first, %")
