@@ -99,12 +99,13 @@ TRAINING_COUNTED = "Wall time of everything, training included: {}."
 
 def _runs(results: Sequence[Result], counted: str, writer: Mapping[str, str]) -> str:
     """Seeds, wall time, and the machines with their versions."""
-    seeds = ", ".join(map(str, sorted({result["seed"] for result in results})))
+    seeds = [str(seed) for seed in sorted({result["seed"] for result in results})]
+    several = f"Seeds {', '.join(seeds)}; ± is the standard deviation over them."
     seconds = [result["seconds"] for result in results]
     took = f"{duration(sum(seconds))} in {len(seconds)} runs, {duration(mean(seconds))} on average"
     parts = [
         "## Runs\n",
-        f"Seeds {seeds}; ± is the standard deviation over them. {counted.format(took)}\n",
+        f"{several if len(seeds) > 1 else f'Seed {seeds[0]}.'} {counted.format(took)}\n",
     ]
     machines: dict[str, int] = {}
     for result in results:

@@ -36,6 +36,11 @@ REMARKS: dict[str, str] = {
         "the paper's figures lie near the averages over D_e; over all data points the original itself is "
         "nearer to the oracle than they are."
     ),
+    "table-6-batchnorm": (
+        "the paper's figures are PreActResNet-18's, which has 17 layers of statistics. LeNet5 has two, and "
+        "what is generated without them looks like no digit but has the features of the class, and is found "
+        "(Fig. 4)."
+    ),
     "moons-ours": (
         "the knee of the similarities takes in samples beyond the end of the moon that D_e is; other kernels "
         "and widths came to no less, another threshold to little less (docs/log.md, 47 to 50)."
