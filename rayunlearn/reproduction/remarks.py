@@ -37,9 +37,9 @@ REMARKS: dict[str, str] = {
         "nearer to the oracle than they are."
     ),
     "figure-8-*": (
-        "of a class that is named as a whole the published code of Fisher replaces the head's row, whatever λ "
-        "is. On LeNet5 that hides it as a deleted row does, and the gate refuses every one; named by a few of "
-        "its samples it is not forgotten at all (Table 4)."
+        "of a class that is named as a whole the published code of Fisher replaces the head's row, whatever "
+        "λ is. On LeNet5 that hides it as a deleted row does, and the gate refuses every one; named by a few "
+        "of its samples it is not forgotten at all (Table 4)."
     ),
     "table-6-batchnorm": (
         "the paper's figures are PreActResNet-18's, which has 17 layers of statistics. LeNet5 has two, and "
