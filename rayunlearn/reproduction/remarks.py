@@ -36,6 +36,11 @@ REMARKS: dict[str, str] = {
         "the paper's figures lie near the averages over D_e; over all data points the original itself is "
         "nearer to the oracle than they are."
     ),
+    "figure-5-eubo": (
+        "it fails the other way round: with few samples too much goes, D_r with the class, and with all of "
+        "them the class stays. The paper's λ was found for another network's head on real accuracies, and is "
+        "only carried over by the number of parameters."
+    ),
     "figure-8-*": (
         "of a class that is named as a whole the published code of Fisher replaces the head's row, whatever "
         "λ is. On LeNet5 that hides it as a deleted row does, and the gate refuses every one; named by a few "
