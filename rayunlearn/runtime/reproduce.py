@@ -331,17 +331,17 @@ def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
         name: reader.read(name).to_pylist()
         for name in ("runs", "audits", "evaluations", *(["checkpoints"] if row.trajectory else []))
     }
-    done, ended = audited(store), cut_short(store)
+    done, end = audited(store), cut_short(store)
     machine, seconds = (json.loads(store.get(n)) if store.exists(n) else None for n in (MACHINE, SECONDS))
     own = {"row": row.name, "key": row.key, "method": row.recipe.method, "seed": seed, "machine": machine}
-    if ended and not done:
-        return [{**own, "target": list(row.requests[0]), "failed": ended[1]}]
+    if end and not done:
+        return [{**own, "target": list(row.requests[0]), "failed": end[1]}]
     last = [request_name(target) for target in row.requests if request_name(target) in done][-1]
     return [
         {
             **own,
             "target": list(target),
-            **({"cut_short": ended[1]} if ended and request_name(target) == last else {}),
+            **({"cut_short": end[1]} if end and request_name(target) == last else {}),
             **_request_result(row, request_name(target), tables),
             **({} if seconds is None else _few_shot_result(request_name(target), tables, seconds)),
             **({} if seconds is None else {"answered": read_gallery(store)[1]}),

@@ -65,8 +65,8 @@ def run_reproduction(
         if out is None:
             Store.open(root)  # before a page lies there, which nobody takes for a storage location
         written = (out or root) / f"{paper}-{wanted.name}-{scale}"
-        stored = _stored(written, wanted, f"{paper}-*-{scale}.json")
-        write = partial(_write, written, wanted, root, seeds, stored)
+        stored = _stored(written, wanted, scale)
+        write = partial(_write, written, wanted, scale, root, seeds)
         failed: dict[str, str] = {}
         inverted = None
         if wanted.form == "moons" and not render_only:
@@ -116,18 +116,18 @@ def _keys(wanted: Page) -> list[str]:
     return [moons_key()] if wanted.form == "moons" else [row.key for row in wanted.rows]
 
 
-def _stored(written: Path, wanted: Page, every: str) -> list[Result]:
-    """What earlier runs left of the page, and of its rows on other pages in the folder.
+def _stored(written: Path, wanted: Page, scale: str) -> list[Result]:
+    """What earlier runs left of the page, and of its rows on the paper's other pages in the folder.
 
     Args:
         written: the page's files without their suffix.
         wanted: the page.
-        every: pattern of all pages' names.
+        scale: of the page.
     """
     own, keys = written.with_suffix(".json"), _keys(wanted)
     found: list[Result] = [*from_json(own.read_text(), str(own))] if own.exists() else []
     if wanted.form not in OF_IMAGES:  # no other page has the images of its rows
-        for path in sorted(written.parent.glob(every)):
+        for path in sorted(written.parent.glob(f"{wanted.paper}-*-{scale}.json")):
             there = run_of(found)
             also = from_json(path.read_text(), str(path)) if path != own else []
             found += [r for r in also if r["key"] in keys and (r["key"], r["seed"]) not in there]
@@ -135,7 +135,7 @@ def _stored(written: Path, wanted: Page, every: str) -> list[Result]:
 
 
 def _write(
-    written: Path, wanted: Page, root: Path, seeds: Sequence[int], stored: Sequence[Result],
+    written: Path, wanted: Page, scale: str, root: Path, seeds: Sequence[int],
     inverted: InvertedImages | None = None,
 ) -> Path:  # fmt: skip
     """The page, its figure, and what it shows as JSON; rows that were never run are named alone.
@@ -143,9 +143,9 @@ def _write(
     Args:
         written: the files' path without their suffix.
         wanted: the page.
+        scale: of the page.
         root: the reproduction's folder.
         seeds: that are looked for there.
-        stored: the page's results by earlier runs.
         inverted: the images of a page that shows some.
     """
     here = [(row, seeds_of_row(root, row, seeds)) for row in wanted.rows]
@@ -153,7 +153,8 @@ def _write(
         fresh = moons_results(root, seeds)
     else:
         fresh = [result for row, of in here for seed in of for result in results_of(root, row, seed)]
-    every = together(stored, fresh, _keys(wanted))
+    # read at the last moment: another run may have written the page meanwhile
+    every = together(_stored(written, wanted, scale), fresh, _keys(wanted))
     results = [result for result in every if "failed" not in result]
     shown = replace(wanted, rows=tuple(row for row in wanted.rows if of_row(results, row.name)))
     pictured = [(row, of[0]) for row in wanted.rows if (of := measured_seeds(root, row, seeds))]
