@@ -76,13 +76,13 @@ TITLES = {
 _LARGE = (
     "model.width=0.125", "data.train_per_class=1000", "data.test_per_class=200", "train.batch_size=64",
     "few_shot.model_inversion.iterations=1000", "few_shot.model_inversion.batch_size=64",
-    "few_shot.model_inversion.width=0.5", "few_shot.model_inversion.entropy_weight=10",
+    "few_shot.model_inversion.width=0.5", "few_shot.model_inversion.batchnorm_weight=0.1",
     "few_shot.gan.epochs=20", "few_shot.gan.batch_size=64", "few_shot.per_class=300",
     "few_shot.budget=6000", "few_shot.batch_size=64", "fisher.max_samples=500",
     "validation.per_retain_class=10", "validation.per_forget_class=30", "validation.checkpoint_every=20",
 )  # fmt: skip
-"""Of the large networks. With the paper's entropy weight of 1 the BatchNorm loss of so many layers drowns it
-in so few iterations: six classes of ten gave no sample (docs/log.md, 59)."""
+"""Of the large networks. By the paper's weight of 10 the BatchNorm loss of so many layers outweighs the wanted
+labels for longer than these iterations last (docs/log.md, 59 and 60)."""
 
 CPU: dict[tuple[str, str], tuple[str, ...]] = {
     ("mnist", "lenet5_bn"): (
