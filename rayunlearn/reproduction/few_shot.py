@@ -81,8 +81,8 @@ _LARGE = (
     "few_shot.budget=6000", "few_shot.batch_size=64", "fisher.max_samples=500",
     "validation.per_retain_class=10", "validation.per_forget_class=30", "validation.checkpoint_every=20",
 )  # fmt: skip
-"""Of the large networks. By the paper's weight of 10 the BatchNorm loss of so many layers outweighs the wanted
-labels for longer than these iterations last (docs/log.md, 59 and 60)."""
+"""Of the large networks. By the paper's weight of 10 the BatchNorm loss of so many layers outweighs the
+wanted labels for longer than these iterations last (docs/log.md, 59 and 60)."""
 
 CPU: dict[tuple[str, str], tuple[str, ...]] = {
     ("mnist", "lenet5_bn"): (
