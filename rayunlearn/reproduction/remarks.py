@@ -44,6 +44,10 @@ REMARKS: dict[str, str] = {
         "LeNet5 learns few of the wrong labels by heart in 30 epochs of the paper's optimizer, so that there "
         "is less to unlearn than in the paper, which gives no number of epochs."
     ),
+    "*-class-fisher_?": (
+        "named as a whole, the class loses its row of the head whatever λ is, as in the published code; by a "
+        "few of its samples it does not, and this λ is then too small to forget it (Fig. 8)."
+    ),
     "figure-5-eubo": (
         "it fails the other way round: with few samples too much goes, D_r with the class, and with all of "
         "them the class stays. The paper's λ was found for another network's head on real accuracies, and is "
