@@ -19,6 +19,7 @@ from rayunlearn.results.plot_style import FORGET_COLOUR, MUTED, RC, RETAIN_COLOU
 PANEL = (4.6, 3.0)
 """Width and height of a panel, inches."""
 
+
 def draw(page: Page, results: Sequence[Result], inverted: InvertedImages | None = None) -> bytes | None:
     """The page's figure, or None where a table says it better.
 

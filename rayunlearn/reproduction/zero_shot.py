@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.reproduction.rows import Page, Printed, Row, numbered
 from rayunlearn.reproduction.zero_shot_figures import (
@@ -166,7 +165,7 @@ def figure_four(scale: str) -> Page:
 
 def figure_five(scale: str) -> Page:
     """Thresholds of the band-pass filter; the recipe's own is Fig. 4's row."""
-    own = GKTSettings().epsilon
+    own = _stand_in(scale)[0][0].gkt.epsilon
     variants = {
         f"threshold {value:g}": ("",) if value == own else (f"-epsilon-{value:g}", f"gkt.epsilon={value}")
         for value in THRESHOLDS

@@ -26,7 +26,6 @@ from rayunlearn.runtime.reproduce import (
     draw_inverted,
     ended,
     galleries,
-    measured_seeds,
     results_of,
     run_rows,
     seeds_of_row,
@@ -127,9 +126,8 @@ def _stored(written: Path, wanted: Page, scale: str) -> list[Result]:
     own, keys = written.with_suffix(".json"), _keys(wanted)
     found: list[Result] = [*from_json(own.read_text(), str(own))] if own.exists() else []
     if wanted.form not in OF_IMAGES:  # no other page has the images of its rows
-        for path in sorted(written.parent.glob(f"{wanted.paper}-*-{scale}.json")):
-            there = run_of(found)
-            also = from_json(path.read_text(), str(path)) if path != own else []
+        for path in sorted({*written.parent.glob(f"{wanted.paper}-*-{scale}.json")} - {own}):
+            there, also = run_of(found), from_json(path.read_text(), str(path))
             found += [r for r in also if r["key"] in keys and (r["key"], r["seed"]) not in there]
     return found
 
@@ -148,16 +146,18 @@ def _write(
         seeds: that are looked for there.
         inverted: the images of a page that shows some.
     """
-    here = [(row, seeds_of_row(root, row, seeds)) for row in wanted.rows]
     if wanted.form == "moons":
         fresh = moons_results(root, seeds)
     else:
-        fresh = [result for row, of in here for seed in of for result in results_of(root, row, seed)]
+        here = [(row, seed) for row in wanted.rows for seed in seeds_of_row(root, row, seeds)]
+        fresh = [result for row, seed in here for result in results_of(root, row, seed)]
     # read at the last moment: another run may have written the page meanwhile
     every = together(_stored(written, wanted, scale), fresh, _keys(wanted))
     results = [result for result in every if "failed" not in result]
     shown = replace(wanted, rows=tuple(row for row in wanted.rows if of_row(results, row.name)))
-    pictured = [(row, of[0]) for row in wanted.rows if (of := measured_seeds(root, row, seeds))]
+    measured = run_of([result for result in fresh if "failed" not in result])
+    first = {row.key: [seed for seed in seeds if (row.key, seed) in measured][:1] for row in wanted.rows}
+    pictured = [(row, seed) for row in wanted.rows for seed in first[row.key]]
     if wanted.form == "moons":
         drawn = moons_picture(root, seeds, wanted.name, results)
     elif wanted.paper == "few-shot":
