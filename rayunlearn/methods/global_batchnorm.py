@@ -13,6 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rayunlearn.errors import BadInput
 
+if dist.is_available():
+    # Its functions' default group is the one there is at import, and torch.optim imports it with the first
+    # step: it would keep that group's threads beyond destroy_process_group, and a process may abort at exit.
+    import torch.distributed.nn  # noqa: F401
+
 
 class _SumOverWorkers(torch.autograd.Function):
     """y = sum of x over workers, on every worker; its gradient is the sum of the workers' gradients."""

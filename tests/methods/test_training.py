@@ -3,6 +3,7 @@
 import copy
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -318,6 +319,8 @@ def worker(rank, world, folder):
     train_classifier(model, images, labels, TINY, seed=0, shard=(rank, world))
     (folder / f"flawed-{rank}").write_bytes(weights_to_bytes(model.state_dict()))
     dist.destroy_process_group()
+    threads = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
+    (folder / f"threads-{rank}").write_text("".join(threads))
 
 
 @pytest.fixture(scope="module")
@@ -361,3 +364,13 @@ def test_statistics_of_shards_miss_the_tolerance(two_workers):
     flawed = load_weights_file(two_workers / "flawed-0")
     far = greatest_difference({k: p.detach() for k, p in parameters.items()}, flawed)
     assert far > 1e9 * WORKERS_TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc, where threads have names")
+def test_no_thread_of_a_process_group_outlives_it(two_workers):
+    """gloo's threads end with the group; one that is still there at exit can abort the process."""
+    for rank in range(2):
+        threads = (two_workers / f"threads-{rank}").read_text().split()
+        assert threads
+        assert not [name for name in threads if "gloo" in name]
