@@ -68,7 +68,9 @@ def test_mnist_already_decompressed(tiny_mnist, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"not gzip", gzip.compress(b"\0\0\x08\x03 not idx"), gzip.compress(b"abc" * 999)[:20]]
+    "content",
+    [b"not gzip", gzip.compress(b"\0\0\x08\x03 not idx"), gzip.compress(b"abc" * 999)[:20]],
+    ids=["no gzip", "no idx", "cut short"],  # gzip's bytes hold the time
 )
 def test_mnist_broken_file_is_refused(tiny_mnist, tmp_path, content):
     """A file that is no gzip, no idx or truncated is BadInput, not a traceback."""
