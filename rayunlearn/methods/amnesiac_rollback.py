@@ -20,11 +20,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rayunlearn.errors import BadInput
-from rayunlearn.methods.training_log import flat_parameters, set_parameters, steps_with
+from rayunlearn.methods.training_log import flat_parameters, steps_with
 from rayunlearn.methods.unlearning import (
     Handed,
     Method,
@@ -80,7 +80,7 @@ def roll_back(model: Classifier, log: TrainingLog, ids: Tensor) -> None:
     for step in steps_with(log, ids).nonzero().flatten().tolist():
         undone += log.updates[step]
     left = (trained.cpu().double() - undone).to(trained)
-    set_parameters(model, left)
+    nn.utils.vector_to_parameters(left, [p for p in model.parameters() if p.requires_grad])
 
 
 def begin(handed: Handed, settings: RollbackSettings, device: str) -> StagedTraining:

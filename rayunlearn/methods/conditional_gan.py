@@ -174,8 +174,7 @@ class ConditionalGAN:
         self.steps = settings.epochs * batches_per_epoch(len(images), settings.batch_size)
         self.taken = 0
         self._generator = copy.deepcopy(generator).to(device).train()
-        self._discriminator = Discriminator(generator.spec, settings.discriminator_width, seed)
-        self._discriminator.to(memory_format=torch.channels_last).to(device)
+        self._discriminator = Discriminator(generator.spec, settings.discriminator_width, seed).to(device)
         self._generator_adam, self._discriminator_adam = (
             torch.optim.Adam(network.parameters(), lr=settings.lr, betas=settings.betas)
             for network in (self._generator, self._discriminator)

@@ -22,15 +22,8 @@ LOG_TENSORS = ("batch_sizes", "sample_ids", "updates")
 
 def flat_parameters(model: nn.Module) -> Tensor:
     """A copy `[P]` of the trainable parameters, one after another in the order of `parameters()`."""
-    return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
-
-
-@torch.no_grad()
-def set_parameters(model: nn.Module, flat: Tensor) -> None:
-    """Copy `flat_parameters` of a model of the same shapes into this one."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.copy_(part.view(parameter.shape))
+    parameters = [p.detach() for p in model.parameters() if p.requires_grad]
+    return nn.utils.parameters_to_vector(parameters)
 
 
 class TrainingRecorder:

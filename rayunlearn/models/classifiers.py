@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
-import torch
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, nearest
@@ -119,11 +118,10 @@ CLASSIFIERS: dict[str, type[Classifier]] = {
 def build_classifier(spec: ClassifierSpec, seed: int) -> Classifier:
     """A freshly initialised classifier on CPU, a function of `spec` and `seed` alone.
 
-    The global random number generators are left as they were. Weights lie with their channels last, in
-    which a step takes less time (docs/decisions/0014-channels-last.md); their shapes are as ever.
+    The global random number generators are left as they were.
     """
     with seeded_default_generators(derive_seed(seed, "init", spec.name)):
-        return CLASSIFIERS[spec.name](spec).to(memory_format=torch.channels_last)
+        return CLASSIFIERS[spec.name](spec)
 
 
 def version_model(spec: ClassifierSpec, weights: Mapping[str, Tensor]) -> Classifier:

@@ -116,7 +116,7 @@ def build_conditional_generator(
 ) -> ConditionalGenerator:
     """A freshly initialised generator on CPU, a function of its arguments alone.
 
-    The global random number generators are left as they were. Channels lie last, as in classifiers.
+    The global random number generators are left as they were.
 
     Args:
         spec: of the generator.
@@ -124,7 +124,7 @@ def build_conditional_generator(
         label_std: standard deviation of the embedding's numbers; the noise's is 1.
     """
     with seeded_default_generators(derive_seed(seed, "init", "conditional generator")):
-        built = ConditionalGenerator(spec).to(memory_format=torch.channels_last)
+        built = ConditionalGenerator(spec)
     with torch.no_grad():
         built.embedding.weight.mul_(label_std)
     return built

@@ -125,10 +125,10 @@ class Generator(nn.Module):
 def build_generator(spec: GeneratorSpec, seed: int) -> Generator:
     """A freshly initialised generator on CPU, a function of `spec` and `seed` alone.
 
-    The global random number generators are left as they were. Channels lie last, as in classifiers.
+    The global random number generators are left as they were.
     """
     with seeded_default_generators(derive_seed(seed, "init", "generator")):
-        return Generator(spec).to(memory_format=torch.channels_last)
+        return Generator(spec)
 
 
 def _is_finite(value: object) -> bool:

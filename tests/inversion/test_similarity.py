@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections.abc import Callable
@@ -16,8 +15,7 @@ from rayunlearn.data.datasets import LabelledImages
 from rayunlearn.errors import BadInput
 from rayunlearn.inversion.knee import knee_threshold
 from rayunlearn.inversion.similarity import KERNELS, features_of, kernel_width, similarity
-from rayunlearn.methods.training import TrainSettings, train_classifier
-from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
+from rayunlearn.models.classifiers import Classifier
 
 
 def rows(n: int, dim: int, seed: int) -> Tensor:
@@ -195,45 +193,27 @@ def test_features_of_what_is_no_image_are_refused(version: Classifier, digits_da
     assert error.value.thing == "mode of the classifier"
 
 
-LEAST_PRECISION = {"rbf": 0.8, "cosine": 0.6, "l2": 0.55}
-
-
-@pytest.fixture(scope="module")
-def versions(digits_data: LabelledImages) -> list[Classifier]:
-    """Three originals of seeds of their own."""
-    spec = ClassifierSpec(
-        name="allcnn", width=0.125, in_channels=1, image_size=8, num_classes=10, mean=digits_data.mean,
-        std=digits_data.std,
-    )  # fmt: skip
-    models = [build_classifier(spec, seed) for seed in range(3)]
-    for seed, model in enumerate(models):
-        train_classifier(
-            model, digits_data.images[::2], digits_data.labels[::2], TrainSettings(epochs=10), seed=seed
-        )
-    return [model.eval() for model in models]
+LEAST_PRECISION = {"rbf": 0.8, "cosine": 0.65, "l2": 0.55}
 
 
 @pytest.mark.parametrize("kernel", sorted(KERNELS))
+@pytest.mark.parametrize("erased", [3, 4, 6])
 def test_samples_above_the_knee_are_mostly_of_the_examples_class(
-    kernel: str, versions: list[Classifier], digits_data: LabelledImages
+    kernel: str, erased: int, version: Classifier, digits_data: LabelledImages
 ) -> None:
     """Five training digits of a class; unseen digits stand in for samples: all of the class, mostly it.
 
-    Precision is the mean over the classes 3, 4 and 6 of three versions: rbf 90 % (85 to 96), cosine 69 (40 to
-    83), l2 67 (61 to 73); recall 98 to 100 %. Below the threshold, the other reading of eq. 9, are next to
-    none of the class.
+    Measured precision for the classes 3, 4 and 6: rbf 93, 88, 90 %, cosine 85, 75, 83 %, l2 76, 65, 71 %;
+    recall 100 %. Below the threshold, the other reading of eq. 9, are next to none of the class.
     """
     train, test = (slice(0, None, 2), slice(1, None, 2))
-    precision = []
-    for version, erased in itertools.product(versions, (3, 4, 6)):
-        given = digits_data.images[train][digits_data.labels[train] == erased][:5]
-        like = digits_data.labels[test] == erased
-        samples = features_of(version, digits_data.images[test])
-        scores = similarity(samples, features_of(version, given), kernel)
-        knee = knee_threshold(scores)
-        selected = knee.selects(scores)
-        assert knee.method == "knee"
-        precision.append(float(like[selected].double().mean()))
-        assert float(selected[like].double().mean()) > 0.97
-        assert float(like[scores < knee.threshold].double().mean()) < 0.01
-    assert statistics.mean(precision) > LEAST_PRECISION[kernel]
+    given = digits_data.images[train][digits_data.labels[train] == erased][:5]
+    like = digits_data.labels[test] == erased
+    samples = features_of(version, digits_data.images[test])
+    scores = similarity(samples, features_of(version, given), kernel)
+    knee = knee_threshold(scores)
+    selected = knee.selects(scores)
+    assert knee.method == "knee"
+    assert float(like[selected].double().mean()) > LEAST_PRECISION[kernel]
+    assert float(selected[like].double().mean()) > 0.97
+    assert float(like[scores < knee.threshold].double().mean()) < 0.01

@@ -18,7 +18,6 @@ from rayunlearn.methods import error_noise as module
 from rayunlearn.methods import min_max, unsir
 from rayunlearn.methods.error_noise import NoiseSettings, error_noise, noise_loss
 from rayunlearn.methods.min_max import MinMaxSettings
-from rayunlearn.methods.training_log import flat_parameters
 from rayunlearn.methods.unlearning import Handed, Samples
 from rayunlearn.methods.unsir import UNSIRSettings
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec
@@ -227,7 +226,7 @@ def test_a_run_depends_on_its_seed_alone(name: str, hand: Callable[..., Handed])
         ends.append(run.checkpoint())
         assert not ends[-1].training
         assert all(torch.equal(before[key], value) for key, value in handed.weights.items())
-    same, again, other = (flat_parameters(end) for end in ends)
+    same, again, other = (torch.nn.utils.parameters_to_vector(end.parameters()) for end in ends)
     assert torch.equal(same, again) and not torch.equal(same, other)
 
 

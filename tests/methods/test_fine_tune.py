@@ -64,7 +64,7 @@ def test_it_is_a_training_from_the_handed_weights(version: Classifier, digits_da
 
 @pytest.mark.slow
 def test_a_class_goes_late_and_the_rest_stays(version: Classifier, digits_data: LabelledImages) -> None:
-    """Ten epochs of small batches take the class from over 90 % to under 80; its images would have kept it.
+    """Ten epochs of small batches take the class from over 95 % to under 80; its images would have kept it.
 
     It does not go at once, since nothing contradicts it: after two epochs of large batches it is over 90 %.
     """
@@ -72,7 +72,7 @@ def test_a_class_goes_late_and_the_rest_stays(version: Classifier, digits_data: 
     before = accuracies(version, digits_data, 9)
     retain, forget = accuracies(run(METHOD, handed, SMALL_BATCHES), digits_data, 9)
     kept, known = accuracies(run(METHOD, everything(handed), SMALL_BATCHES), digits_data, 9)
-    assert before[1] > 0.9 and known > 0.9 and forget < 0.8
+    assert before[1] > 0.95 and known > 0.9 and forget < 0.8
     assert min(retain, kept) > before[0] - 0.02
     assert accuracies(run(METHOD, handed, SHORT), digits_data, 9)[1] > 0.9
 

@@ -152,10 +152,9 @@ def served(method: str) -> tuple[Outcome, Scheduler]:
 def test_a_method_forgets_samples(method: str) -> None:
     """A version that has forgotten them, published by synthetic retain images alone; the reason says so.
 
-    What is to be forgotten was known by heart (mean probability 0.97; gold's is 0.00). Retraining, EUBO,
-    fine-tuning and other labels end near gold; rollback and Bad Teacher on the way there (0.2 to 0.4 over six
-    runs), RKL not so far (0.5 to 0.8); noise (Fisher: 0.70) changes the model and tells samples from no
-    others.
+    What is to be forgotten was known by heart (mean probability 0.94; gold's is 0.00). Retraining, EUBO,
+    fine-tuning and other labels end near gold; rollback, Bad Teacher and RKL on the way there (0.45, 0.41 and
+    0.51); noise (Fisher: 0.70) changes the model and tells samples from no others.
     """
     target = wrong_ids()[:4]
     outcome, scheduler = served(method)
@@ -177,8 +176,7 @@ def test_a_method_forgets_samples(method: str) -> None:
     unlearned = version_model(original()[0].spec, load_version(store, version))
     before, after = probability(original()[1], target), probability(unlearned, target)
     assert before > 0.9
-    most = 0.8 if method == "rkl" else 0.6
-    assert after != before if method == "fisher" else after < most, after
+    assert after != before if method == "fisher" else after < 0.6, after
 
 
 def test_rolling_back_drops_their_steps_from_the_log() -> None:
