@@ -197,4 +197,5 @@ def section(
 def _line(fall: Shortfall) -> str:
     settings = ", ".join(f"`{path}` {ours} ({paper})" for path, (ours, paper) in fall.settings.items())
     differ = f" Settings that differ from the paper's, in brackets: {settings}." if settings else ""
-    return f"- **{fall.what}** Here: {fall.found}.{differ} Why: {remark_on(fall.name)}"
+    why = remark_on(fall.name, reduced=bool(fall.settings))
+    return f"- **{fall.what}** Here: {fall.found}.{differ} Why: {why}"

@@ -82,6 +82,14 @@ def test_what_is_far_above_the_paper_is_named_too() -> None:
     assert "above" not in section(PAGE, results((96.9, 0.0)), [], [], {}).partition("Nothing")[2]
 
 
+def test_a_remark_on_a_reduction_is_not_made_of_the_papers_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes first where the settings differ from the paper's, and not at all where they do not."""
+    monkeypatch.setattr(remarks, "REMARKS", {"mnist-*": "whichever."})
+    monkeypatch.setattr(remarks, "OF_REDUCTIONS", {"mnist-*": "too few cycles."})
+    assert remark_on("mnist-lenet-0-gkt", reduced=True) == "too few cycles."
+    assert remark_on("mnist-lenet-0-gkt") == "whichever."
+
+
 def test_a_remark_is_found_by_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first that fits; that none does is said."""
     monkeypatch.setattr(remarks, "REMARKS", {"mnist-*-gkt": "one.", "mnist-*": "two."})
