@@ -21,6 +21,9 @@ from rayunlearn.inversion.relabelling import relabel
 HELD_OUT_EVERY = 10
 """Of so many samples of a class in a row one is held out for stopping, and one for the final check."""
 
+EXAMPLE_KEPT_BACK_EVERY = 4
+"""Of so many unwanted examples one is never learned from, where nothing else could judge."""
+
 MOST_OF_A_LABEL = 0.1
 """Most of the samples with a label to erase that are D'_e where their class stays; one may always be."""
 
@@ -118,6 +121,17 @@ def unlearning_set(
     wrong = torch.isin(answers, torch.tensor(sorted(erased)))
     targets = torch.where(like_examples[:, None], relabel(soft_labels, erased), soft_labels)
     return UnlearningSet(images=images, targets=targets, answers=answers, unwanted=like_examples & wrong)
+
+
+def kept_back(examples: UnlearningSet) -> Tensor:
+    """Which examples are never learned from, mask `[N]`: every fourth of the unwanted ones.
+
+    Where classes stay whose labels are erased, the examples alone tell what may no longer be answered with
+    them; whoever learns from examples, too, is judged by those that are kept back. Of less than four
+    unwanted ones none is.
+    """
+    place = examples.unwanted.cumsum(dim=0) % EXAMPLE_KEPT_BACK_EVERY
+    return examples.unwanted & (place == 0)
 
 
 def joined(parts: Sequence[UnlearningSet]) -> UnlearningSet:

@@ -20,7 +20,7 @@ from rayunlearn.errors import BadInput, nearest
 from rayunlearn.inversion.filtration import FiltrationSettings
 from rayunlearn.inversion.model_inversion import ModelInversionSettings
 from rayunlearn.inversion.similarity import KERNELS
-from rayunlearn.inversion.unlearning_set import UnlearningSet, joined, unlearning_set
+from rayunlearn.inversion.unlearning_set import UnlearningSet, joined, kept_back, unlearning_set
 from rayunlearn.methods.conditional_gan import ConditionalGANSettings
 from rayunlearn.methods.training import TrainSettings, TrainState, steps_per_epoch, train_steps
 from rayunlearn.methods.unlearning import Handed, Method, Samples, Unlearning, required
@@ -45,7 +45,7 @@ class FewShotSettings(FiltrationSettings):
             give the same weights up to the order of floating-point sums.
         examples_share: share of what is learned from that the given examples make up, relabelled and
             repeated; 0 in the paper. Generated samples alone may miss what the examples show (docs/log.md,
-            44 and 45).
+            44 and 45). Where classes stay a fourth of the examples is kept back, to judge by.
         kernel: of the similarity to the examples (Table 7).
         unit_features: divide features by their length first; the paper says nothing of it. A generator's
             images are features of another length than real ones (LeNet5 and MNIST: 25 to 19 in the mean), so
@@ -58,6 +58,9 @@ class FewShotSettings(FiltrationSettings):
         lr: SGD's learning rate (appendix C.4, as the next two).
         momentum: SGD's.
         weight_decay: SGD's, L2.
+        update_statistics: whether relearning updates BatchNorm's running statistics, of which the paper says
+            nothing. Those of the version are the real data's; D' has others, and what is learned under
+            them does not hold for real images (docs/log.md, 65).
     """
 
     section: ClassVar[str] = "few_shot"
@@ -76,6 +79,7 @@ class FewShotSettings(FiltrationSettings):
     lr: float = 3e-3
     momentum: float = 0.9
     weight_decay: float = 2e-5
+    update_statistics: bool = False
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -107,11 +111,14 @@ class FewShotSettings(FiltrationSettings):
         return TrainSettings(
             epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, weight_decay=self.weight_decay,
             optimizer="sgd", momentum=self.momentum, schedule="constant",
+            update_statistics=self.update_statistics,
         )  # fmt: skip
 
 
 def with_examples(learned: UnlearningSet, handed: Handed, share: float) -> UnlearningSet:
     """What is learned from, with the given examples relabelled and repeated until they are a share of it.
+
+    Where the classes stay whose labels are erased, without those that are `kept_back`.
 
     Raises:
         BadInput: there is no example.
@@ -121,8 +128,10 @@ def with_examples(learned: UnlearningSet, handed: Handed, share: float) -> Unlea
         soft = handed.model()(examples.images).softmax(dim=1)
     every = torch.ones(len(examples), dtype=torch.bool)
     given = unlearning_set(examples.images, soft, every, handed.roles.erased)
-    copies = math.ceil(share / (1 - share) * len(learned) / len(examples))
-    repeated = given.where(torch.arange(len(examples)).repeat(copies))
+    if not handed.roles.target:
+        given = given.where(~kept_back(given))
+    copies = math.ceil(share / (1 - share) * len(learned) / len(given))
+    repeated = given.where(torch.arange(len(given)).repeat(copies))
     return joined([learned, repeated])
 
 

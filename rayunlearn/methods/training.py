@@ -9,7 +9,7 @@ gradients are summed over workers, and BatchNorm takes the statistics of the glo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rayunlearn.errors import BadInput, RayUnlearnError, nearest
+from rayunlearn.inversion.transformations import Transformation, check_names, transformations
 from rayunlearn.methods.global_batchnorm import GlobalBatchNorm2d, convert_batchnorm, global_batchnorm
+from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import generator
 
 __all__ = [
@@ -59,6 +61,11 @@ class TrainSettings:
         div_factor: one_cycle: `lr` over the first rate.
         final_div_factor: one_cycle: the first rate over the last.
         cycle_momentum: one_cycle: momentum goes from 0.95 to 0.85 and back as the rate rises and falls.
+        transformations: names of `rayunlearn.inversion.transformations`; each time an image is learned from
+            it is shown under one of them or as it is, drawn with equal chances. Eq. 1 of the few-shot paper
+            sums over them, of which this is an estimate at the cost of one.
+        update_statistics: BatchNorm normalises by the batch and updates its running statistics; if not, by
+            those that it has, which stay as they are.
     """
 
     epochs: int = 40
@@ -72,6 +79,8 @@ class TrainSettings:
     div_factor: float = 25.0
     final_div_factor: float = 1e4
     cycle_momentum: bool = True
+    transformations: tuple[str, ...] = ()
+    update_statistics: bool = True
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -94,8 +103,10 @@ class TrainSettings:
         for field, names in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, field) not in names:
                 self._refuse(field, nearest(str(getattr(self, field)), names))
-        if type(self.cycle_momentum) is not bool:
-            self._refuse("cycle_momentum", "True or False")
+        for field in ("cycle_momentum", "update_statistics"):
+            if type(getattr(self, field)) is not bool:
+                self._refuse(field, "True or False")
+        check_names("transformations", self.transformations)
 
     def _refuse(self, field: str, allowed: str) -> None:
         raise BadInput(field, getattr(self, field), allowed, where="train settings")
@@ -112,7 +123,8 @@ class StepInfo:
         step: number of the step, from 0.
         sample_ids: `[B]` int64, the *global* batch, as indices into the images trained on.
         loss: mean cross-entropy over the global batch, before the update, nats.
-        model: the model after the update, not a copy; put into training mode before every step.
+        model: the model after the update, not a copy; put into training mode before every step, but for
+            BatchNorm whose statistics are to stay.
     """
 
     step: int
@@ -226,7 +238,8 @@ def train_steps(
             takes global-batch statistics until the iterator ends or is closed.
 
     Raises:
-        BadInput: shapes, batch size and shard do not fit.
+        BadInput: shapes, batch size and shard do not fit; or transformations of a model that does not say
+            which pixel values are its background.
         RayUnlearnError: the loss is not finite.
     """
     rank, world = _checked_shard(shard, settings)
@@ -234,6 +247,7 @@ def train_steps(
     if len(labels) != n:
         raise BadInput("number of labels", len(labels), f"{n}, one per image")
     total = settings.epochs * steps_per_epoch(n, settings)
+    views = _views(state.model, settings)
     if min(n, settings.batch_size) < world:
         raise BadInput("samples in a batch", min(n, settings.batch_size), f"at least {world}, one per worker")
     with global_batchnorm(state.model) if world > 1 else nullcontext():
@@ -241,8 +255,16 @@ def train_steps(
             lr, momentum = schedule_at(state.step, total, settings)
             _set_rates(state.optimizer, lr, momentum)
             state.model.train()
-            mine = ids[rank * len(ids) // world : (rank + 1) * len(ids) // world].to(images.device)
-            logits = state.model(images[mine])
+            if not settings.update_statistics:
+                _keep_statistics(state.model)
+            part = slice(rank * len(ids) // world, (rank + 1) * len(ids) // world)
+            mine = ids[part].to(images.device)
+            shown = images[mine]
+            if views:
+                draws = generator(seed, "transformations", state.step)
+                which = torch.randint(len(views) + 1, (len(ids),), generator=draws)
+                shown = _shown(shown, views, which[part])
+            logits = state.model(shown)
             if world == 1:
                 loss = F.cross_entropy(logits, labels[mine])
             else:
@@ -271,7 +293,7 @@ def train_classifier(
     on_step: Callable[[StepInfo], None] | None = None,
     shard: tuple[int, int] | None = None,
 ) -> TrainResult:
-    """Train `model` in place by cross-entropy, without augmentation; its mode is left as it was.
+    """Train `model` in place by cross-entropy; its mode is left as it was.
 
     Args:
         model: logits `[B, K]` of images `[B, C, H, W]`.
@@ -308,6 +330,30 @@ def _checked_shard(shard: tuple[int, int] | None, settings: TrainSettings) -> tu
         if group != (rank, world):
             raise BadInput("shard", shard, f"torch.distributed's own rank and world size, {group}")
     return rank, world
+
+
+def _keep_statistics(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def _views(model: nn.Module, settings: TrainSettings) -> tuple[Transformation, ...]:
+    if not settings.transformations:
+        return ()
+    if not isinstance(model, Classifier):
+        raise BadInput("model", type(model).__name__, "a Classifier, where transformations are asked for")
+    return transformations(settings.transformations, background=model.spec.pixel_range[0])
+
+
+def _shown(images: Tensor, views: Sequence[Transformation], which: Tensor) -> Tensor:
+    """Images `[B, C, H, W]`, each under the view of its number in `which` `[B]`, or as it is for the last."""
+    shown = images.clone()
+    for number, view in enumerate(views):
+        chosen = (which == number).nonzero()[:, 0].to(images.device)
+        if len(chosen):
+            shown[chosen] = view(images[chosen])
+    return shown
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float) -> None:

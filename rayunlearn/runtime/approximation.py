@@ -27,6 +27,7 @@ from rayunlearn.inversion.unlearning_set import (
     UnlearningSet,
     in_part,
     joined,
+    kept_back,
     likeness,
     unlearning_set,
 )
@@ -245,15 +246,21 @@ class Approximation:
                 yield given.where(chosen)
 
     def held(self, part: Part) -> UnlearningSet:
-        """A held-out part as a whole, and the examples, of which nothing of the behaviour may be left.
+        """A held-out part, and the examples, of which nothing of the behaviour may be left.
 
         D' alone would not do: a generator may show little of a behaviour, or show it as no example does.
+        Where the classes stay whose labels are erased it says nothing of it, and its unwanted samples are
+        left out: a model that was trained without the behaviour answers most of them with these labels too
+        (decision 8). Then the examples judge alone, or those of them that are not learned from.
 
         Raises:
             BadInput: nothing is unwanted: the version answers no example with a label to erase, nor any
                 sample that is like them.
         """
-        found = joined([*self.parts(part), self._given])
+        samples = joined(list(self.parts(part)))
+        if self.stay:
+            samples = samples.where(~samples.unwanted)
+        found = joined([samples, self._given])
         if not bool(found.unwanted.any()):
             raise BadInput(
                 "examples that the version answers with a label to erase",
@@ -267,7 +274,10 @@ class Approximation:
     def _given(self) -> UnlearningSet:
         images, every = self.examples.images, torch.ones(len(self.examples), dtype=torch.bool)
         (soft,) = self.ensemble.map([(soft_labels, (self.spec, self.weights, images))])
-        return unlearning_set(images, soft, every, self.roles.erased)
+        given = unlearning_set(images, soft, every, self.roles.erased)
+        kept = kept_back(given)
+        learned_from = bool(self.stay) and self.settings.examples_share > 0 and bool(kept.any())
+        return given.where(kept) if learned_from else given
 
 
 def filtered_rows(filtered: Filtered, erased: Collection[int]) -> list[dict[str, Any]]:

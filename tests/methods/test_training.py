@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import split
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.inversion.transformations import DEFAULT, transformations
 from rayunlearn.methods import training
 from rayunlearn.methods.training import (
     GlobalBatchNorm2d,
@@ -37,6 +38,8 @@ TINY = TrainSettings(epochs=2, batch_size=15, lr=1e-2)
 RECIPES = {
     "adamw": TINY,
     "sgd": TrainSettings(epochs=2, batch_size=15, lr=0.05, optimizer="sgd", weight_decay=0.0),
+    "transformed": TrainSettings(epochs=2, batch_size=15, lr=1e-2, transformations=DEFAULT),
+    "statistics kept": TrainSettings(epochs=2, batch_size=15, lr=1e-2, update_statistics=False),
 }
 
 
@@ -87,6 +90,59 @@ def test_training_is_torchs_own_loop_bit_for_bit():
     other = tiny_model(dtype=torch.float32)
     train_classifier(other, images, labels, TINY, seed=4)
     assert version_id(other.state_dict()) != version_id(model.state_dict())
+
+
+def test_images_are_shown_as_they_are_or_under_one_transformation():
+    """Each of an image's forms comes up, about as often; which one changes from step to step."""
+    settings = TrainSettings(epochs=40, batch_size=25, transformations=DEFAULT)
+    images, labels = tiny_data(25, dtype=torch.float32)
+    model, shown = tiny_model(dtype=torch.float32), []
+    model.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0].clone()))
+    train_classifier(model, images, labels, settings, seed=0)
+    views = transformations(DEFAULT, background=model.spec.pixel_range[0])
+    forms = torch.stack([images, *(view(images) for view in views)])
+    drawn = []
+    for step, ids in enumerate(batches(25, settings, seed=0)):
+        apart = (forms[:, ids] - shown[step]).abs().amax(dim=(2, 3, 4))
+        assert (apart.min(dim=0).values < 1e-5).all(), "no image is shown in another form"
+        drawn.append(apart.argmin(dim=0)[ids.argsort()])
+    counts = torch.stack(drawn).flatten().bincount(minlength=4)
+    assert len(counts) == 4
+    assert (counts.double() / 1000 - 0.25).abs().max() < 0.07  # five standard deviations
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_statistics_stay_where_they_are_not_updated():
+    """Weights are learned, by the statistics that the model has; with them updated it ends elsewhere."""
+    images, labels = tiny_data()
+    ends = {}
+    for update in (True, False):
+        settings = TrainSettings(epochs=2, batch_size=15, lr=1e-2, update_statistics=update)
+        model = tiny_model()
+        train_classifier(model, images, labels, settings, seed=0)
+        ends[update] = dict(model.state_dict())
+        assert model.training, "its mode is as it was"
+        buffers = dict(tiny_model().named_buffers())
+        moved = [name for name, now in model.named_buffers() if not torch.equal(now, buffers[name])]
+        assert bool(moved) == update
+    assert greatest_difference(ends[False], tiny_model().state_dict()) > 1e-3
+    weights = [name for name, _ in tiny_model().named_parameters()]
+    assert greatest_difference(*({name: end[name] for name in weights} for end in ends.values())) > 1e-3
+
+
+def test_a_resumed_training_shows_the_same_images():
+    """What a step shows depends on the seed and its number alone."""
+    images, labels = tiny_data()
+    whole, state = tiny_model(), TrainState(tiny_model(), RECIPES["transformed"])
+    train_classifier(whole, images, labels, RECIPES["transformed"], seed=0)
+    for until in (3, 10):
+        resumed = TrainState(tiny_model(), RECIPES["transformed"])
+        resumed.load_state_dict(copy.deepcopy(state.state_dict()))
+        for info in train_steps(resumed, images, labels, RECIPES["transformed"], seed=0):
+            if info.step + 1 == until:
+                break
+        state = resumed
+    assert version_id(state.model.state_dict()) == version_id(whole.state_dict())
 
 
 @pytest.mark.parametrize("total", [5, 10, 97])
@@ -219,13 +275,15 @@ def test_divergence_is_said():
         ("epochs", 0), ("epochs", 1.0), ("batch_size", 0), ("lr", 0.0), ("lr", float("nan")), ("lr", "1"),
         ("weight_decay", -1e-9), ("momentum", 1.0), ("optimizer", "adam"), ("schedule", "onecycle"),
         ("warmup_fraction", 1.0), ("div_factor", 0.5), ("final_div_factor", 0), ("cycle_momentum", 1),
+        ("transformations", ("flip",)), ("update_statistics", 0),
     ],
 )  # fmt: skip
 def test_bad_settings_are_named(field, value):
     """A field out of range is refused with its name and value."""
     with pytest.raises(BadInput) as error:
         TrainSettings(**{field: value})
-    assert (error.value.thing, error.value.value) == (field, value) or value != value
+    said = value[0] if field == "transformations" else value
+    assert (error.value.thing, error.value.value) == (field, said) or value != value
 
 
 def test_bad_calls_are_refused():
@@ -235,6 +293,8 @@ def test_bad_calls_are_refused():
         train_classifier(tiny_model(), images[:0], labels[:0], TINY, seed=0)
     with pytest.raises(BadInput, match="one per image"):
         train_classifier(tiny_model(), images, labels[:-1], TINY, seed=0)
+    with pytest.raises(BadInput, match="Sequential.*Classifier"):
+        train_classifier(nn.Sequential(tiny_model()), images, labels, RECIPES["transformed"], seed=0)
     for shard in ((0, 2), (2, 2), (0, 0), (-1, 1)):
         with pytest.raises(BadInput, match="shard"):
             train_classifier(tiny_model(), images, labels, TINY, seed=0, shard=shard)

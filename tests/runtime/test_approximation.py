@@ -10,6 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from rayunlearn.errors import BadInput
+from rayunlearn.inversion import unlearning_set
 from rayunlearn.inversion.filtration import Candidates, Tally
 from rayunlearn.inversion.model_inversion import ModelInversionSettings
 from rayunlearn.inversion.unlearning_set import MOST_OF_A_LABEL, Part, UnlearningSet, joined
@@ -174,14 +175,36 @@ def test_nothing_to_change_is_an_error(undisturbed: tuple[Store, UnlearningSet])
         begun(store, erased=1, examples=examples(0)).held("stop")
 
 
-def test_the_examples_are_judged_by_too(undisturbed: tuple[Store, UnlearningSet]) -> None:
-    """Each held-out part ends with them, unwanted where the version answers them with the label."""
-    made = begun(undisturbed[0])
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_examples_are_judged_by_too(
+    undisturbed: tuple[Store, UnlearningSet], whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each held-out part ends with them, unwanted where the version answers them with the label.
+
+    Where the class stays they are all that is unwanted: of what is like them in D' nothing is judged.
+    """
+    monkeypatch.setattr(unlearning_set, "MOST_OF_A_LABEL", 1.0)
+    made = begun(undisturbed[0], whole=whole)
     for part in ("stop", "check"):
         held, own = made.held(part), joined(list(made.parts(part)))
-        assert len(held) == len(own) + len(examples())
+        like = int(own.unwanted.sum())
+        assert like > 0
+        assert len(held) == len(own) + len(examples()) - (0 if whole else like)
         assert torch.equal(held.images[-5:], examples().images)
         assert torch.equal(held.unwanted[-5:], held.answers[-5:] == ERASED) and bool(held.unwanted[-5:].any())
+        assert int(held.unwanted[:-5].sum()) == (like if whole else 0)
+
+
+def test_who_learns_from_examples_is_judged_by_others(undisturbed: tuple[Store, UnlearningSet]) -> None:
+    """Of five that are answered with the label of a class that stays, the fourth alone judges."""
+    learns = replace(SETTINGS, examples_share=0.1)
+    alone = begun(undisturbed[0]).held("check")
+    held = begun(undisturbed[0], settings=learns).held("check")
+    wrong = (alone.images[-5:])[alone.unwanted[-5:]]
+    assert len(wrong) == 5
+    assert torch.equal(held.images[held.unwanted], wrong[3:4]) and len(held) == len(alone) - 4
+    whole = begun(undisturbed[0], settings=learns, whole=True).held("check")
+    assert torch.equal(whole.images[-5:], examples().images)
 
 
 def test_a_whole_class_goes_by_its_label(undisturbed: tuple[Store, UnlearningSet]) -> None:
