@@ -44,8 +44,9 @@ class FewShotSettings(FiltrationSettings):
         workers: of the Ray Train run that relearns; 0: the run's own process. Several share each step, and
             give the same weights up to the order of floating-point sums.
         examples_share: share of what is learned from that the given examples make up, relabelled and
-            repeated; 0 in the paper. Generated samples alone may miss what the examples show (docs/log.md,
-            44 and 45). Where classes stay a fourth of the examples is kept back, to judge by.
+            repeated; 0 in the paper. Where D' shows nothing of what the examples do, as of wrong labels that
+            were learned by heart, they alone teach it (docs/log.md, 66). Where classes stay a fourth of the
+            examples is kept back, to judge by.
         kernel: of the similarity to the examples (Table 7).
         unit_features: divide features by their length first; the paper says nothing of it. A generator's
             images are features of another length than real ones (LeNet5 and MNIST: 25 to 19 in the mean), so
@@ -60,7 +61,7 @@ class FewShotSettings(FiltrationSettings):
         weight_decay: SGD's, L2.
         update_statistics: whether relearning updates BatchNorm's running statistics, of which the paper says
             nothing. Those of the version are the real data's; D' has others, and what is learned under
-            them does not hold for real images (docs/log.md, 65).
+            them does not hold for real images (docs/log.md, 65 and 67).
     """
 
     section: ClassVar[str] = "few_shot"

@@ -13,8 +13,8 @@ What the paper leaves open and what stands in its place:
 | transformations of eq. 1 | those that eq. 4 and 8 have (`rayunlearn.inversion.transformations`) |
 
 Originals, retrained models and Oracle are trained under them (eq. 1 and 2), relearning is not (algorithm 4).
-A classifier that was not is sure of its images only as they are, and hardly any generated image passes eq. 8
-(docs/log.md, 63).
+Of a classifier that was trained without, hardly any generated image of a class may pass eq. 8 (docs/log.md,
+63).
 """
 
 from __future__ import annotations
