@@ -20,11 +20,12 @@ from rayunlearn.reproduction.tables import Subject, of_request, subjects, table
 from rayunlearn.settings import paths
 
 LEFT_OUT = (
-    "train.epochs", "train.batch_size", "fine_tune.epochs", "fine_tune.batch_size", "fisher.alpha",
+    "train.epochs", "train.batch_size", "train.transformations", "fine_tune.epochs", "fine_tune.batch_size", "fisher.alpha",
     "few_shot.model_inversion.iterations", "few_shot.model_inversion.batch_size",
     "few_shot.model_inversion.width", "few_shot.model_inversion.z_dim",
     "few_shot.model_inversion.transformations", "few_shot.gan.epochs", "few_shot.per_class",
     "few_shot.budget", "few_shot.unit_features", "few_shot.epochs", "few_shot.batch_size",
+    "few_shot.update_statistics",
 )  # fmt: skip
 """Settings that the paper leaves out, shown with what the rows have."""
 
