@@ -24,9 +24,6 @@ HELD_OUT_EVERY = 10
 EXAMPLE_KEPT_BACK_EVERY = 4
 """Of so many unwanted examples one is never learned from, where nothing else could judge."""
 
-MOST_OF_A_LABEL = 0.1
-"""Most of the samples with a label to erase that are D'_e where their class stays; one may always be."""
-
 Part = Literal["learn", "stop", "check"]
 
 
@@ -37,7 +34,7 @@ class Likeness:
     What was learned by heart, as a wrong label is, has the features of what it is taken for, so that all of
     that class may lie above the knee. Where the class is to stay, only its most similar samples count: on
     digits of which a fifth of the 7s was labelled 2 or 3, relabelling all above the knee left 2 and 57 % of
-    the 2s and 3s right, a tenth of each 97 and 92 % (docs/log.md, 55).
+    the 2s and 3s right (docs/log.md, 55).
 
     Attributes:
         knee: the threshold on all samples.
@@ -55,7 +52,9 @@ class Likeness:
         return like
 
 
-def likeness(scores: Tensor, answers: Tensor, knee: Knee, stay: Collection[int]) -> Likeness:
+def likeness(
+    scores: Tensor, answers: Tensor, knee: Knee, stay: Collection[int], most_of_a_label: float
+) -> Likeness:
     """The rule for D'_e, from all samples of D'.
 
     Args:
@@ -63,11 +62,12 @@ def likeness(scores: Tensor, answers: Tensor, knee: Knee, stay: Collection[int])
         answers: labels that the version gives, `[N]` int64.
         knee: of the scores.
         stay: labels to erase whose classes stay.
+        most_of_a_label: most of the samples with such a label that are D'_e; one may always be.
     """
     raised = {}
     for label in sorted(stay):
         own = scores[answers == label].sort(descending=True).values
-        most = max(1, int(MOST_OF_A_LABEL * len(own)))
+        most = max(1, int(most_of_a_label * len(own)))
         if int(knee.selects(own).sum()) > most:
             raised[label] = math.nextafter(float(own[most]), math.inf)
     return Likeness(knee=knee, raised=raised)

@@ -54,6 +54,9 @@ class FewShotSettings(FiltrationSettings):
         whole_by: what counts as D'_e where whole classes are to go. "similarity": what is like the examples,
             as in the paper; what is not goes on being taught as before. "label": besides, every sample that
             the version answers with one of these classes.
+        most_of_a_label: where classes stay, the share of the samples with a label to erase that may be D'_e,
+            the most similar ones. Most of them are proper images of that class, and are taught wrongly: on
+            digits a tenth cost up to five points of D_r, one of each two (docs/log.md, 66 and 68).
         epochs: passes over D'; the paper relearns "until it converges".
         batch_size: samples in a step; the paper gives none.
         lr: SGD's learning rate (appendix C.4, as the next two).
@@ -75,6 +78,7 @@ class FewShotSettings(FiltrationSettings):
     kernel: str = "rbf"
     unit_features: bool = True
     whole_by: str = "label"
+    most_of_a_label: float = 0.02
     epochs: int = 10
     batch_size: int = 128
     lr: float = 3e-3
@@ -91,6 +95,8 @@ class FewShotSettings(FiltrationSettings):
             raise BadInput(f"{self.section}.whole_by", self.whole_by, nearest(str(self.whole_by), WHOLE_BY))
         if not 0 <= self.examples_share < 1:
             raise BadInput(f"{self.section}.examples_share", self.examples_share, "a share in [0, 1)")
+        if not 0 <= self.most_of_a_label <= 1:
+            raise BadInput(f"{self.section}.most_of_a_label", self.most_of_a_label, "a share from 0 to 1")
         counts = (("further_iterations", 0), ("workers", 0), ("epochs", 1), ("batch_size", 2))
         for name, least in counts:
             value = getattr(self, name)

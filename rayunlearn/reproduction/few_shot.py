@@ -90,7 +90,7 @@ CPU: dict[tuple[str, str], tuple[str, ...]] = {
         "few_shot.model_inversion.iterations=1500", "few_shot.model_inversion.batch_size=128",
         "few_shot.model_inversion.width=0.5", "few_shot.gan.epochs=10", "fisher.max_samples=1000",
         "train.epochs=8", "train.transformations=[]", "fine_tune.transformations=[]",
-        "few_shot.update_statistics=true",
+        "few_shot.update_statistics=true", "few_shot.most_of_a_label=0.1",
     ),
     ("mnist", "preactresnet18"): ("train.epochs=10", *_LARGE),
     ("mnist", "resnet50"): ("train.epochs=10", *_LARGE),

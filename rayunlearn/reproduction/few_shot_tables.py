@@ -20,12 +20,13 @@ from rayunlearn.reproduction.tables import Subject, of_request, subjects, table
 from rayunlearn.settings import paths
 
 LEFT_OUT = (
-    "train.epochs", "train.batch_size", "train.transformations", "fine_tune.epochs", "fine_tune.batch_size", "fisher.alpha",
+    "train.epochs", "train.batch_size", "fine_tune.epochs", "fine_tune.batch_size", "train.transformations",
+    "fisher.alpha",
     "few_shot.model_inversion.iterations", "few_shot.model_inversion.batch_size",
     "few_shot.model_inversion.width", "few_shot.model_inversion.z_dim",
     "few_shot.model_inversion.transformations", "few_shot.gan.epochs", "few_shot.per_class",
     "few_shot.budget", "few_shot.unit_features", "few_shot.epochs", "few_shot.batch_size",
-    "few_shot.update_statistics",
+    "few_shot.update_statistics", "few_shot.most_of_a_label",
 )  # fmt: skip
 """Settings that the paper leaves out, shown with what the rows have."""
 
@@ -46,8 +47,12 @@ def left_out(rows: Sequence[Row]) -> str:
     for name in LEFT_OUT:
         own = [found[name][1] for section, found in of_rows if name.split(".")[0] in (section, "train")]
         if own:
-            said.append(f"`{name}` {', '.join(dict.fromkeys(map(str, own)))}")
+            said.append(f"`{name}` {', '.join(dict.fromkeys(map(_value, own)))}")
     return f"Settings that the paper leaves out: {'; '.join(said)}.\n"
+
+
+def _value(value: object) -> str:
+    return "none" if value == () else str(value)
 
 
 def _shown(each: Subject) -> bool:

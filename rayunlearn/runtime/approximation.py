@@ -191,7 +191,8 @@ class Approximation:
         kept = self._kept_scores
         scores = torch.cat([kept["scores"][key] for key in self.composition.take])
         answers = torch.tensor(self._answers)
-        found = likeness(scores, answers, knee_threshold(scores), self.stay)
+        most = self.settings.most_of_a_label
+        found = likeness(scores, answers, knee_threshold(scores), self.stay, most)
         selected = int(found.selects(scores, answers).sum())
         width = None if kept["width"] is None else KernelWidth(**kept["width"])
         return Filtered(composition=self.composition, width=width, likeness=found, selected=selected)

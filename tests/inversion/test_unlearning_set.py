@@ -42,11 +42,11 @@ def test_of_a_class_that_stays_the_most_similar_tenth_counts() -> None:
     like, unlike = torch.linspace(9.0, 10.0, 100), torch.linspace(0.0, 0.5, 900)
     scores = torch.cat([like, unlike]).double()
     answers = torch.cat([torch.tensor([1, 2]).repeat(50), torch.zeros(850), torch.full((50,), 2)]).long()
-    rule = likeness(scores, answers, KNEE, stay=(1,))
+    rule = likeness(scores, answers, KNEE, stay=(1,), most_of_a_label=0.1)
     chosen = rule.selects(scores, answers)
     assert [int(chosen[answers == label].sum()) for label in (0, 1, 2)] == [0, 5, 50]
     assert scores[chosen & (answers == 1)].min() > scores[~chosen & (answers == 1)].max()
-    all_go = likeness(scores, answers, KNEE, stay=())
+    all_go = likeness(scores, answers, KNEE, stay=(), most_of_a_label=0.1)
     assert torch.equal(all_go.selects(scores, answers), scores >= KNEE.threshold)
 
 
@@ -54,7 +54,7 @@ def test_a_minority_of_a_class_is_left_to_the_knee() -> None:
     """What is below a tenth of its label already keeps the common threshold; of a rare label one counts."""
     scores = torch.cat([torch.linspace(9.0, 10.0, 20), torch.linspace(0.0, 0.5, 480)]).double()
     answers = torch.cat([torch.ones(17), torch.full((3,), 2.0), torch.ones(480)]).long()
-    rule = likeness(scores, answers, KNEE, stay=(1, 2, 3))
+    rule = likeness(scores, answers, KNEE, stay=(1, 2, 3), most_of_a_label=0.1)
     assert set(rule.raised) == {2}
     chosen = rule.selects(scores, answers)
     assert int(chosen[answers == 1].sum()) == 17 and int(chosen[answers == 2].sum()) == 1

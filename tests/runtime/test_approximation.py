@@ -10,10 +10,9 @@ import torch
 from sklearn.datasets import load_digits
 
 from rayunlearn.errors import BadInput
-from rayunlearn.inversion import unlearning_set
 from rayunlearn.inversion.filtration import Candidates, Tally
 from rayunlearn.inversion.model_inversion import ModelInversionSettings
-from rayunlearn.inversion.unlearning_set import MOST_OF_A_LABEL, Part, UnlearningSet, joined
+from rayunlearn.inversion.unlearning_set import Part, UnlearningSet, joined
 from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
@@ -33,7 +32,9 @@ INVERSION = ModelInversionSettings(
     total_variation_weight=0.0, batchnorm_weight=1.0, diversity_weight=0.0, lr=5e-3,
 )  # fmt: skip
 SETTINGS = FewShotSettings(
-    model_inversion=INVERSION, per_class=40, budget=400, chunk_size=50, t_ent=2.0, entropy_under="plain")
+    model_inversion=INVERSION, per_class=40, budget=400, chunk_size=50, t_ent=2.0, entropy_under="plain",
+    most_of_a_label=0.1,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -156,10 +157,10 @@ def test_the_parts_are_all_of_it(undisturbed: tuple[Store, UnlearningSet]) -> No
 
 
 def test_what_is_like_the_examples_is_relabelled(undisturbed: tuple[Store, UnlearningSet]) -> None:
-    """None of it keeps the label; of a class that stays it is a tenth, of one that goes most."""
+    """None of it keeps the label; of a class that stays it is the share set, of one that goes most."""
     found = undisturbed[1]
     answered = int((found.answers == ERASED).sum())
-    assert int(found.unwanted.sum()) == int(MOST_OF_A_LABEL * answered) > 2
+    assert int(found.unwanted.sum()) == int(SETTINGS.most_of_a_label * answered) > 2
     by_similarity = replace(SETTINGS, whole_by="similarity")
     gone = begun(undisturbed[0], whole=True, settings=by_similarity).filter()
     assert gone.selected >= 0.5 * answered
@@ -176,15 +177,12 @@ def test_nothing_to_change_is_an_error(undisturbed: tuple[Store, UnlearningSet])
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_examples_are_judged_by_too(
-    undisturbed: tuple[Store, UnlearningSet], whole: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_examples_are_judged_by_too(undisturbed: tuple[Store, UnlearningSet], whole: bool) -> None:
     """Each held-out part ends with them, unwanted where the version answers them with the label.
 
     Where the class stays they are all that is unwanted: of what is like them in D' nothing is judged.
     """
-    monkeypatch.setattr(unlearning_set, "MOST_OF_A_LABEL", 1.0)
-    made = begun(undisturbed[0], whole=whole)
+    made = begun(undisturbed[0], whole=whole, settings=replace(SETTINGS, most_of_a_label=1.0))
     for part in ("stop", "check"):
         held, own = made.held(part), joined(list(made.parts(part)))
         like = int(own.unwanted.sum())
