@@ -77,13 +77,14 @@ _LARGE = (
     "model.width=0.125", "data.train_per_class=1000", "data.test_per_class=200", "train.batch_size=64",
     "few_shot.model_inversion.iterations=600", "few_shot.model_inversion.batch_size=64",
     "few_shot.model_inversion.width=0.5", "few_shot.model_inversion.batchnorm_weight=0.3",
-    "few_shot.model_inversion.entropy_weight=5",
+    "few_shot.model_inversion.entropy_weight=5", "few_shot.model_inversion.augmentation_weight=1",
+    "few_shot.model_inversion.diversity_weight=5",
     "few_shot.gan.epochs=20", "few_shot.gan.batch_size=64", "few_shot.per_class=300",
     "few_shot.budget=6000", "few_shot.batch_size=64", "fisher.max_samples=500",
     "validation.per_retain_class=10", "validation.per_forget_class=30", "validation.checkpoint_every=20",
 )  # fmt: skip
-"""Of the large networks. By the paper's weight of 10 the BatchNorm loss of so many layers outweighs the
-wanted labels for longer than these iterations last (docs/log.md, 59, 60 and 64)."""
+"""Of the large networks. By the paper's weights the BatchNorm loss of so many layers outweighs the others for
+longer than these iterations last (docs/log.md, 59, 60 and 64)."""
 
 CPU: dict[tuple[str, str], tuple[str, ...]] = {
     ("mnist", "lenet5_bn"): (
