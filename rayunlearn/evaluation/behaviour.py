@@ -1,4 +1,4 @@
-"""What stopping and gate see of a behaviour: held-out samples of D', and what the model answers to them.
+"""What stopping and gate see of a behaviour: what the model answers to held-out samples of D' and examples.
 
 For a whole class it is right that its accuracy falls to 0; for mislabelled samples it is right that accuracy
 rises. What both have in common is asked here: does the model still give the erased label where the version

@@ -59,8 +59,8 @@ def digits_few_shot() -> Recipe:
     """Few-shot unlearning with the examples among what is relearned from.
 
     The paper's weights of the generator's losses meet AllCNN's eight BatchNorm layers with few classes; a
-    greater entropy weight finds them all, and a greater diversity weight keeps a class's images apart. The
-    samples alone leave most of a class there (docs/log.md, 44 and 45).
+    greater entropy weight finds them all, and a greater diversity weight keeps a class's images apart. Wrong
+    labels that were learned by heart show in the examples alone (docs/log.md, 66).
     """
     return replace(
         digits(),

@@ -30,8 +30,9 @@ class GateMeasures:
         probe_recall: share of held-out synthetic forget images that a linear probe of the result's features
             knows after one image of each class; None where no class is named.
         forgotten_share: class forgotten by an earlier request -> share of all predictions that go to it.
-        kind: of the request. Of "samples" forget counts are 0; of "examples" they are of samples of D' that
-            are like the examples, and retain counts of the others. Neither has a relearning curve.
+        kind: of the request. Of "samples" forget counts are 0; of "examples" they are of the examples and,
+            where classes go, of samples of D' that are like them; retain counts are of the others. Neither
+            has a relearning curve.
     """
 
     retain_correct: int

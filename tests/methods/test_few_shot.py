@@ -65,6 +65,17 @@ def test_nothing_goes_where_nothing_is_relabelled(
     assert class_counts(run.checkpoint(), digits[0][1::2], digits[1][1::2], 10).accuracy([ERASED]) > 0.85
 
 
+def test_statistics_of_the_version_stay(original: Classifier, samples: UnlearningSet) -> None:
+    """BatchNorm's running statistics are not those of what is relearned from, unless that is asked for."""
+    before = dict(original.named_buffers())
+    for update in (False, True):
+        run = begin(original, samples, replace(SETTINGS, update_statistics=update))
+        run.advance(1, 20)
+        after = dict(run.checkpoint().named_buffers())
+        moved = {name for name in before if not torch.equal(after[name], before[name])}
+        assert bool(moved) == update
+
+
 @torch.no_grad()
 def _own_answers(original: Classifier, samples: UnlearningSet) -> Tensor:
     return original(samples.images).softmax(dim=1)

@@ -89,7 +89,7 @@ def test_the_papers_scale_has_no_reduction(kind: str, number: str) -> None:
 
 
 def test_the_papers_settings() -> None:
-    """Appendix C.4: weights of the losses, and the three optimizers."""
+    """Appendix C.4: weights of the losses, and the three optimizers. Eq. 1, 2, 4 and 8 have the same phi."""
     recipe = load_recipe("mnist_lenet5")
     train, few_shot = recipe.train, recipe.few_shot
     assert (train.optimizer, train.lr, train.momentum, train.weight_decay) == ("sgd", 0.01, 0.9, 2e-4)
@@ -104,6 +104,9 @@ def test_the_papers_settings() -> None:
     assert (inversion.diversity_weight, inversion.total_variation_weight) == (1, 3)
     assert (few_shot.lr, few_shot.momentum, few_shot.weight_decay) == (3e-3, 0.9, 2e-5)
     assert (few_shot.t_ent, few_shot.kernel, few_shot.examples_share) == (0.5, "rbf", 0.0)
+    phi = inversion.transformations
+    assert phi and train.transformations == recipe.fine_tune.transformations == phi
+    assert few_shot.relearning.transformations == ()
     assert load_recipe("cifar10_resnet50").model.name == "resnet50"
 
 
