@@ -22,7 +22,7 @@ HELD_OUT_EVERY = 10
 """Of so many samples of a class in a row one is held out for stopping, and one for the final check."""
 
 EXAMPLE_KEPT_BACK_EVERY = 4
-"""Of so many unwanted examples one is never learned from, where nothing else could judge."""
+"""Of so many unwanted examples one is never learned from."""
 
 Part = Literal["learn", "stop", "check"]
 
@@ -126,9 +126,8 @@ def unlearning_set(
 def kept_back(examples: UnlearningSet) -> Tensor:
     """Which examples are never learned from, mask `[N]`: every fourth of the unwanted ones.
 
-    Where classes stay whose labels are erased, the examples alone tell what may no longer be answered with
-    them; whoever learns from examples, too, is judged by those that are kept back. Of less than four
-    unwanted ones none is.
+    Whoever learns from examples is judged by those that are kept back. Of less than four unwanted ones none
+    is, and all judge.
     """
     place = examples.unwanted.cumsum(dim=0) % EXAMPLE_KEPT_BACK_EVERY
     return examples.unwanted & (place == 0)

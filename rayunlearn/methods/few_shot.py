@@ -45,8 +45,8 @@ class FewShotSettings(FiltrationSettings):
             give the same weights up to the order of floating-point sums.
         examples_share: share of what is learned from that the given examples make up, relabelled and
             repeated; 0 in the paper. Where D' shows nothing of what the examples do, as of wrong labels that
-            were learned by heart, they alone teach it (docs/log.md, 66). Where classes stay a fourth of the
-            examples is kept back, to judge by.
+            were learned by heart, they alone teach it (docs/log.md, 66). Every fourth is kept back, to judge
+            by.
         kernel: of the similarity to the examples (Table 7).
         unit_features: divide features by their length first; the paper says nothing of it. A generator's
             images are features of another length than real ones (LeNet5 and MNIST: 25 to 19 in the mean), so
@@ -125,7 +125,7 @@ class FewShotSettings(FiltrationSettings):
 def with_examples(learned: UnlearningSet, handed: Handed, share: float) -> UnlearningSet:
     """What is learned from, with the given examples relabelled and repeated until they are a share of it.
 
-    Where the classes stay whose labels are erased, without those that are `kept_back`.
+    Those that are `kept_back` are not among it: they judge.
 
     Raises:
         BadInput: there is no example.
@@ -135,8 +135,7 @@ def with_examples(learned: UnlearningSet, handed: Handed, share: float) -> Unlea
         soft = handed.model()(examples.images).softmax(dim=1)
     every = torch.ones(len(examples), dtype=torch.bool)
     given = unlearning_set(examples.images, soft, every, handed.roles.erased)
-    if not handed.roles.target:
-        given = given.where(~kept_back(given))
+    given = given.where(~kept_back(given))
     copies = math.ceil(share / (1 - share) * len(learned) / len(given))
     repeated = given.where(torch.arange(len(given)).repeat(copies))
     return joined([learned, repeated])

@@ -334,7 +334,7 @@ def _checked_shard(shard: tuple[int, int] | None, settings: TrainSettings) -> tu
 
 def _keep_statistics(model: nn.Module) -> None:
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.BatchNorm2d):
             module.eval()
 
 

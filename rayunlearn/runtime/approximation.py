@@ -277,8 +277,8 @@ class Approximation:
         (soft,) = self.ensemble.map([(soft_labels, (self.spec, self.weights, images))])
         given = unlearning_set(images, soft, every, self.roles.erased)
         kept = kept_back(given)
-        learned_from = bool(self.stay) and self.settings.examples_share > 0 and bool(kept.any())
-        return given.where(kept) if learned_from else given
+        learned_from = self.settings.examples_share > 0
+        return given.where(kept) if learned_from and bool(kept.any()) else given
 
 
 def filtered_rows(filtered: Filtered, erased: Collection[int]) -> list[dict[str, Any]]:
