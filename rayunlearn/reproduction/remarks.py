@@ -32,7 +32,6 @@ REMARKS: dict[str, str] = {
         "0.01 does, but at 0.001 less than a tenth of the images pass at worst: batches too small to learn "
         "from."
     ),
-    "figure-5-crash": "the paper saw it at cycle 1750, and the run here is shorter.",
     "table-1-*": (
         "the paper's figures lie near the averages over D_e; over all data points the original itself is "
         "nearer to the oracle than they are."
@@ -59,11 +58,6 @@ REMARKS: dict[str, str] = {
         "λ is. On LeNet5 that hides it as a deleted row does, and the gate refuses every one; named by a few "
         "of its samples it is not forgotten at all (Table 4)."
     ),
-    "table-6-batchnorm": (
-        "the paper's figures are PreActResNet-18's, which has 17 layers of statistics. LeNet5 has two, and "
-        "what is generated without them looks like no digit but has the features of the class, and is found "
-        "(Fig. 4)."
-    ),
     "moons-ours": (
         "the knee of the similarities takes in samples beyond the end of the moon that D_e is; other kernels "
         "and widths came to no less, another threshold to little less (docs/log.md, 47 to 50)."
@@ -86,6 +80,12 @@ OF_REDUCTIONS: dict[str, str] = {
     "*-resnet9-*-gkt": (
         "the reduction ends it after 600 of the paper's 4,000 cycles, when the student still learns: in the "
         "last 300 its loss on synthetic images falls by a quarter (seed 0)."
+    ),
+    "figure-5-crash": "the paper saw it at cycle 1750, and the run here is shorter.",
+    "table-6-batchnorm": (
+        "the paper's figures are PreActResNet-18's, which has 17 layers of statistics. LeNet5 has two, and "
+        "what is generated without them looks like no digit but has the features of the class, and is found "
+        "(Fig. 4)."
     ),
 }
 """The same for what has the settings of a reduction, and for nothing that has the paper's."""

@@ -39,14 +39,16 @@ class Shortfall:
         name: what a remark is found by.
         what: in words.
         found: ours and the paper's.
-        settings: that differ, but for those of the audit: path -> ours, the paper's. None for a claim, which
+        settings: that differ, but for those of the audit: path -> ours, the paper's. Empty for a claim, which
             is about the page's setup as a whole.
+        reduced: what was run has other settings than the paper.
     """
 
     name: str
     what: str
     found: str
     settings: Mapping[str, tuple[object, object]] = field(default_factory=dict)
+    reduced: bool
 
 
 def shortfalls(page: Page, results: Sequence[Result], claims: Sequence[Claim]) -> list[Shortfall]:
@@ -54,9 +56,9 @@ def shortfalls(page: Page, results: Sequence[Result], claims: Sequence[Claim]) -
     if page.form == "declared":
         return list(_cells())
     if page.name == "table-1":
-        return [*_moons(results), *_claims(claims)]
+        return [*_moons(results), *_claims(claims, page)]
     figures = [fall for rows in _compared_groups(page, results) for fall in _figures(rows, results)]
-    return figures + list(_claims(claims))
+    return figures + list(_claims(claims, page))
 
 
 def _compared_groups(page: Page, results: Sequence[Result]) -> list[list[Row]]:
@@ -85,16 +87,18 @@ def _figures(rows: Sequence[Row], results: Sequence[Result]) -> Iterator[Shortfa
         if not _off(each, forget, printed.forget) and retain >= printed.retain - RETAIN_BELOW:
             continue
         called = "D_f" if each.row.kind == "classes" else "D_e"
+        settings = {
+            path: pair
+            for path, pair in reductions([each.row]).items()
+            if (section := path.split(".")[0]) in OF_ORIGINALS or own and section != "audit"
+        }
         yield Shortfall(
             name=own.name if own else f"{stem}-{each.title}",
             what=f"{name_of(each.title)}{each.given} on {rows[0].group}.",
             found=f"D_r {retain:.2f}, the paper's {printed.retain:.2f}; "
             f"{called} {forget:.2f}, the paper's {printed.forget:.2f}",
-            settings={
-                path: pair
-                for path, pair in reductions([each.row]).items()
-                if (section := path.split(".")[0]) in OF_ORIGINALS or own and section != "audit"
-            },
+            settings=settings,
+            reduced=bool(settings),
         )
 
 
@@ -132,16 +136,17 @@ def _better(page: Page, results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _claims(claims: Sequence[Claim]) -> Iterator[Shortfall]:
+def _claims(claims: Sequence[Claim], page: Page) -> Iterator[Shortfall]:
+    reduced = bool(reductions(page.rows))
     for claim in claims:
         if not claim.holds:
-            yield Shortfall(name=claim.name, what=claim.said, found=claim.found)
+            yield Shortfall(name=claim.name, what=claim.said, found=claim.found, reduced=reduced)
 
 
 def _moons(results: Sequence[Result]) -> Iterator[Shortfall]:
     for method, found in moons.off_the_paper(results) if results else ():
         what = f"{name_of(method)}, divergence from the oracle over all data points, nats."
-        yield Shortfall(name=f"table-1-{method}", what=what, found=found)
+        yield Shortfall(name=f"table-1-{method}", what=what, found=found, reduced=False)
 
 
 def _cells() -> Iterator[Shortfall]:
@@ -154,6 +159,7 @@ def _cells() -> Iterator[Shortfall]:
                     name=f"table-III-{method}-{attribute}",
                     what=f"{method}, {attribute}.",
                     found=f"{word[here]}, the paper's {word[there]}",
+                    reduced=False,
                 )
 
 
@@ -197,5 +203,5 @@ def section(
 def _line(fall: Shortfall) -> str:
     settings = ", ".join(f"`{path}` {ours} ({paper})" for path, (ours, paper) in fall.settings.items())
     differ = f" Settings that differ from the paper's, in brackets: {settings}." if settings else ""
-    why = remark_on(fall.name, reduced=bool(fall.settings))
+    why = remark_on(fall.name, reduced=fall.reduced)
     return f"- **{fall.what}** Here: {fall.found}.{differ} Why: {why}"

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from rayunlearn.recipes import load_recipe
+from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.reproduction import remarks
+from rayunlearn.reproduction.claims import Claim
 from rayunlearn.reproduction.incomplete_data import INCOMPLETE, Incomplete
 from rayunlearn.reproduction.remarks import remark_on
 from rayunlearn.reproduction.rows import Page, Printed
@@ -88,6 +89,19 @@ def test_a_remark_on_a_reduction_is_not_made_of_the_papers_settings(monkeypatch:
     monkeypatch.setattr(remarks, "OF_REDUCTIONS", {"mnist-*": "too few cycles."})
     assert remark_on("mnist-lenet-0-gkt", reduced=True) == "too few cycles."
     assert remark_on("mnist-lenet-0-gkt") == "whichever."
+
+
+@pytest.mark.parametrize(("ours", "reason"), [(OURS, "too short."), (PAPER, "not explained.")])
+def test_a_claim_is_of_a_reduction_where_the_page_is(
+    ours: Recipe, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reason that lies in the reduction is given of no page with the paper's settings."""
+    monkeypatch.setattr(remarks, "REMARKS", {})
+    monkeypatch.setattr(remarks, "OF_REDUCTIONS", {"table-T-falls": "too short."})
+    claim = Claim(name="table-T-falls", said="It falls.", found="it rises", holds=False)
+    rows = (row("MNIST, class 0", ours, PAPER, "gkt", [(0,)], printed=PRINTED),)
+    text = section(replace(PAGE, rows=rows), [], [claim], [], {})
+    assert f"**It falls.** Here: it rises. Why: {reason}" in text
 
 
 def test_a_remark_is_found_by_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
