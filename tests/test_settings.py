@@ -325,6 +325,27 @@ def test_hashes_of_recipes_stay() -> None:
     assert digits_gkt().config_hash == "5feb0f5944cc26795058888f61b1fe9432857c05e325f8cf120c0d42e9f48c25"
 
 
+def test_a_setting_that_came_later_counts_where_it_changes_what_was_done() -> None:
+    """Where it says what was done before it is no part of the hash, whatever its default is."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Older:
+        """Before."""
+
+        width: int = 3
+
+    @dataclass(frozen=True, kw_only=True)
+    class Newer(Older):
+        """After."""
+
+        share: float = dataclasses.field(default=0.02, metadata={"before": 0.1})
+
+    assert Newer().share == 0.02
+    assert config_hash(Newer(share=0.1)) == config_hash(Older())
+    assert len({config_hash(made) for made in (Older(), Newer(), Newer(share=0.3))}) == 3
+    assert paths(Newer(share=0.1))["share"][1] == 0.1
+
+
 # Paths, JSON and hash.
 
 

@@ -78,13 +78,13 @@ class FewShotSettings(FiltrationSettings):
     kernel: str = "rbf"
     unit_features: bool = True
     whole_by: str = "label"
-    most_of_a_label: float = 0.02
+    most_of_a_label: float = field(default=0.02, metadata={"before": 0.1})
     epochs: int = 10
     batch_size: int = 128
     lr: float = 3e-3
     momentum: float = 0.9
     weight_decay: float = 2e-5
-    update_statistics: bool = False
+    update_statistics: bool = field(default=False, metadata={"before": True})
 
     def __post_init__(self) -> None:
         """Check every field."""

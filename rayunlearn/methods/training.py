@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -79,16 +79,16 @@ class TrainSettings:
     div_factor: float = 25.0
     final_div_factor: float = 1e4
     cycle_momentum: bool = True
-    transformations: tuple[str, ...] = ()
-    update_statistics: bool = True
+    transformations: tuple[str, ...] = field(default=(), metadata={"before": ()})
+    update_statistics: bool = field(default=True, metadata={"before": True})
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for field in ("epochs", "batch_size"):
-            value = getattr(self, field)
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
             if type(value) is not int or value < 1:
-                self._refuse(field, "a whole number of at least 1")
-        for field, allowed, holds in (
+                self._refuse(name, "a whole number of at least 1")
+        for name, allowed, holds in (
             ("lr", "a finite number above 0", lambda v: v > 0),
             ("weight_decay", "a finite number of at least 0", lambda v: v >= 0),
             ("momentum", "a number from 0 to below 1", lambda v: 0 <= v < 1),
@@ -96,16 +96,16 @@ class TrainSettings:
             ("div_factor", "a finite number of at least 1", lambda v: v >= 1),
             ("final_div_factor", "a finite number of at least 1", lambda v: v >= 1),
         ):
-            value = getattr(self, field)
+            value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not number or not holds(value):
-                self._refuse(field, allowed)
-        for field, names in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            if getattr(self, field) not in names:
-                self._refuse(field, nearest(str(getattr(self, field)), names))
-        for field in ("cycle_momentum", "update_statistics"):
-            if type(getattr(self, field)) is not bool:
-                self._refuse(field, "True or False")
+                self._refuse(name, allowed)
+        for name, names in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in names:
+                self._refuse(name, nearest(str(getattr(self, name)), names))
+        for name in ("cycle_momentum", "update_statistics"):
+            if type(getattr(self, name)) is not bool:
+                self._refuse(name, "True or False")
         check_names("transformations", self.transformations)
 
     def _refuse(self, field: str, allowed: str) -> None:
