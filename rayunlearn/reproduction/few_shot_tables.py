@@ -13,6 +13,7 @@ from rayunlearn.reproduction.results import (
     number,
     of_row,
     percents_of,
+    setting,
     spread,
 )
 from rayunlearn.reproduction.rows import Printed, Row
@@ -47,12 +48,8 @@ def left_out(rows: Sequence[Row]) -> str:
     for name in LEFT_OUT:
         own = [found[name][1] for section, found in of_rows if name.split(".")[0] in (section, "train")]
         if own:
-            said.append(f"`{name}` {', '.join(dict.fromkeys(map(_value, own)))}")
+            said.append(f"`{name}` {', '.join(dict.fromkeys(map(setting, own)))}")
     return f"Settings that the paper leaves out: {'; '.join(said)}.\n"
-
-
-def _value(value: object) -> str:
-    return "none" if value == () else str(value)
 
 
 def _shown(each: Subject) -> bool:

@@ -10,7 +10,7 @@ from rayunlearn.reproduction import few_shot_tables, moons, tables
 from rayunlearn.reproduction.claims import Claim
 from rayunlearn.reproduction.incomplete_data import INCOMPLETE
 from rayunlearn.reproduction.papers import claims
-from rayunlearn.reproduction.results import Result, duration, of_row
+from rayunlearn.reproduction.results import Result, differing, duration, of_row
 from rayunlearn.reproduction.rows import Page, Row, reductions
 from rayunlearn.reproduction.shortfalls import section
 from rayunlearn.reproduction.tables import declared, table
@@ -84,8 +84,7 @@ def _settings(rows: Sequence[Row]) -> str:
     found = reductions(rows)
     if not found:
         return "Settings: the paper's.\n"
-    said = ", ".join(f"`{path}` {ours} ({paper})" for path, (ours, paper) in found.items())
-    return f"Settings that differ from the paper's, which are in brackets: {said}.\n"
+    return f"Settings that differ from the paper's, which are in brackets: {differing(found)}.\n"
 
 
 def _claims(checked: Sequence[Claim]) -> str:

@@ -91,6 +91,22 @@ def difference(values: Sequence[float], paper: float | None, digits: int = 2) ->
     return "" if paper is None or not values else f"{mean(values) - paper:+.{digits}f}"
 
 
+def setting(value: object) -> str:
+    """The value of a setting.
+
+    >>> setting(("rotate_left", "zoom_in")), setting(()), setting(0.5)
+    ('rotate_left, zoom_in', 'none', '0.5')
+    """
+    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
+
+
+def differing(settings: Mapping[str, tuple[object, object]]) -> str:
+    """Settings by path, ours and the paper's in brackets."""
+    return ", ".join(
+        f"`{path}` {setting(ours)} ({setting(paper)})" for path, (ours, paper) in settings.items()
+    )
+
+
 def duration(seconds: float) -> str:
     """A wall time.
 

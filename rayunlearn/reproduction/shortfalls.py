@@ -11,7 +11,7 @@ from rayunlearn.reproduction import moons
 from rayunlearn.reproduction.claims import Claim
 from rayunlearn.reproduction.incomplete_data import INCOMPLETE
 from rayunlearn.reproduction.remarks import remark_on
-from rayunlearn.reproduction.results import Result, name_of, of_row, percents_of
+from rayunlearn.reproduction.results import Result, differing, name_of, of_row, percents_of
 from rayunlearn.reproduction.rows import Page, Printed, Row, reductions
 from rayunlearn.reproduction.tables import Subject, subjects
 from rayunlearn.reproduction.zero_shot_figures import TABLE_THREE
@@ -201,7 +201,7 @@ def section(
 
 
 def _line(fall: Shortfall) -> str:
-    settings = ", ".join(f"`{path}` {ours} ({paper})" for path, (ours, paper) in fall.settings.items())
+    settings = differing(fall.settings)
     differ = f" Settings that differ from the paper's, in brackets: {settings}." if settings else ""
     why = remark_on(fall.name, reduced=fall.reduced)
     return f"- **{fall.what}** Here: {fall.found}.{differ} Why: {why}"
