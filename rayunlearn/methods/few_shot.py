@@ -27,7 +27,7 @@ from rayunlearn.methods.unlearning import Handed, Method, Samples, Unlearning, r
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import derive_seed
 
-WHOLE_BY = ("label", "similarity")
+WHOLE_BY = ("every", "label", "similarity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,10 @@ class FewShotSettings(FiltrationSettings):
             images are features of another length than real ones (LeNet5 and MNIST: 25 to 19 in the mean), so
             that lengths rather than contents are compared (docs/log.md, 51).
         whole_by: what counts as D'_e where whole classes are to go. "similarity": what is like the examples,
-            as in the paper; what is not goes on being taught as before. "label": besides, every sample that
-            the version answers with one of these classes.
+            as in the paper; what is not goes on being taught as before, and so does the little probability
+            that it has of these classes, which brings them back (docs/log.md, 72). "label": besides, every
+            sample that the version answers with one of them. "every": all samples, so that none is taught
+            with any probability of these classes, of which a model trained without them knows nothing.
         most_of_a_label: where classes stay, the share of the samples with a label to erase that may be D'_e,
             the most similar ones. Most of them are proper images of that class, and are taught wrongly: on
             digits a tenth cost up to five points of D_r, one of each two (docs/log.md, 66 and 68).
@@ -77,7 +79,7 @@ class FewShotSettings(FiltrationSettings):
     examples_share: float = 0.0
     kernel: str = "rbf"
     unit_features: bool = True
-    whole_by: str = "label"
+    whole_by: str = "every"
     most_of_a_label: float = field(default=0.02, metadata={"before": 0.1})
     epochs: int = 10
     batch_size: int = 128

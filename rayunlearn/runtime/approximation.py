@@ -110,7 +110,7 @@ class Approximation:
         self.examples, self.progress, self.given = examples, progress, generator
         self.shared, self.shared_as = shared, shared_as
         self.stay = () if whole else roles.erased
-        self.by_label = whole and settings.whole_by == "label"
+        self.whole_by = settings.whole_by if whole else "similarity"
         self.seed = derive_seed(seed, "approximation")
 
     @property
@@ -239,8 +239,10 @@ class Approximation:
             taken = self._taken(key)
             answers = taken.soft_labels.argmax(dim=1)
             like = rule.selects(scores[key], answers)
-            if self.by_label:
+            if self.whole_by == "label":
                 like = like | torch.isin(answers, torch.tensor(self.roles.erased))
+            elif self.whole_by == "every":
+                like = torch.ones_like(like)
             chosen = in_part(taken.indices, part)
             given = unlearning_set(taken.images, taken.soft_labels, like, self.roles.erased)
             if bool(chosen.any()):

@@ -206,17 +206,28 @@ def test_who_learns_from_examples_is_judged_by_others(
     assert torch.equal(held.images[-1], every.images[-2]) and bool(held.unwanted[-1])
 
 
-def test_a_whole_class_goes_by_its_label(undisturbed: tuple[Store, UnlearningSet]) -> None:
-    """Every sample that is answered with it is relabelled, like the examples or not; by similarity some."""
+@pytest.mark.parametrize("by", ["similarity", "label", "every"])
+def test_what_of_a_whole_class_is_relabelled(by: str, undisturbed: tuple[Store, UnlearningSet]) -> None:
+    """By similarity some samples keep the label; by the label those that are answered with it lose it.
+
+    With "every" no sample has any probability of it; where the class stays, similarity decides.
+    """
     kept = {n: undisturbed[0].get(n) for n in undisturbed[0].list("runs/run") if "scores" not in n}
 
-    def unwanted(whole: bool) -> torch.Tensor:
+    def learned(whole: bool) -> UnlearningSet:
         # zeros, so that no 9 is like them
-        made = begun(memory_store(kept), examples=examples(0), whole=whole)
-        found = joined(list(made.parts("learn")))
-        return found.unwanted[found.answers == ERASED]
+        settings = replace(SETTINGS, whole_by=by)
+        made = begun(memory_store(kept), examples=examples(0), whole=whole, settings=settings)
+        return joined(list(made.parts("learn")))
 
-    assert bool(unwanted(True).all()) and not bool(unwanted(False).all())
+    found, stays = learned(True), learned(False)
+    answered = found.answers == ERASED
+    assert not bool(stays.unwanted[answered].all())
+    assert bool(found.unwanted[answered].all()) == (by != "similarity")
+    assert not bool(found.unwanted[~answered].any())
+    left = found.targets[~answered, ERASED]
+    assert bool((left == 0).all()) == (by == "every")
+    assert torch.allclose(found.targets.sum(dim=1), torch.ones(len(found)))
 
 
 def test_sampling_before_the_generator_is_trained_is_refused() -> None:
