@@ -1,0 +1,62 @@
+"""What documents and comments refer to is there: files, headings, entries of the log."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    page for folder in (".", "docs", "docs/*") for page in ROOT.glob(f"{folder}/*.md") if page.is_file()
+)  # fmt: skip
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+CITED = re.compile(r"docs/log\.md(?:`\))?,\s+(\d+(?:(?:,| and| to)\s+\d+)*)")
+
+
+def anchors(text: str) -> set[str]:
+    """The names that GitHub gives a page's headings."""
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(text)}
+
+
+def broken(page: Path, text: str) -> list[str]:
+    """Links of a page to what is not there; those to elsewhere are not followed."""
+    found = []
+    for link in LINK.findall(text):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text() if name else text)):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files and their headings."""
+    assert broken(page, page.read_text()) == []
+
+
+def test_a_link_to_nowhere_is_found() -> None:
+    """A file or a heading that is missing; here, and in another file."""
+    text = "# One two\n[a](#one-two) [b](#three) [c](log.md) [d](none.md) [e](log.md#none)"
+    assert broken(ROOT / "docs" / "concepts.md", text) == ["#three", "none.md", "log.md#none"]
+
+
+def test_the_log_has_what_is_cited_of_it() -> None:
+    """Each number that a file gives beside the log's name is an entry's."""
+    entries = set(re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "log.md").read_text(), re.MULTILINE))
+    assert len(entries) > 50
+    folders = ("rayunlearn", "jobs", "benchmarks", "tests")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    cited = {
+        (number, str(file.relative_to(ROOT)))
+        for file in (*files, *PAGES)
+        for numbers in CITED.findall(re.sub(r"\n\s*#?\s*", " ", file.read_text()))
+        for number in re.findall(r"\d+", numbers)
+    }
+    assert len(cited) > 20
+    assert {(number, file) for number, file in cited if number not in entries} == set()
