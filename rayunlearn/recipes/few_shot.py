@@ -13,9 +13,9 @@ What the paper leaves open and what stands in its place:
 | transformations of eq. 1 | those that eq. 4 and 8 have (`rayunlearn.inversion.transformations`) |
 
 Originals, retrained models and Oracle are trained under them (eq. 1 and 2). Of a classifier that was trained
-without, hardly any generated image of a class may pass eq. 8 (docs/log.md, 63). Relearning is not: section 3.2
-says that it minimises the loss of eq. 1, algorithm 4 that it takes the samples as they are, and under them
-more of the class is left (docs/log.md, 72).
+without, hardly any generated image of a class may pass eq. 8 (docs/log.md, 63). Relearning is not: section
+3.2 says that it minimises the loss of eq. 1, algorithm 4 that it takes the samples as they are, and under the
+transformations more of the class is left (docs/log.md, 72).
 """
 
 from __future__ import annotations
