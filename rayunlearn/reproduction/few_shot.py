@@ -349,10 +349,13 @@ def figure_seven(scale: str) -> Page:
     model, fields = _stand_in(scale)
     rows = [
         row("mnist", model, CLASS, scale, "few_shot", FEW, **fields),
-        row("mnist", model, CLASS, scale, "few_shot", FEW, "few_shot.keep_generator=true", variant="-twice",
-            requests=((9,), (8,)), **fields),
+        row("mnist", model, MISLABELLED, scale, "few_shot", FEW, "few_shot.keep_generator=true",
+            "few_shot.examples_share=0.1", variant="-twice", requests=((2,), (3,)), **fields),
     ]  # fmt: skip
-    note = " The paper prints no seconds; its own are an NVIDIA RTX A6000's."
+    note = (
+        " The paper prints no seconds; its own are an NVIDIA RTX A6000's. A generator is handed on as long "
+        "as no class has to be gone: so it is mislabelled 7s that are asked for twice, labelled 2, then 3."
+    )
     return _page("figure-7", "Fig. 7: time", rows, "time", note + _stand_in_note(scale))
 
 

@@ -73,18 +73,17 @@ def request_of(row: Row, name: str, target: Sequence[int], seed: int, store: Sto
     return Request(
         request_id=name, kind="examples", target=tuple(target), data_access=access,
         examples=keep_examples(store, samples),
-        # a generator is handed on as long as no class has to be gone
-        whole_classes=row.recipe.data.mislabelling is None and not row.recipe.few_shot.keep_generator,
+        whole_classes=row.recipe.data.mislabelling is None,
     )  # fmt: skip
 
 
 def to_erase(row: Row, target: Sequence[int], seed: int) -> Tensor:
-    """D_e: the mislabelled training samples, or those of the classes; ascending indices, int64."""
-    split_seed = derive_seed(seed, "split")
+    """D_e: training samples with these labels, all or the wrong ones; ascending indices, int64."""
+    split_seed, labels = derive_seed(seed, "split"), torch.tensor(list(target))
     if (found := mislabelled(row.recipe.data, split_seed)) is not None:
-        return found.changed_ids
+        return found.changed_ids[torch.isin(found.labels[found.changed_ids], labels)]
     dataset, parts = open_data(row.recipe.data, split_seed)
-    of_classes = torch.isin(dataset.labels[parts.train_ids], torch.tensor(list(target)))
+    of_classes = torch.isin(dataset.labels[parts.train_ids], labels)
     return parts.train_ids[of_classes].sort().values
 
 

@@ -72,6 +72,8 @@ def test_what_a_request_shows_or_names(tmp_path: Path) -> None:
     found = mislabelled(wrong.recipe.data, derive_seed(0, "split"))
     assert found is not None and torch.equal(taught.ids, found.changed_ids) and not request.whole_classes
     assert set(taught.labels.tolist()) == {2, 3} and set(found.right_labels.tolist()) == {7}
+    one = load_examples(store, str(request_of(wrong, "r", (2,), 0, store).examples))
+    assert torch.equal(one.ids, taught.ids[taught.labels == 2])
 
 
 def begun(folder: Path, each: Row) -> tuple[Any, Any, Any]:
