@@ -186,9 +186,11 @@ def oracle(
     dataset: str, model: str, task: Task, scale: str, printed: Mapping[str, Shots] | None = None,
     **fields: Any,
 ) -> Row:  # fmt: skip
-    """The paper's oracle: fine-tuned on D_r."""
+    """The paper's oracle: fine-tuned on D_r, for the epochs of its original."""
     figures = {} if printed is None else beside(printed["original"], "oracle", printed.get("oracle"))
-    return row(dataset, model, task, scale, "fine_tune", called="oracle", printed=figures, **fields)
+    epochs = () if scale == "paper" or dataset != "cifar10" else ("fine_tune.epochs=30",)
+    given = {"called": "oracle", "printed": figures} | fields
+    return row(dataset, model, task, scale, "fine_tune", FULL, *epochs, **given)
 
 
 _OURS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
