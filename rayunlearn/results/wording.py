@@ -74,8 +74,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
 OF_EXAMPLES = (
     "D'",
     "of a request by examples: images that a generator, trained on the version alone, makes and a filter "
-    "lets pass. What of them is like the examples is relearned without the labels to erase, the rest as it "
-    "was; a held-out part of both decides",
+    "lets pass. What of them is like the examples is relearned without the labels to erase, where whole "
+    "classes go all of them are; the rest as it was. A held-out part and the examples decide",
 )
 GATES_CHECK = (
     "gate's check",
