@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -74,7 +74,8 @@ class Approximation:
         files: of the run.
         spec: of the version.
         weights: of the version.
-        roles: with the labels to erase; every class that is not forgotten is sampled.
+        roles: with the labels to erase; every class that is not forgotten is sampled, and those that stay
+            have to be found.
         settings: of the generator's training, of filtration and kernel.
         examples: of what is to be unlearned.
         seed: of the run.
@@ -104,6 +105,9 @@ class Approximation:
         whole: bool = False,
     ) -> None:
         self.ensemble, self.files, self.chunks = ensemble, files, Chunks(files)
+        if whole:
+            stay = tuple(c for c in roles.retain if c not in roles.erased)
+            roles = replace(roles, retain=stay, target=roles.erased)
         self.spec, self.weights, self.roles = spec, weights, roles
         self.inversion, self.settings = settings.model_inversion, settings
         self.iterations = settings.further_iterations if generator else self.inversion.iterations

@@ -168,6 +168,20 @@ def test_what_is_like_the_examples_is_relabelled(undisturbed: tuple[Store, Unlea
     assert float(found.targets[~found.unwanted].sum(dim=1).sub(1).abs().max()) < 1e-5
 
 
+def test_a_class_that_is_to_go_need_not_be_found(undisturbed: tuple[Store, UnlearningSet]) -> None:
+    """No sample is answered with the label: an error that names it where the class stays, else D' without."""
+    made = {stays: begun(undisturbed[0], whole=not stays) for stays in (True, False)}
+    tallies = [tally for tally in made[True].chunks.tallies() if tally.label != ERASED]
+    none = [replace(tallies[0], label=ERASED, chunk=chunk, predicted=()) for chunk in range(SETTINGS.chunks)]
+    found = [replace(t, predicted=tuple(p if p != ERASED else t.label for p in t.predicted)) for t in tallies]
+    for each in made.values():
+        each.chunks.tallies = lambda: [*found, *none]  # type: ignore[method-assign]
+    with pytest.raises(BadInput, match=rf"classes to retain that no sample is predicted as is \[{ERASED}\]"):
+        _ = made[True].composition
+    last = made[False].composition.classes[-1]
+    assert (last.label, last.found) == (ERASED, 0)
+
+
 def test_nothing_to_change_is_an_error(undisturbed: tuple[Store, UnlearningSet]) -> None:
     """Examples of one class with the label of another to erase: no sample says what would change."""
     files = undisturbed[0].list("runs/run")
