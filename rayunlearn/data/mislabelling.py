@@ -15,6 +15,7 @@ originals were right on 18 to 72 % of D_e, the larger the model the fewer, as if
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -39,6 +40,11 @@ class Mislabelled:
     labels: Tensor
     changed_ids: Tensor
     right_labels: Tensor
+
+    def taught(self, labels: Collection[int]) -> Tensor:
+        """Which of `changed_ids` were given one of these labels, ascending, int64."""
+        given = self.labels[self.changed_ids]
+        return self.changed_ids[torch.isin(given, torch.tensor(list(labels), dtype=given.dtype))]
 
 
 def mislabel(labels: Tensor, ids: Tensor, mislabelling: Mislabelling, seed: int) -> Mislabelled:

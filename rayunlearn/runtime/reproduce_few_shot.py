@@ -79,11 +79,11 @@ def request_of(row: Row, name: str, target: Sequence[int], seed: int, store: Sto
 
 def to_erase(row: Row, target: Sequence[int], seed: int) -> Tensor:
     """D_e: training samples with these labels, all or the wrong ones; ascending indices, int64."""
-    split_seed, labels = derive_seed(seed, "split"), torch.tensor(list(target))
+    split_seed = derive_seed(seed, "split")
     if (found := mislabelled(row.recipe.data, split_seed)) is not None:
-        return found.changed_ids[torch.isin(found.labels[found.changed_ids], labels)]
+        return found.taught(target)
     dataset, parts = open_data(row.recipe.data, split_seed)
-    of_classes = torch.isin(dataset.labels[parts.train_ids], labels)
+    of_classes = torch.isin(dataset.labels[parts.train_ids], torch.tensor(list(target)))
     return parts.train_ids[of_classes].sort().values
 
 

@@ -113,13 +113,12 @@ class Shared:
         """For each request, a model retrained without all that was to be forgotten by then."""
         recipe, spec = row.recipe, self.spec(row)
         wrong = mislabelled_by_task(recipe.data, derive_seed(seed, "split"))
-        if wrong is not None:
-            ids = wrong.changed_ids.tolist()
-            jobs = [training_job(recipe, spec, seed, excluded_samples=ids, gold=0)]
-        else:
-            jobs = [
-                training_job(recipe, spec, seed, excluded=gone, gold=0) for gone in forgotten_by_then(row)
-            ]
+        jobs = [
+            training_job(recipe, spec, seed, excluded=gone, gold=0)
+            if wrong is None
+            else training_job(recipe, spec, seed, excluded_samples=wrong.taught(gone).tolist(), gold=0)
+            for gone in forgotten_by_then(row)
+        ]
         return [self._model(job, self.original(row, seed)) for job in jobs]
 
     def generator(self, row: Row, seed: int) -> Any:

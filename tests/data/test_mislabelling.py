@@ -52,6 +52,10 @@ def test_nothing_else_is_changed() -> None:
     assert torch.equal(given.right_labels, right[given.changed_ids])
     assert bool((right[given.changed_ids] == 7).all())
     assert set(given.labels[given.changed_ids].tolist()) == {2, 3} == set(SEVENS.erased)
+    parts = [given.taught([label]) for label in (2, 3)]
+    assert [set(given.labels[ids].tolist()) for ids in parts] == [{2}, {3}]
+    assert torch.equal(torch.cat(parts).sort().values, given.taught((2, 3)))
+    assert torch.equal(given.taught((2, 3, 5)), given.changed_ids)
     assert bool(torch.isin(given.changed_ids, part).all())
     assert given.labels.dtype == given.changed_ids.dtype == torch.int64
 

@@ -163,15 +163,17 @@ def test_a_generator_that_was_trained_on_data_is_trained_once(tmp_path: Path) ->
 
 @pytest.mark.ray
 def test_rows_wait_for_the_models_that_they_share(cluster: None, tmp_path: Path) -> None:
-    """A row with the generator of another original, and a method that takes none."""
+    """A row with the generator of another original, one that keeps its own, and a method that takes none."""
     donor, on = tiny_row("few_shot", second=True), "few_shot.further_iterations=80"  # for 10 classes of it
     rows = [
         tiny_row("few_shot_pretrained", on, donor=donor),
+        tiny_row("few_shot", *WRONG, "few_shot.keep_generator=true", requests=((2,), (3,)), share=0.5),
         tiny_row("mask_logit", share=1.0),
     ]
     assert run_rows(tmp_path, rows, [0], progress=Quiet()) == {}
     assert all(seeds_of_row(tmp_path, each, [0]) == [0] for each in rows)
-    # the rows' original and gold, and the donor's original
-    assert len(Store.open(tmp_path).list("trained")) == 3
-    lent, masked = (results_of(tmp_path, each, 0)[0] for each in rows)
+    # originals of the rows, the donor and the mislabelled, with a gold each, but two for the two requests
+    assert len(Store.open(tmp_path).list("trained")) == 6
+    (lent,), (first, second), (masked,) = (results_of(tmp_path, each, 0) for each in rows)
+    assert first["generator_seconds"] > second["generator_seconds"] == 0
     assert lent["generator_seconds"] > 0 and "generator_seconds" not in masked
