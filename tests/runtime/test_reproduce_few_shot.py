@@ -172,7 +172,7 @@ def test_rows_wait_for_the_models_that_they_share(cluster: None, tmp_path: Path)
     ]
     assert run_rows(tmp_path, rows, [0], progress=Quiet()) == {}
     assert all(seeds_of_row(tmp_path, each, [0]) == [0] for each in rows)
-    # originals of the rows, the donor and the mislabelled, with a gold each, but two for the two requests
+    # an original and its gold, the donor's original, and the mislabelled one with a gold for each request
     assert len(Store.open(tmp_path).list("trained")) == 6
     (lent,), (first, second), (masked,) = (results_of(tmp_path, each, 0) for each in rows)
     assert first["generator_seconds"] > second["generator_seconds"] == 0
