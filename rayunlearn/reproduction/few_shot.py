@@ -94,7 +94,10 @@ CPU: dict[tuple[str, str], tuple[str, ...]] = {
         "train.epochs=8",
     ),
     ("mnist", "preactresnet18"): ("train.epochs=10", *_LARGE),
-    ("mnist", "resnet50"): ("train.epochs=10", *_LARGE, "few_shot.model_inversion.batchnorm_weight=0.001"),
+    ("mnist", "resnet50"): (
+        "train.epochs=10", *_LARGE, "few_shot.model_inversion.batchnorm_weight=0.001",
+        "few_shot.model_inversion.augmentation_weight=5",
+    ),
     ("cifar10", "preactresnet18"): ("train.epochs=30", *_LARGE),
 }  # fmt: skip
 """What is smaller on CPUs, by dataset and classifier; the large networks have an eighth of their channels."""
