@@ -352,7 +352,7 @@ def figure_seven(scale: str) -> Page:
     model, fields = _stand_in(scale)
     rows = [
         row("mnist", model, CLASS, scale, "few_shot", FEW, **fields),
-        row("mnist", model, MISLABELLED, scale, "few_shot", FEW, "few_shot.keep_generator=true",
+        row("mnist", model, MISLABELLED, scale, "few_shot", FULL, "few_shot.keep_generator=true",
             "few_shot.examples_share=0.1", variant="-twice", requests=((2,), (3,)), **fields),
     ]  # fmt: skip
     note = (
