@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import chaos_round
 from benchmarks.chaos import HEAD_CPUS, LINEAGES, WORKER_CPUS, checked, faults, figures, recovery_s
 from benchmarks.chaos_job import Watched, arm, counted, failpoint, read_log
-from benchmarks.chaos_round import CYCLES, KINDS, SETTINGS, Disturber, Kill, Round, draw, steps_taken
+from benchmarks.chaos_round import KINDS, Disturber, Kill, Round, draw, steps_taken
 from benchmarks.local_cluster import LocalCluster
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
@@ -128,15 +127,12 @@ def test_what_is_missing_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_kill_of_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_of_each_kind(tmp_path: Path) -> None:
     """An actor, a worker at a task, a node and the driver, and the driver before and after a write.
 
     All four requests are served once, by the undisturbed round's weights, and the driver outlives every kill
     but its own. A round whose weights are others is found out.
     """
-    # half the benchmark's cycles
-    shorter = tuple(setting.replace(f"cycles={CYCLES}", f"cycles={CYCLES // 2}") for setting in SETTINGS)
-    monkeypatch.setattr(chaos_round, "SETTINGS", shorter)
     kills = [
         *(Kill(kind=kind, after_s=0.5) for kind in KINDS),
         Kill(kind="driver", failpoint="before put runs/state", count=25),
