@@ -118,8 +118,8 @@ _NOTE = (
     "(`rayunlearn/data/mislabelling.py`). It leaves out batches, epochs, iterations and the size of D', "
     "too: `rayunlearn/recipes/few_shot.py` says what stands in their place. Oracle is fine-tuned on D_r, "
     "Retrain trained anew on it. EUBO and RKL have a posterior over the last layer alone, and are handed "
-    "D_r for it. Under the transformations of eq. 1 LeNet5 learns none of the wrong labels by heart in 30 "
-    "epochs: where samples are mislabelled, it is trained without."
+    "D_r for it. Under the transformations of eq. 1 LeNet5 learns hardly any wrong label by heart in 30 "
+    "epochs: where samples are mislabelled, originals are trained without (docs/log.md, 73)."
 )
 _STAND_IN = " LeNet5 stands in for PreActResNet-18, of which the paper's figures are."
 
