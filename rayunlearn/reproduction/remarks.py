@@ -13,6 +13,10 @@ _BROUGHT_BACK = (
 _ANOTHER_LAMBDA = (
     "what a λ's noise leaves is another network's; the paper gives none, and ours were chosen on digits."
 )
+_OF_ANOTHER = (
+    "what a generator makes in so few iterations is what its own classifier takes for a class; another one "
+    "answers some classes by hardly any of it, or by none."
+)
 _LAST_LAYER = (
     "these have a posterior over the last layer alone here, and a smaller one. What the layers before it "
     "have learned by heart it cannot put right, and what λ erases is another head's."
@@ -49,6 +53,8 @@ REMARKS: dict[str, str] = {
         "the paper's figures lie near the averages over D_e; over all data points the original itself is "
         "nearer to the oracle than they are."
     ),
+    "*-few_shot_pretrained-of-*": _OF_ANOTHER,
+    "table-5-*": _OF_ANOTHER,
     "*-lenet5_bn-class-few_shot*": _BROUGHT_BACK,
     "*-lenet5_bn-class-ours": _BROUGHT_BACK,
     "figure-5-ours": _BROUGHT_BACK,
