@@ -52,7 +52,11 @@ def draw(page: Page, results: Sequence[Result], galleries: Galleries) -> bytes |
     accuracy by the share of D_e. Scatter: D_r against D_e. Time: bars, request by request.
     """
     rows = [row for row in page.rows if of_row(results, row.name)]
-    drawn = [row for row in rows if row.name in galleries]
+    of_samples: dict[bytes, Row] = {}  # rows that differ in what is done with the same samples show them once
+    for row in rows:
+        if row.name in galleries:
+            of_samples.setdefault(galleries[row.name].images.tobytes(), row)
+    drawn = [*of_samples.values()]
     with matplotlib.rc_context(RC):
         if page.form == "samples" and drawn:
             return _samples(drawn, results, galleries, curve=page.name == "figure-4")

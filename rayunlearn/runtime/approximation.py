@@ -106,8 +106,8 @@ class Approximation:
     ) -> None:
         self.ensemble, self.files, self.chunks = ensemble, files, Chunks(files)
         if whole:
-            stay = tuple(c for c in roles.retain if c not in roles.erased)
-            roles = replace(roles, retain=stay, target=roles.erased)
+            kept = tuple(c for c in roles.retain if c not in roles.erased)
+            roles = replace(roles, retain=kept, target=roles.erased)
         self.spec, self.weights, self.roles = spec, weights, roles
         self.inversion, self.settings = settings.model_inversion, settings
         self.iterations = settings.further_iterations if generator else self.inversion.iterations

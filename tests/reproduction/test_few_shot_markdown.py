@@ -208,9 +208,9 @@ def test_time_goes_by_request() -> None:
     ]  # fmt: skip
 
 
-def gallery() -> Gallery:
+def gallery(seed: int = 0) -> Gallery:
     """Random images, a quarter of them like D_e, one missing."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     scores = rng.random((10, 8)) * 0.25
     # in float32 (0.97 - 0.211) / (0.97 - 0.211) is greater than 1, which no colour is at
     scores[9], scores[3, 7] = np.linspace(0.2, 0.97, 8), np.nan
@@ -222,7 +222,7 @@ def gallery() -> Gallery:
 def test_figures_are_pictures(name: str) -> None:
     """A PNG of each, that changes with what is shown; none without results."""
     wanted = named(name)
-    samples = {row.name: gallery() for row in wanted.rows if row.kind == "examples"}
+    samples = {row.name: gallery(i) for i, row in enumerate(wanted.rows) if row.kind == "examples"}
     results = results_of(wanted, as_printed)
     drawn = draw(wanted, results, samples)
     assert drawn is not None and drawn.startswith(b"\x89PNG")
@@ -231,3 +231,16 @@ def test_figures_are_pictures(name: str) -> None:
     fewer = {name: replace(g, scores=g.scores / 2) for name, g in samples.items()}
     assert draw(wanted, other, fewer) != drawn
     assert draw(wanted, [], {}) is None
+
+
+def test_the_same_samples_are_shown_once() -> None:
+    """Rows with one generator, however much of D_e they are given, make one panel of two."""
+    wanted = named("figure-10")
+    results = results_of(wanted, as_printed)
+
+    def width(of: Callable[[int], Gallery]) -> int:
+        drawn = draw(wanted, results, {row.name: of(i) for i, row in enumerate(wanted.rows)})
+        assert drawn is not None
+        return int.from_bytes(drawn[16:20])
+
+    assert len(wanted.rows) == 3 and width(gallery) > 2 * width(lambda i: gallery())
