@@ -105,7 +105,9 @@ class Approximation:
         whole: bool = False,
     ) -> None:
         self.ensemble, self.files, self.chunks = ensemble, files, Chunks(files)
+        self.stay, self.whole_by = roles.erased, "similarity"
         if whole:
+            self.stay, self.whole_by = (), settings.whole_by
             kept = tuple(c for c in roles.retain if c not in roles.erased)
             roles = replace(roles, retain=kept, target=roles.erased)
         self.spec, self.weights, self.roles = spec, weights, roles
@@ -113,8 +115,6 @@ class Approximation:
         self.iterations = settings.further_iterations if generator else self.inversion.iterations
         self.examples, self.progress, self.given = examples, progress, generator
         self.shared, self.shared_as = shared, shared_as
-        self.stay = () if whole else roles.erased
-        self.whole_by = settings.whole_by if whole else "similarity"
         self.seed = derive_seed(seed, "approximation")
 
     @property

@@ -62,7 +62,7 @@ def original_job(row: Row, spec: ClassifierSpec, seed: int) -> TrainingJob:
 
 
 def forgotten_by_then(row: Row) -> list[tuple[int, ...]]:
-    """Every class forgotten after each of the row's requests."""
+    """Every class, or wrong label, forgotten after each of the row's requests."""
     gone: set[int] = set()
     found = []
     for target in row.requests:
