@@ -7,7 +7,7 @@ What the paper leaves open and what stands in its place:
 | batch and epochs of the original | 128; 30 for MNIST, 100 for CIFAR-10, enough to learn labels by heart |
 | iterations, batch and width of the generator | 7020, 256 and 1, of the authors' published code |
 | size of D' | 1000 samples of each class |
-| batch and epochs of relearning, "until it converges" | 128; 10, for LeNet5 2 (docs/log.md, 72) |
+| batch and epochs of relearning, "until it converges" | 128; 10, for MNIST 2 (docs/log.md, 72 and 74) |
 | the pre-trained generator | a conditional DCGAN by its own paper's settings, 25 epochs |
 | batch, epochs and optimizer of Oracle | the original's (docs/log.md, 57) |
 | transformations of eq. 1 | those that eq. 4 and 8 have (`rayunlearn.inversion.transformations`) |
@@ -39,7 +39,7 @@ MODELS = {"lenet5": "lenet5_bn", "preactresnet18": "preactresnet18", "resnet50":
 EPOCHS = {"mnist": 30, "cifar10": 100}
 """Of originals and retrained models."""
 
-RELEARNING_EPOCHS = {"lenet5": 2, "preactresnet18": 10, "resnet50": 10}
+RELEARNING_EPOCHS = {"mnist": 2, "cifar10": 10}
 
 
 def paper_recipe(dataset: str, model: str) -> Recipe:
@@ -56,7 +56,7 @@ def paper_recipe(dataset: str, model: str) -> Recipe:
         fine_tune=FineTuneSettings(epochs=EPOCHS[dataset], transformations=DEFAULT),
         few_shot=FewShotSettings(
             model_inversion=ModelInversionSettings(iterations=7020, batch_size=256, width=1.0),
-            whole_by="similarity", epochs=RELEARNING_EPOCHS[model],
+            whole_by="similarity", epochs=RELEARNING_EPOCHS[dataset],
         ),
         # of the methods that are judged by inverted images; as in the zero-shot paper's recipes, as the next
         inversion=InversionSettings(iterations=300, lr=0.2, jitter=2, bounded=False),

@@ -160,8 +160,17 @@ def test_a_transferred_generator_is_of_another_classifier() -> None:
     assert lent.donor.recipe.model.name == "preactresnet18"
     other = transferred(CLASS, "preactresnet18", "lenet5_bn", "cpu")
     assert other.donor is not None and not other.donor.second and other.key != lent.key
-    every = [(g, c) for g in CLASSIFIERS for c in CLASSIFIERS]
-    assert len(page("table", "5", "cpu").rows) == 2 * len(every)
+    pairs = len(CLASSIFIERS) ** 2
+    assert len(page("table", "5", "cpu").rows) == 3 * pairs  # both tasks, and the class by our rule
+
+
+@pytest.mark.parametrize("generator", ["lenet5_bn", "resnet50"])
+def test_a_transferred_generator_is_used_by_our_rule_as_well(generator: str) -> None:
+    """Which is a row of its own, from the same donor, and has no figure of the paper."""
+    paper, ours = (transferred(CLASS, generator, "resnet50", "cpu", every=every) for every in (False, True))
+    assert (paper.recipe.few_shot.whole_by, ours.recipe.few_shot.whole_by) == ("similarity", "every")
+    assert ours.donor == paper.donor and ours.key != paper.key
+    assert paper.title in paper.printed and ours.title not in ours.printed
 
 
 def test_a_loss_is_switched_off_by_its_weight() -> None:
