@@ -213,7 +213,8 @@ _OURS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 """Method, variant, settings; the last is this project's own, which learns from the examples as well."""
 
-_OF_CLASSES = (("few_shot", "-every", ("few_shot.whole_by=every",)),)
+_EVERY = ("-every", ("few_shot.whole_by=every",))
+_OF_CLASSES = tuple((method, *_EVERY) for method in ("few_shot_pretrained", "few_shot"))
 """This project's own, too, where whole classes are to go."""
 
 
@@ -299,7 +300,7 @@ def transferred(task: Task, generator: str, classifier: str, scale: str, *, ever
         generator: the classifier that it was trained on, of `CLASSIFIERS`.
         classifier: what is unlearned from.
         scale: "cpu" or "paper".
-        every: as this project does it (`_OF_CLASSES`), not by the paper's rule.
+        every: as this project does it (`few_shot.whole_by`), not by the paper's rule.
     """
     called = f"generator of {TITLES[generator]}"
     original = SECOND[task.name] if classifier.endswith("_2") else COMPARISONS["mnist", classifier, task.name]
@@ -308,7 +309,7 @@ def transferred(task: Task, generator: str, classifier: str, scale: str, *, ever
     settings: tuple[str, ...] = ()
     variant = "" if generator == classifier else f"-of-{generator}"
     if every:
-        [(_, ending, settings)] = _OF_CLASSES
+        ending, settings = _EVERY
         variant += ending
         called += ", the class in no label (this project)"
         printed = beside(original["original"], called, None)

@@ -28,6 +28,7 @@ NAMES = {
     "few_shot": "Ours",
     "few_shot_pretrained": "Ours+",
     "few_shot-examples": "Ours and the examples (this project)",
+    "few_shot_pretrained-every": "Ours+, the class in no label (this project)",
     "few_shot-every": "Ours, the class in no label (this project)",
     "ours": "Ours",
     "oracle": "Oracle",
