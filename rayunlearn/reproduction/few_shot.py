@@ -302,25 +302,20 @@ def transferred(task: Task, generator: str, classifier: str, scale: str, *, ever
         scale: "cpu" or "paper".
         every: as this project does it (`few_shot.whole_by`), not by the paper's rule.
     """
-    called = f"generator of {TITLES[generator]}"
+    ending, settings = _EVERY if every else ("", ())
+    called = f"generator of {TITLES[generator]}" + (", the class in no label (this project)" if every else "")
     original = SECOND[task.name] if classifier.endswith("_2") else COMPARISONS["mnist", classifier, task.name]
-    printed = beside(original["original"], called, {FULL: TRANSFER[task.name, generator, classifier]})
-    own = row("mnist", generator, task, scale, "few_shot", FEW, called=called, printed=printed)
-    settings: tuple[str, ...] = ()
-    variant = "" if generator == classifier else f"-of-{generator}"
-    if every:
-        ending, settings = _EVERY
-        variant += ending
-        called += ", the class in no label (this project)"
-        printed = beside(original["original"], called, None)
+    figures = None if every else {FULL: TRANSFER[task.name, generator, classifier]}
+    printed = beside(original["original"], called, figures)
     if generator == classifier:
-        return own if not every else row(
-            "mnist", classifier, task, scale, "few_shot", FEW, *settings, called=called, variant=variant,
-            printed=printed,
+        return row(
+            "mnist", classifier, task, scale, "few_shot", FEW, *settings,
+            variant=ending, called=called, printed=printed,
         )  # fmt: skip
     return row(
-        "mnist", classifier, task, scale, "few_shot_pretrained", FEW, *settings, called=called,
-        printed=printed, variant=variant, donor=own,
+        "mnist", classifier, task, scale, "few_shot_pretrained", FEW, *settings,
+        variant=f"-of-{generator}{ending}", called=called, printed=printed,
+        donor=row("mnist", generator, task, scale, "few_shot", FEW),
     )  # fmt: skip
 
 
