@@ -89,7 +89,7 @@ REMARKS: dict[str, str] = {
     ),
     "moons-ours": (
         "the knee of the similarities takes in samples beyond the end of the moon that D_e is; other kernels "
-        "and widths came to no less, another threshold to little less (docs/log.md, 47 to 50)."
+        "and widths came to no less, another threshold to little less (docs/log.md, 47 to 50 and 76)."
     ),
     "moons-eubo-share": (
         "it is almost zero from 0.75 on, and which of the two is nearer lies within the spread over seeds."

@@ -15,7 +15,10 @@ Ours, step by step; there is no generator, which is for spaces too large to samp
    has the width of a density estimate: Scott's, M^(-1/(d + 4)) standard deviations of the M examples in d
    dimensions, along the axes of their covariance.
 3. Relabelling: label 1, the erased one, gets probability 0 (eq. 10); the other of two then has all.
-4. Relearning "from w_o": the original's posterior is the prior, and D' counts as many points as D.
+4. Relearning "from w_o": the original's posterior is the prior, and a sample of D'_r counts as many points as
+   if D' were D. How much of D' is D'_e says little of how much of D that stands for, and where relearning
+   ends the paper leaves out ("until it converges"): D'_e counts for more and more points, until the given
+   examples are on average no likelier to have the erased label than the other (docs/log.md, 76).
 
 The KL divergences are KL(p_reference, p_unlearned) of the predictive probabilities. Table 1 says "all data
 points are used", of D or of D_e? RKL at 1e-5, 0.003 from the original, has 0.432 there; with the published
@@ -32,10 +35,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
+from scipy.optimize import brentq
 from sklearn.datasets import make_moons
 from torch import Tensor
 
-from rayunlearn.errors import BadInput
+from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.inversion.knee import Knee, knee_threshold
 from rayunlearn.inversion.relabelling import relabel
 from rayunlearn.inversion.similarity import similarity
@@ -51,6 +55,8 @@ DOMAIN = ((-1.5, -1.0), (2.5, 1.5))
 """Lower left and upper right corner."""
 RHOS = (0.25, 0.5, 0.75, 1.0)
 LAMBDAS = (1e-5, 1e-9, 0.0)
+POINTS_OF_ERASED = (0.1, 1e4)
+"""Least and most that D'_e may count for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +66,13 @@ class MoonsSettings:
     Attributes:
         samples: in D'.
         t_ent: a sample's predictive entropy is below this, nats.
+        until: mean probability of the erased label on the given examples at which relearning ends.
         unlearn: of EUBO and RKL.
     """
 
     samples: int = 1000
     t_ent: float = 0.5
+    until: float = 0.5
     unlearn: UnlearnSettings = field(default_factory=UnlearnSettings)
 
     def __post_init__(self) -> None:
@@ -73,6 +81,8 @@ class MoonsSettings:
             raise BadInput("moons.samples", self.samples, "a whole number >= 1")
         if not 0 < self.t_ent < math.inf:
             raise BadInput("moons.t_ent", self.t_ent, "a number of nats above 0")
+        if not 0 < self.until < 1:
+            raise BadInput("moons.until", self.until, "a probability above 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,12 +127,14 @@ class FewShot:
         inputs: D', `[N, 2]`.
         like: which of them are D'_e, mask `[N]`.
         knee: the threshold between them.
+        points: of D, that D'_e counted for.
     """
 
     model: SparseGP
     inputs: Tensor
     like: Tensor
     knee: Knee
+    points: float
 
 
 def prepare(seed: int) -> Moons:
@@ -151,16 +163,41 @@ def prepare(seed: int) -> Moons:
 
 
 def few_shot(moons: Moons, rho: float, settings: MoonsSettings) -> FewShot:
-    """Unlearn by the few-shot method: inversion, filtration, relabelling and relearning."""
+    """Unlearn by the few-shot method: inversion, filtration, relabelling and relearning.
+
+    Raises:
+        BadInput: too few examples or samples; examples that are not of the erased label to the original.
+        RayUnlearnError: as many points of D'_e as there may be leave the examples with that label.
+    """
     examples = moons.inputs[moons.examples(rho)]
     inputs = _invert(moons, settings)
     soft = moons.original.probabilities(inputs)
     scores = _density_scores(inputs, examples)
     knee = knee_threshold(scores)
     like = knee.selects(scores)
+    found = int(like.sum())
+    if not found:
+        raise BadInput("samples like the examples", 0, f"at least 1 of moons.samples, {settings.samples}")
     relabelled = relabel(torch.stack([1 - soft, soft], dim=1), [ERASED_LABEL])[:, ERASED_LABEL]
-    model = moons.original.learned(inputs, torch.where(like, relabelled, soft), count=POINTS)
-    return FewShot(model=model, inputs=inputs, like=like, knee=knee)
+    labels = torch.where(like, relabelled, soft)
+
+    def relearned(points: float) -> SparseGP:
+        counts = torch.full_like(labels, POINTS / len(inputs)).masked_fill(like, points / found)
+        return moons.original.learned(inputs, labels, counts)
+
+    def excess(log_points: float) -> float:
+        """By how much the examples' mean probability of the erased label is above `settings.until`."""
+        return float(relearned(math.exp(log_points)).probabilities(examples).mean()) - settings.until
+
+    least, most = (math.log(points) for points in POINTS_OF_ERASED)
+    if excess(least) <= 0:
+        shown = moons.original.probabilities(examples).mean().item()
+        allowed = f"above moons.until, {settings.until}"
+        raise BadInput("mean probability of the erased label on the examples", shown, allowed)
+    if excess(most) > 0:
+        raise RayUnlearnError(f"D'_e counted for {POINTS_OF_ERASED[1]:g} points leaves the examples' label")
+    points = math.exp(brentq(excess, least, most, xtol=1e-3))
+    return FewShot(model=relearned(points), inputs=inputs, like=like, knee=knee, points=points)
 
 
 def _density_scores(inputs: Tensor, examples: Tensor) -> Tensor:
@@ -229,7 +266,7 @@ def run_moons(
         Rows with `seed`, `method` ("original", "ours", "eubo", "rkl"), `rho` and `lambda` (None where there
         is none), and the mean KL divergences in nats: `vs_original`, `vs_oracle` over all data points, and
         `vs_original_erased`, `vs_oracle_erased` over D_e. Ours has `erased_like`, the share of D' in D'_e,
-        and `threshold`, how it was found.
+        `threshold`, how it was found, and `erased_points`, the points of D that D'_e counted for.
 
     Raises:
         BadInput: gpytorch is not installed; a rho or a lambda that is none.
@@ -240,7 +277,8 @@ def run_moons(
     for rho in rhos:
         ours = few_shot(moons, rho, settings)
         row = _row(moons, "ours", ours.model, rho)
-        rows.append(row | {"erased_like": ours.like.double().mean().item(), "threshold": ours.knee.method})
+        rows.append(row | {"erased_like": ours.like.double().mean().item(), "threshold": ours.knee.method,
+                           "erased_points": ours.points})  # fmt: skip
         for method in ("eubo", "rkl"):
             for value in lambdas:
                 model = bayesian(moons, method, rho, log_of(value), settings)

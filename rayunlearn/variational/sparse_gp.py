@@ -71,7 +71,7 @@ class SparseGP:
         self.kernel = rbf_kernel(inducing.shape[1])
         self.likelihood = Logistic()
 
-    def learned(self, inputs: Tensor, labels: Tensor, count: float | None = None) -> SparseGP:
+    def learned(self, inputs: Tensor, labels: Tensor, counts: Tensor | None = None) -> SparseGP:
         """After further data: what is the posterior here is their prior.
 
         Maximises the evidence lower bound by L-BFGS. Mean and Cholesky factor have one optimum, for the bound
@@ -80,12 +80,12 @@ class SparseGP:
         Args:
             inputs: `[N, D]`.
             labels: of each the probability of label 1, `[N]`.
-            count: how many data points they stand for; None for N.
+            counts: how many data points each stands for, `[N]`; None for 1.
 
         Raises:
             RayUnlearnError: no optimum was found.
         """
-        weight = 1.0 if count is None else count / len(inputs)
+        weights = torch.ones_like(labels) if counts is None else counts
         features, residual = self.given_theta(inputs)
         offset, slope = features @ self.posterior.mean, features @ self.posterior.cholesky
         shift = torch.zeros_like(self.posterior.mean).requires_grad_()
@@ -96,7 +96,7 @@ class SparseGP:
             lower = scale.tril()
             spread = (residual + (slope @ lower).square().sum(dim=1)).sqrt()
             expected = self.likelihood.expected_log_prob(labels, Normal(offset + slope @ shift, spread))
-            value = kl_from_standard(shift, _positive(lower)) - weight * expected.sum()
+            value = kl_from_standard(shift, _positive(lower)) - weights @ expected
             value.backward()
             return value
 

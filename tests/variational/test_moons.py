@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,15 +61,31 @@ def test_the_models_say_what_they_learned(moons: Moons) -> None:
 
 
 def test_ours_moves_to_the_oracle_from_a_quarter_of_the_examples(moons: Moons) -> None:
-    """To less than half of the original's divergence; with nothing filtered it goes nowhere (control)."""
+    """To a fourth of the original's divergence; with nothing filtered it goes nowhere (control)."""
     ours = few_shot(moons, 0.25, SMALL)
     start = to_oracle(moons, moons.original)
     assert ours.knee.method == "knee"
     assert 0.1 < float(ours.like.double().mean()) < 0.35
-    assert to_oracle(moons, ours.model) < start / 2
+    assert to_oracle(moons, ours.model) < start / 4
     soft = moons.original.probabilities(ours.inputs)
-    unfiltered = moons.original.learned(ours.inputs, soft, count=100)
+    unfiltered = moons.original.learned(ours.inputs, soft, torch.full_like(soft, 0.25))
     assert to_oracle(moons, unfiltered) > 0.75 * start
+
+
+def test_relearning_ends_where_the_examples_are_undecided(moons: Moons) -> None:
+    """On average, and not before: a higher end is reached by fewer points, farther from the oracle."""
+    half, early = (few_shot(moons, 0.5, replace(SMALL, until=until)) for until in (0.5, 0.8))
+    examples = moons.inputs[moons.examples(0.5)]
+    for ours, until in ((half, 0.5), (early, 0.8)):
+        assert float(ours.model.probabilities(examples).mean()) == pytest.approx(until, abs=2e-3)
+    assert 0 < early.points < half.points
+    assert to_oracle(moons, early.model) > to_oracle(moons, half.model)
+
+
+def test_examples_that_are_not_the_behaviour_are_refused(moons: Moons) -> None:
+    """The original has to be surer of the erased label on them than relearning is to leave it."""
+    with pytest.raises(BadInput, match=r"mean probability of the erased label .* is 0\.[89]\d*; .*moons\.until"):
+        few_shot(moons, 0.25, replace(SMALL, until=0.999))
 
 
 def test_eubo_needs_all_examples(moons: Moons) -> None:
@@ -153,5 +170,7 @@ def test_other_bad_input_is_refused() -> None:
         MoonsSettings(samples=0)
     with pytest.raises(BadInput, match=r"moons\.t_ent"):
         MoonsSettings(t_ent=math.nan)
+    with pytest.raises(BadInput, match=r"moons\.until"):
+        MoonsSettings(until=1.0)
     with pytest.raises(BadInput, match="inputs pass"):
         few_shot(prepare(0), 0.25, MoonsSettings(samples=10, t_ent=1e-9))

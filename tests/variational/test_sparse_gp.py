@@ -88,16 +88,19 @@ def test_the_likelihood_given_theta_averages_to_the_bounds_term(
 
 
 def test_data_counts_as_often_as_it_is_said_to(learned: SparseGP, data: tuple[Tensor, Tensor]) -> None:
-    """Every point twice is the same as `count` 120, which moves the posterior; soft labels are means."""
+    """Every point twice is the same as `counts` of 2, which move the posterior; soft labels are means."""
     x, y = data
     start = SparseGP(learned.inducing)
     twice = start.learned(torch.cat([x, x]), torch.cat([y, y])).posterior
-    counted = start.learned(x, y, count=120).posterior
+    counted = start.learned(x, y, torch.full_like(y, 2.0)).posterior
     assert torch.allclose(twice.mean, counted.mean, atol=1e-4)
     assert not torch.allclose(learned.posterior.mean, counted.mean, atol=1e-2)
     both = start.learned(torch.cat([x, x]), torch.cat([y, 1 - y])).posterior
-    soft = start.learned(x, torch.full_like(y, 0.5), count=120).posterior
+    soft = start.learned(x, torch.full_like(y, 0.5), torch.full_like(y, 2.0)).posterior
     assert torch.allclose(both.mean, soft.mean, atol=1e-4)
+    some = torch.arange(60) < 20
+    part = start.learned(x[some], y[some]).posterior
+    assert torch.allclose(start.learned(x, y, some.double()).posterior.mean, part.mean, atol=1e-4)
 
 
 def test_a_posterior_is_the_prior_of_what_comes_next(learned: SparseGP, data: tuple[Tensor, Tensor]) -> None:
