@@ -84,7 +84,7 @@ def test_relearning_ends_where_the_examples_are_undecided(moons: Moons) -> None:
 
 def test_examples_that_are_not_the_behaviour_are_refused(moons: Moons) -> None:
     """The original has to be surer of the erased label on them than relearning is to leave it."""
-    with pytest.raises(BadInput, match=r"mean probability of the erased label .* is 0\.[89]\d*; .*moons\.until"):
+    with pytest.raises(BadInput, match=r"erased label on the examples is 0\.[89]\d*; .*moons\.until"):
         few_shot(moons, 0.25, replace(SMALL, until=0.999))
 
 
