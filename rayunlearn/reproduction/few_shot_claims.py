@@ -151,7 +151,7 @@ def _transfer(rows: Sequence[Row], results: Sequence[Result]) -> list[Claim]:
     found = []
     for generator in CLASSIFIERS:
         own = [row for row in rows if row.donor is not None and _model(row.donor) == generator]
-        own = [row for row in own if not row.wanted_high and row.recipe.few_shot.whole_by == "similarity"]
+        own = [row for row in own if not row.wanted_high and not row.recipe.few_shot.further_iterations]
         if not own:
             continue
         failed = [row for row in own if accuracies(row, results)[1] > MISSED]
