@@ -78,6 +78,7 @@ TITLES = {
 }  # fmt: skip
 
 _ALL_OF_MNIST = ("train.epochs=3", "few_shot.gan.epochs=4", "few_shot.budget=20000")
+"""From so few epochs of all images generators learn more than from ten of a sixth (docs/log.md, 74)."""
 _TEN_THOUSAND = (
     "data.train_per_class=1000", "data.test_per_class=200", "few_shot.gan.epochs=20", "few_shot.budget=6000",
 )  # fmt: skip
@@ -92,8 +93,9 @@ _LARGE = (
     "few_shot.batch_size=64", "fisher.max_samples=500",
     "validation.per_retain_class=10", "validation.per_forget_class=30", "validation.checkpoint_every=20",
 )  # fmt: skip
-"""Of the large networks. By the paper's weights the BatchNorm loss of so many layers outweighs the others for
-longer than these iterations last (docs/log.md, 59, 60, 64 and 69; of ResNet-50's 53 layers the more)."""
+"""Of the large networks, which have an eighth of their channels. By the paper's weights the BatchNorm loss of
+so many layers outweighs the others for longer than these iterations last (docs/log.md, 59, 60, 64 and 69; of
+ResNet-50's 53 layers the more)."""
 _RESNET50 = (*_LARGE, "few_shot.model_inversion.batchnorm_weight=0.001")
 _LENET5 = (
     "few_shot.model_inversion.iterations=1500", "few_shot.model_inversion.batch_size=128",
@@ -112,19 +114,17 @@ CPU: dict[tuple[str, str, str], tuple[str, ...]] = {
         *_LARGE, *_TEN_THOUSAND, "train.epochs=30", "fine_tune.epochs=30",
     ),
 }  # fmt: skip
-"""What is smaller on CPUs, by dataset, classifier and task; the large networks have an eighth of their
-channels.
-A generator shows other classifiers more of its own's digits where that one has learned from all images, few
-epochs of them, than from ten epochs of a sixth (docs/log.md, 74)."""
+"""What is smaller on CPUs, by dataset, classifier and task."""
 
 _MOONS_NOTE = (
     "The paper has the same setting as its [23], the published code of Nguyen, Low and Jaillet: "
     "scikit-learn's moons, 100 points with noise 0.2, 20 inducing inputs, the 20 points of the lower "
     "moon farthest to the right as D_e, of which ρ is the share that is given. Of ours it leaves out "
-    "how D' is sampled (uniformly here), the kernel's width (Scott's) and what relearning starts from "
-    "(the original's posterior as prior): `rayunlearn/variational/moons.py` has the reasons. It says "
-    "that its averages are over all data points, but the original's own divergence from the oracle "
-    "speaks for those of D_e; so both are shown. The example is the same at every scale."
+    "how D' is sampled (uniformly here), the kernel's width (Scott's), what relearning starts from (the "
+    "original's posterior as prior) and where it ends (where the examples are undecided): "
+    "`rayunlearn/variational/moons.py` has the reasons. It says that its averages are over all data points, "
+    "but the original's own divergence from the oracle speaks for those of D_e; so both are shown. The "
+    "example is the same at every scale."
 )
 _NOTE = (
     "D_e is asked for on test images where it is a class, and on the mislabelled training images where "
