@@ -101,9 +101,17 @@ REMARKS: dict[str, str] = {
 
 _AS_THE_ORIGINAL = "D_r is the original's, which at this reduction is as far below the paper's."
 
+_FEW_TRUCKS = (
+    "D_r is the original's. What is left of the class is left as well where no sample is taught any "
+    "probability of it: trucks of a generator trained on 10,000 images stand for too few of the real ones."
+)
+
 OF_REDUCTIONS: dict[str, str] = {
     "cifar10-*-original": "a fifth of the training images, and an eighth of the channels, learn no better.",
     "cifar10-*-gold": "as the original: a fifth of the training images, and an eighth of the channels.",
+    "cifar10-preactresnet18-class-few_shot_pretrained*": _FEW_TRUCKS,
+    "cifar10-preactresnet18-class-ours": _FEW_TRUCKS,
+    "cifar10-preactresnet18-class-fine_tune": _AS_THE_ORIGINAL,
     "cifar10-preactresnet18-class-few_shot*": _AS_THE_ORIGINAL,
     "cifar10-preactresnet18-class-fisher_1*": _AS_THE_ORIGINAL,
     "cifar10-preactresnet18-class-rkl*": _AS_THE_ORIGINAL,
