@@ -123,10 +123,6 @@ OF_REDUCTIONS: dict[str, str] = {
         "what teaches right answers are the examples (docs/log.md, 66): learned from as well, all of them "
         "bring D_e to 96 %, and four to 93."
     ),
-    "mnist-preactresnet18-class-fine_tune": (
-        "nothing that is retained contradicts the class, so that the optimizer's steps alone drive it out, "
-        "and a sixth of the images make a sixth of the steps."
-    ),
     "*-allcnn-*-gkt": (
         "the reduction ends it after 600 of the paper's 4,000 cycles, when the student still learns: in the "
         "last 300 its loss on synthetic images falls by a sixth to a half (seed 0). Of two classes of MNIST "
