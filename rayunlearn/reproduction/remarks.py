@@ -16,7 +16,7 @@ _ANOTHER_LAMBDA = (
 _OF_ANOTHER = (
     "a generator finds what its own classifier takes for a class: another one answers hardly any sample with "
     "the class that is to go, as the paper has it of ResNet-50's generator, or none with some class that is "
-    "to stay, which ends the run. Three times the iterations changed nothing (docs/log.md, 74)."
+    "to stay, which ends the run. Twice the iterations changed nothing (docs/log.md, 74)."
 )
 _LAST_LAYER = (
     "these have a posterior over the last layer alone here, and a smaller one. What the layers before it "

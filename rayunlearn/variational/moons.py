@@ -31,6 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +182,7 @@ def few_shot(moons: Moons, rho: float, settings: MoonsSettings) -> FewShot:
     relabelled = relabel(torch.stack([1 - soft, soft], dim=1), [ERASED_LABEL])[:, ERASED_LABEL]
     labels = torch.where(like, relabelled, soft)
 
+    @cache  # the search asks for its ends and for what it found again
     def relearned(points: float) -> SparseGP:
         counts = torch.full_like(labels, POINTS / len(inputs)).masked_fill(like, points / found)
         return moons.original.learned(inputs, labels, counts)
@@ -190,10 +192,11 @@ def few_shot(moons: Moons, rho: float, settings: MoonsSettings) -> FewShot:
         return float(relearned(math.exp(log_points)).probabilities(examples).mean()) - settings.until
 
     least, most = (math.log(points) for points in POINTS_OF_ERASED)
-    if excess(least) <= 0:
-        shown = moons.original.probabilities(examples).mean().item()
+    if (above := excess(least)) <= 0:
         allowed = f"above moons.until, {settings.until}"
-        raise BadInput("mean probability of the erased label on the examples", shown, allowed)
+        raise BadInput(
+            "mean probability of the erased label on the examples", above + settings.until, allowed
+        )
     if excess(most) > 0:
         raise RayUnlearnError(f"D'_e counted for {POINTS_OF_ERASED[1]:g} points leaves the examples' label")
     points = math.exp(brentq(excess, least, most, xtol=1e-3))
