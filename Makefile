@@ -1,6 +1,6 @@
 # `make` shows the targets. The environment is .venv; nothing outside the repository is changed.
 .DEFAULT_GOAL := help
-.PHONY: help install run test slow lint types check clean
+.PHONY: help install run test slow portable elsewhere lint types check clean
 
 # An interpreter that exists is asked for its version below; `make PYTHON=/path/to/python install` names another.
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 export RAY_USAGE_STATS_ENABLED := 0
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Build .venv from pyproject.toml and constraints.txt (nothing to do when up to date)
 
@@ -41,13 +41,20 @@ test: install ## Run the tests (some of them: ARGS='tests/scheduling -x')
 slow: install ## Run the tests that take long: kills, submitted jobs, several workers
 	@$(PYTEST) -m slow --no-loadscope-reorder $(ARGS)
 
+portable: install ## Run the learned tests on other arithmetic and from other root seeds (ARGS='--roots 3 4 5')
+	@$(BIN)/python -m tests.portable $(ARGS)
+
+# Two arithmetics that share neither instruction set nor library with the default.
+elsewhere: install
+	@$(BIN)/python -m tests.portable --settings avx2 no-onednn --roots 0 --brief
+
 lint: install ## Check the code's form with ruff
 	@$(BIN)/ruff check .
 
 types: install ## Check the types with mypy
 	@$(BIN)/mypy
 
-check: lint types test slow ## Everything that CI runs
+check: lint types test elsewhere slow ## Everything that CI runs
 
 clean: ## Remove .venv, caches and build folders; what runs have stored stays
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

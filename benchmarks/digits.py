@@ -41,7 +41,7 @@ from rayunlearn.runtime.audit import AuditInputs, audit
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context, Quiet
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
-from rayunlearn.runtime.machine import machine_facts
+from rayunlearn.runtime.machine import instruction_set, machine_facts
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.requested import run_seed
 from rayunlearn.runtime.runs import RunFiles
@@ -435,7 +435,9 @@ def main(
     pending: dict[ray.ObjectRef[Any], Path] = {}
     for recipe in loaded.values():
         for seed in used:
-            kept = out.parent / f".{out.stem}-{recipe.name}-{seed}-{recipe.config_hash[:12]}.json"
+            processor = instruction_set().replace(" ", "-").lower()
+            of = f"{recipe.name}-{seed}-{recipe.config_hash[:12]}-{processor}"
+            kept = out.parent / f".{out.stem}-{of}.json"
             if kept.exists():
                 rows += json.loads(kept.read_text())
             else:

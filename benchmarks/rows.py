@@ -8,15 +8,21 @@ from typing import Any
 
 from rich.console import Console
 
+from rayunlearn.errors import BadInput
+from rayunlearn.reproduction.results import Result, arithmetic_of
 from rayunlearn.reproduction.zero_shot import Row
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import JobProgress
 from rayunlearn.runtime.cluster import connect
+from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.reproduce import cut_short, results_of, row_store, run_rows
 
 
 def finished(rows: Sequence[Row], seeds: int, storage: Path, console: Console) -> list[dict[str, Any]]:
-    """Every request of every row and seed; what an earlier run has done is read from the storage folder."""
+    """Every request of every row and seed; what an earlier run has done is read from the storage folder.
+
+    All of one processor and instruction set, this one's: a figure is a mean over them.
+    """
     connect()
     root = storage.absolute()
     with JobProgress(console) as progress:
@@ -24,7 +30,20 @@ def finished(rows: Sequence[Row], seeds: int, storage: Path, console: Console) -
     found = [result for row in rows for seed in range(seeds) for result in results_of(root, row, seed)]
     failed |= {f"{r['row']}, seed {r['seed']}": r["failed"] for r in found if "failed" in r}  # earlier
     assert not failed, failed
+    check_processor(found, arithmetic_of({"machine": machine_facts()}))
     return found
+
+
+def check_processor(found: Sequence[Result], here: str) -> None:
+    """Refuse results of another processor than this one, as `arithmetic_of` names it.
+
+    Raises:
+        BadInput: naming the first.
+    """
+    for result in found:
+        if (there := arithmetic_of(result)) != here:
+            name = f"processor of {result['row']}, seed {result['seed']}"
+            raise BadInput(name, there, f"{here}, this one's; name another --storage")
 
 
 def endings(row: Row, seeds: int, storage: Path) -> dict[int, tuple[str, str]]:

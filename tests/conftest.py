@@ -1,4 +1,8 @@
-"""What every test runs under: one thread, a quiet local Ray without tokens, patient hypothesis."""
+"""What every test runs under: one thread, a quiet local Ray without tokens, patient hypothesis.
+
+Bits are promised on one CPU configuration. A test that compares them makes both sides under this environment,
+in its subprocesses and Ray's workers as well, and compares with none that were stored.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import functools
 import os
 from typing import Protocol
 
+from tests import arithmetic
+
 # Before any test imports Ray. Without RAY_AUTH_MODE a local `ray.init()` writes ~/.ray/auth_token and turns
 # token authentication on for later clusters; `ray.train.report` waits for the health check (2 s by default).
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -14,17 +20,24 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 # Bitwise claims hold at equal threads, and Ray gives an actor of one CPU one thread. torch's own setting
 # counts for the thread that sets it; tests start more.
-os.environ["OMP_NUM_THREADS"] = "1"
+ARITHMETIC = arithmetic.chosen()
+os.environ |= {"OMP_NUM_THREADS": str(ARITHMETIC.threads), **ARITHMETIC.environment}
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from rayunlearn.data.datasets import LabelledImages, load_dataset  # noqa: E402
-from rayunlearn.methods.training import TrainSettings, train_classifier  # noqa: E402
-from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier  # noqa: E402
+from rayunlearn import seeds  # noqa: E402
 
-torch.set_num_threads(1)
+if ROOT_SEED := arithmetic.root_seed():  # before any other module of the package takes the function
+    seeds.derive_seed = functools.partial(seeds.derive_seed, ROOT_SEED)
+
+from rayunlearn.data.datasets import LabelledImages, load_dataset  # noqa: E402
+from rayunlearn.models.classifiers import Classifier  # noqa: E402
+from tests.stored.models import DIGITS, stored, trained_on_half  # noqa: E402
+
+torch.set_num_threads(ARITHMETIC.threads)
+torch.backends.mkldnn.set_flags(ARITHMETIC.onednn)
 
 # No deadline: CI machines are shared. In CI the examples are the same each time; at a desk they are new.
 IN_CI = bool(os.environ.get("CI"))
@@ -47,19 +60,11 @@ def digits_data() -> LabelledImages:
 
 @pytest.fixture(scope="session")
 def digits_version(digits_data: LabelledImages) -> TrainVersion:
-    """Trains a small AllCNN (width 0.125) on digits `[::2]`, once for each set of left-out classes (3 s)."""
+    """A small AllCNN of the digits `[::2]`: the stored one, or trained without some classes (3 s)."""
 
     @functools.cache
     def trained(without: tuple[int, ...]) -> Classifier:
-        spec = ClassifierSpec(
-            name="allcnn", width=0.125, in_channels=1, image_size=8, num_classes=10,
-            mean=digits_data.mean, std=digits_data.std,
-        )  # fmt: skip
-        images, labels = digits_data.images[::2], digits_data.labels[::2]
-        kept = ~torch.isin(labels, torch.tensor(without, dtype=torch.int64))
-        model = build_classifier(spec, 0)
-        train_classifier(model, images[kept], labels[kept], TrainSettings(epochs=10), seed=0)
-        return model.eval()
+        return trained_on_half(digits_data, without) if without else stored(DIGITS)
 
     return lambda without=(): copy.deepcopy(trained(without))
 

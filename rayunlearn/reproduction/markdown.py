@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from types import MappingProxyType
 
@@ -10,7 +10,7 @@ from rayunlearn.reproduction import few_shot_tables, moons, tables
 from rayunlearn.reproduction.claims import Claim
 from rayunlearn.reproduction.incomplete_data import INCOMPLETE
 from rayunlearn.reproduction.papers import claims
-from rayunlearn.reproduction.results import Result, differing, duration, of_row
+from rayunlearn.reproduction.results import Result, by_arithmetic, differing, duration, of_row
 from rayunlearn.reproduction.rows import Page, Row, reductions
 from rayunlearn.reproduction.shortfalls import section
 from rayunlearn.reproduction.tables import declared, table
@@ -32,13 +32,15 @@ def render(
 
     Args:
         page: with the rows that were run.
-        results: of its rows, each request of each seed by itself.
+        results: of its rows, each request of each seed by itself. Only those of one processor are averaged:
+            a row's others come in tables of their own.
         writer: hardware and versions of the machine that writes the page, where a result has none of its own.
         missing: names of the rows that were not run.
         failed: row and seed that gave no figures -> why.
         picture: name of the page's figure, where it has one.
     """
-    parts = [f"# {page.title}\n"]
+    parts, every = [f"# {page.title}\n"], results
+    results, others = by_arithmetic(every)
     if page.note:
         parts.append(f"{page.note}\n")
     if page.form == "declared":
@@ -48,6 +50,8 @@ def render(
     for group in dict.fromkeys(row.group for row in page.rows):
         rows = [row for row in page.rows if row.group == group]
         parts += [f"## {group}\n", FORMS[page.form](rows, results), _data(rows, results), _settings(rows)]
+    for processor, of in others.items():
+        parts += [f"## On {processor}\n", *_tables(page, of)]
     if picture is not None:
         parts.append(f"![{page.title}]({picture})\n")
     checked = claims(page, results)
@@ -55,9 +59,19 @@ def render(
         parts.append(_claims(checked))
     if results:
         counted = TRAINING_COUNTED if page.form == "moons" else UNLEARNING_COUNTED
-        parts.append(_runs(results, counted, writer))
+        parts.append(_runs(every, counted, writer))
     parts.append(section(page, results, checked, missing, failed))
     return "\n".join(parts)
+
+
+def _tables(page: Page, results: Sequence[Result]) -> Iterator[str]:
+    """The page's tables of these results alone."""
+    if page.form == "moons":
+        yield moons.shown(page, results)
+    there = [row for row in page.rows if of_row(results, row.name)]
+    for group in dict.fromkeys(row.group for row in there):
+        yield f"### {group}\n"
+        yield FORMS[page.form]([row for row in there if row.group == group], results)
 
 
 def _data(rows: Sequence[Row], results: Sequence[Result]) -> str:
@@ -108,7 +122,9 @@ def _runs(results: Sequence[Result], counted: str, writer: Mapping[str, str]) ->
     ]
     machines: dict[str, int] = {}
     for result in results:
-        said = ", ".join(f"{name} {value}" for name, value in (result["machine"] or writer).items())
+        facts = dict(result["machine"] or writer)
+        facts.setdefault("instruction_set", "not recorded")
+        said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
         if result["machine"] is None:
             said += " (not recorded by the run: what this page was written on)"
         machines[said] = machines.get(said, 0) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -48,6 +49,32 @@ def name_of(subject: str) -> str:
 def of_row(results: Sequence[Result], row: str) -> list[Result]:
     """The results of the row of this name."""
     return [result for result in results if result["row"] == row]
+
+
+def arithmetic_of(result: Result) -> str:
+    """The processor and its instruction set, on which a result's rounding hangs."""
+    machine = result["machine"] or {}
+    named = [machine.get(name, "none") for name in ("cpu", "instruction_set", "gpu")]
+    return ", ".join(value for value in named if value != "none") or "a machine that the run did not record"
+
+
+def by_arithmetic(results: Sequence[Result]) -> tuple[list[Result], dict[str, list[Result]]]:
+    """Results that may be averaged, of each row those of the processor with most; the others by processor.
+
+    >>> one, other = ({"row": "a", "machine": {"cpu": cpu}} for cpu in ("one", "other"))
+    >>> by_arithmetic([other, one, one]) == ([one, one], {"other": [other]})
+    True
+    """
+    counts: dict[object, Counter[str]] = defaultdict(Counter)
+    for result in results:
+        counts[result.get("row")][arithmetic_of(result)] += 1
+    most = {row: count.most_common(1)[0][0] for row, count in counts.items()}
+    together: list[Result] = []
+    others: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        own = arithmetic_of(result)
+        (together if own == most[result.get("row")] else others[own]).append(result)
+    return together, dict(others)
 
 
 def values_of(results: Sequence[Result], subject: str, measure: str) -> list[float | None]:

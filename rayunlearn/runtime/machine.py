@@ -26,12 +26,20 @@ def machine_facts() -> dict[str, str]:
         model = model or "unknown"
     return {
         "cpu": model,
+        "instruction_set": instruction_set(),
         "cores": str(os.cpu_count()),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "ray": ray.__version__,
     }
+
+
+def instruction_set() -> str:
+    """By which torch computes on this CPU, and so how its sums are rounded: `AVX512`, or less if so set."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
+    found = torch.backends.cpu.get_cpu_capability()
+    return f"{found}, oneDNN up to {limit}" if limit else found
 
 
 def report_facts(seed: int, where: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from rayunlearn.reproduction import few_shot_plots
 from rayunlearn.reproduction.markdown import render
 from rayunlearn.reproduction.papers import page
 from rayunlearn.reproduction.plots import draw
-from rayunlearn.reproduction.results import Result, of_row
+from rayunlearn.reproduction.results import Result, by_arithmetic, of_row
 from rayunlearn.reproduction.rows import Page, Row
 from rayunlearn.reproduction.stored_page import from_json, of_other_settings, run_of, to_json, together
 from rayunlearn.results.audit_figures import InvertedImages
@@ -158,13 +158,14 @@ def _write(
     measured = run_of([result for result in fresh if "failed" not in result])
     first = {row.key: [seed for seed in seeds if (row.key, seed) in measured][:1] for row in wanted.rows}
     pictured = [(row, seed) for row in wanted.rows for seed in first[row.key]]
+    averaged, _ = by_arithmetic(results)
     if wanted.form == "moons":
-        drawn = moons_picture(root, seeds, wanted.name, results)
+        drawn = moons_picture(root, seeds, wanted.name, averaged)
     elif wanted.paper == "few-shot":
         examples = [(row, seed) for row, seed in pictured if row.kind == "examples"]
-        drawn = few_shot_plots.draw(shown, results, galleries(root, examples))
+        drawn = few_shot_plots.draw(shown, averaged, galleries(root, examples))
     else:
-        drawn = draw(shown, results, inverted)
+        drawn = draw(shown, averaged, inverted)
     facts = machine_facts()
     written.parent.mkdir(parents=True, exist_ok=True)
     picture = written.with_suffix(".png")

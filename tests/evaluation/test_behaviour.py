@@ -36,6 +36,7 @@ def answering(version: Classifier, label: int) -> Classifier:
     return version
 
 
+@pytest.mark.learned
 def test_the_version_itself_agrees_everywhere_but_has_unlearned_nothing(
     version: Classifier, held: UnlearningSet
 ) -> None:
@@ -59,6 +60,7 @@ def test_only_the_erased_labels_count_as_unwanted(
     assert found.retain_correct == int((held.answers[20:] == label).sum())
 
 
+@pytest.mark.learned
 def test_the_loss_is_that_of_the_other_samples(version: Classifier, held: UnlearningSet) -> None:
     """Targets of the unwanted samples do not enter it."""
     before = assess_behaviour(version, held, ROLES).retain_loss

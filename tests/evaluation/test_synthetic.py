@@ -148,6 +148,7 @@ def unseen(digits_data: LabelledImages) -> SyntheticSet:
     return SyntheticSet(images=images[ids], labels=labels[ids], requested=200)
 
 
+@pytest.mark.learned
 def test_a_masked_class_comes_back_at_once(
     digits_version: Callable[..., Classifier], unseen: SyntheticSet
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_masked_class_comes_back_at_once(
         assert curve[0] > 0.5
 
 
+@pytest.mark.learned
 def test_a_class_never_learned_does_not_come_back(
     digits_version: Callable[..., Classifier], unseen: SyntheticSet
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_class_never_learned_does_not_come_back(
     assert max(relapse_curve(retrained, unseen, DIGIT_ROLES, SETTINGS)) <= 0.5
 
 
+@pytest.mark.learned
 def test_both_targets_of_a_request_are_measured(
     digits_version: Callable[..., Classifier], unseen: SyntheticSet
 ) -> None:
@@ -184,6 +187,7 @@ def test_both_targets_of_a_request_are_measured(
     assert relapse_curve(one_gone, unseen, roles, still)[0] <= 0.6
 
 
+@pytest.mark.learned
 def test_enough_steps_teach_the_class(
     digits_version: Callable[..., Classifier], unseen: SyntheticSet
 ) -> None:

@@ -157,6 +157,7 @@ def test_batchnorm_loss_by_hand() -> None:
     assert biased != pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.learned
 def test_the_sum_is_over_every_layers_input(version: Classifier) -> None:
     """Eight layers of AllCNN, seen by a second pass; the norms are squared, DeepInversion's are not."""
     x = draw(5, 1, 8, 8).float()

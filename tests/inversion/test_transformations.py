@@ -83,6 +83,7 @@ def test_each_is_another_image_and_a_linear_map_with_a_gradient() -> None:
     assert len({tuple(image.flatten().tolist()) for image in made}) == len(TRANSFORMATIONS) + 1
 
 
+@pytest.mark.learned
 def test_digits_keep_their_meaning_unlike_upside_down(
     version: Classifier, digits_data: object, digits_version: Callable[[], Classifier]
 ) -> None:

@@ -33,13 +33,13 @@ def forget_samples(data: LabelledImages, version: Classifier, ids: Tensor, *, se
 
 
 def with_misled_sevens(
-    data: LabelledImages, version: Classifier
+    data: LabelledImages, version: Classifier, *, seed: int = 0
 ) -> tuple[LabelledImages, Mislabelled, Classifier]:
     """The data with 59 of the 88 training sevens called 2 or 3, what changed, and a model taught that."""
     train = torch.arange(0, len(data.labels), 2)
     wrong = mislabel(data.labels, train, Mislabelling(of=7, to=(2, 3, 7), share=1.0), seed=0)
-    taught, misled = replace(data, labels=wrong.labels), build_classifier(version.spec, 0)
-    train_classifier(misled, taught.images[train], taught.labels[train], TrainSettings(epochs=10), seed=0)
+    taught, misled = replace(data, labels=wrong.labels), build_classifier(version.spec, seed)
+    train_classifier(misled, taught.images[train], taught.labels[train], TrainSettings(epochs=10), seed=seed)
     return taught, wrong, misled
 
 
@@ -86,7 +86,7 @@ def run(method: Method, handed: Handed, settings: Any) -> Classifier:
 
 
 def same(a: Classifier, b: Classifier) -> bool:
-    """Whether two models are equal bit for bit, buffers included."""
+    """Whether two models are equal bit for bit, buffers included; both are made in this process."""
     first, second = a.state_dict(), b.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 

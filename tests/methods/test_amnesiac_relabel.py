@@ -81,6 +81,7 @@ def test_it_is_training_on_the_relabelled_samples(
     assert not same(ours, slow_relabel(handed.model(), images, kept, settings))
 
 
+@pytest.mark.learned
 def test_a_class_is_forgotten_and_the_rest_stays(version: Classifier, digits_data: LabelledImages) -> None:
     """Forget accuracy falls from over 90 % to under 10 %; retain accuracy stays within two points."""
     before = accuracies(version, digits_data, 0)
@@ -89,6 +90,7 @@ def test_a_class_is_forgotten_and_the_rest_stays(version: Classifier, digits_dat
     assert forget < 0.1 and retain > before[0] - 0.02
 
 
+@pytest.mark.learned
 def test_single_samples_lose_their_own_label(version: Classifier, digits_data: LabelledImages) -> None:
     """With copies the probability of their labels falls below 0.6 in the mean, and retain accuracy stays."""
     handed = forget_samples(digits_data, version, torch.arange(0, 20, 2))

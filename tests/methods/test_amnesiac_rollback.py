@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,6 @@ from rayunlearn.methods.training import TrainSettings, train_classifier
 from rayunlearn.methods.training_log import TrainingRecorder, flat_parameters, remaining, steps_with
 from rayunlearn.methods.unlearning import TrainingLog
 from rayunlearn.models.classifiers import Classifier, build_classifier
-from tests.conftest import TrainVersion
 from tests.methods.requests_on_digits import (
     accuracies,
     check_run,
@@ -24,20 +24,32 @@ from tests.methods.requests_on_digits import (
     run,
     with_log,
 )
+from tests.stored.models import allcnn_of_digits
 
 FEW = torch.tensor([10, 20, 30])
 
 
 @pytest.fixture(scope="module")
-def log(digits_data: LabelledImages, digits_version: TrainVersion) -> TrainingLog:
-    """Of the training of `digits_version`, done again: 140 steps of batch 64."""
-    spec, ids = digits_version().spec, torch.arange(0, len(digits_data.labels), 2)
-    model = build_classifier(spec, 0)
+def trained(digits_data: LabelledImages) -> tuple[Classifier, TrainingLog]:
+    """An AllCNN trained on every other digit, and the log of that: 140 steps of batch 64."""
+    ids = torch.arange(0, len(digits_data.labels), 2)
+    model = build_classifier(allcnn_of_digits(), 0)
     recorder = TrainingRecorder(model, ids)
     images, labels = digits_data.images[ids], digits_data.labels[ids]
     train_classifier(model, images, labels, TrainSettings(epochs=10), seed=0, on_step=recorder)
-    assert torch.equal(flat_parameters(model), flat_parameters(digits_version()))
-    return recorder.log()
+    return model.eval(), recorder.log()
+
+
+@pytest.fixture
+def version(trained: tuple[Classifier, TrainingLog]) -> Classifier:
+    """A copy of it, to be changed at will."""
+    return copy.deepcopy(trained[0])
+
+
+@pytest.fixture(scope="module")
+def log(trained: tuple[Classifier, TrainingLog]) -> TrainingLog:
+    """The log of its training."""
+    return trained[1]
 
 
 def distance(model: Classifier, flat: Tensor) -> float:
@@ -45,6 +57,13 @@ def distance(model: Classifier, flat: Tensor) -> float:
     return float((flat_parameters(model) - flat).norm())
 
 
+def agreement(a: Classifier, b: Classifier, data: LabelledImages) -> float:
+    """Share of the images that both models give the same answer to."""
+    with torch.no_grad():
+        return float((a(data.images).argmax(dim=1) == b(data.images).argmax(dim=1)).double().mean())
+
+
+@pytest.mark.learned
 def test_few_samples_undo_the_steps_that_took_them_alone(version: Classifier, log: TrainingLog) -> None:
     """The weights less the exact sum of those updates, to the last bit of float32; buffers stay."""
     before, buffers = flat_parameters(version), [b.clone() for b in version.buffers()]
@@ -58,6 +77,7 @@ def test_few_samples_undo_the_steps_that_took_them_alone(version: Classifier, lo
     assert not torch.equal(flat_parameters(version), one_more.float())
 
 
+@pytest.mark.learned
 def test_all_steps_undone_are_the_initial_weights(version: Classifier, log: TrainingLog) -> None:
     """Updates add up from the start to the end: without any of them only rounding is left."""
     roll_back(version, log, torch.cat(tuple(log.sample_ids)))
@@ -65,19 +85,28 @@ def test_all_steps_undone_are_the_initial_weights(version: Classifier, log: Trai
     assert torch.allclose(flat_parameters(version), initial, rtol=0, atol=1e-6)
 
 
+@pytest.mark.learned
 def test_a_class_undoes_nearly_all_of_the_training(
     version: Classifier, log: TrainingLog, digits_data: LabelledImages
 ) -> None:
-    """Hardly a batch of 64 lacks a class of ten (0.9^64 = 0.1 %): what is left knows no digit at all."""
+    """Hardly a batch of 64 lacks a class of ten (0.9^64 = 0.1 %): what is left answers as before training.
+
+    Before training, but by the statistics of the trained model, which are not rolled back.
+    """
     ids = torch.arange(0, len(digits_data.labels), 2)
     ids = ids[digits_data.labels[ids] == 0]
     assert steps_with(log, ids).float().mean() > 0.99
-    trained, initial = flat_parameters(version), flat_parameters(build_classifier(version.spec, 0))
+    untrained = build_classifier(version.spec, 0).eval()
+    buffers = {name: value for name, value in version.state_dict().items() if "running" in name}
+    untrained.load_state_dict(untrained.state_dict() | buffers)
+    trained, initial = flat_parameters(version), flat_parameters(untrained)
+    assert agreement(version, untrained, digits_data) < 0.4
     roll_back(version, log, ids)
     assert distance(version, initial) < 0.01 * float((trained - initial).norm())
-    assert max(accuracies(version, digits_data, 0)) < 0.3
+    assert agreement(version, untrained, digits_data) > 0.9
 
 
+@pytest.mark.learned
 def test_a_sample_that_was_in_no_step_undoes_nothing(version: Classifier, log: TrainingLog) -> None:
     """An image outside the training set taught nothing."""
     before = flat_parameters(version)
@@ -85,6 +114,7 @@ def test_a_sample_that_was_in_no_step_undoes_nothing(version: Classifier, log: T
     assert torch.equal(flat_parameters(version), before)
 
 
+@pytest.mark.learned
 def test_requests_one_after_another_undo_each_step_once(version: Classifier, log: TrainingLog) -> None:
     """With `remaining` between them they are one request for both; with the same log again they are not."""
     again, both = (build_classifier(version.spec, 0) for _ in range(2))
@@ -102,13 +132,15 @@ def test_requests_one_after_another_undo_each_step_once(version: Classifier, log
     assert distance(again, flat_parameters(both)) > 1e-3
 
 
+@pytest.mark.learned
 def test_few_samples_cost_little(version: Classifier, log: TrainingLog, digits_data: LabelledImages) -> None:
-    """Rolled back and fine-tuned for an epoch, accuracy is within two points of the original's."""
+    """Rolled back and fine-tuned for an epoch, accuracy is within four points of the original's."""
     handed = with_log(forget_samples(digits_data, version, FEW), log)
     before = accuracies(version, digits_data, 0)[0]
-    assert accuracies(run(METHOD, handed, RollbackSettings(epochs=1)), digits_data, 0)[0] > before - 0.02
+    assert accuracies(run(METHOD, handed, RollbackSettings(epochs=1)), digits_data, 0)[0] > before - 0.04
 
 
+@pytest.mark.learned
 def test_a_class_is_gone_and_the_rest_is_learned_anew(
     version: Classifier, log: TrainingLog, digits_data: LabelledImages
 ) -> None:
@@ -119,6 +151,7 @@ def test_a_class_is_gone_and_the_rest_is_learned_anew(
     assert forget == 0 and retain > 0.9
 
 
+@pytest.mark.learned
 def test_the_images_to_forget_are_not_read(
     version: Classifier, log: TrainingLog, digits_data: LabelledImages
 ) -> None:
@@ -135,6 +168,7 @@ def test_the_images_to_forget_are_not_read(
     assert torch.equal(flat_parameters(seen), flat_parameters(unseen))
 
 
+@pytest.mark.learned
 def test_statistics_are_estimated_again(
     version: Classifier, log: TrainingLog, digits_data: LabelledImages
 ) -> None:
@@ -147,6 +181,7 @@ def test_statistics_are_estimated_again(
     assert not torch.equal(tuning.checkpoint().blocks[0][1].running_mean, means[0])
 
 
+@pytest.mark.learned
 def test_what_holds_for_every_method(
     version: Classifier, log: TrainingLog, digits_data: LabelledImages
 ) -> None:
@@ -155,6 +190,7 @@ def test_what_holds_for_every_method(
     check_run(METHOD, handed, RollbackSettings(epochs=2, batch_size=256), stop_after=5)
 
 
+@pytest.mark.learned
 def test_a_log_of_something_else_is_refused(
     version: Classifier, log: TrainingLog, digits_data: LabelledImages
 ) -> None:

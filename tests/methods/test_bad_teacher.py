@@ -52,6 +52,7 @@ def furthest(a: Classifier, b: Classifier) -> float:
     return max(float((p - q).detach().abs().max()) for p, q in pairs)
 
 
+@pytest.mark.learned
 def test_it_is_the_published_loop(version: Classifier, digits_data: LabelledImages) -> None:
     """Within a tenth of one Adam step; exchanged teachers, or a bad one in train mode, are far from it."""
     handed = forget_class(digits_data, version, 0)
@@ -72,6 +73,7 @@ def test_a_share_of_the_retain_samples_is_enough(version: Classifier, digits_dat
     assert whole.steps == -(-(len(handed.forget) + len(handed.retain)) // 32)
 
 
+@pytest.mark.learned
 def test_the_bad_teacher_is_drawn_anew(version: Classifier, digits_data: LabelledImages) -> None:
     """Every parameter with several dimensions differs, and its answers are near to uniform."""
     handed = forget_class(digits_data, version, 0)
@@ -85,25 +87,33 @@ def test_the_bad_teacher_is_drawn_anew(version: Classifier, digits_data: Labelle
     assert entropy.min() > 0.95 * torch.log(torch.tensor(10.0))
 
 
+@pytest.mark.learned
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_class_is_forgotten_and_the_rest_stays(
     seed: int, version: Classifier, digits_data: LabelledImages
 ) -> None:
-    """Its probability falls from over 0.9 to under 0.25, its accuracy to under 40 %; the rest: two points."""
+    """Its probability falls from over 0.9 to under 0.3, its accuracy to under 50 %; the rest loses a little.
+
+    Over root seeds 0.10 +- 0.03 and 12 +- 9 %; the rest loses 1.3 +- 0.3 points, of the five allowed.
+    """
     before = accuracies(version, digits_data, 0)
     assert before[1] > 0.9 and probability(version, digits_data, 0) > 0.9
     unlearned = run(METHOD, forget_class(digits_data, version, 0, seed=seed), QUICK)
     retain, forget = accuracies(unlearned, digits_data, 0)
-    assert probability(unlearned, digits_data, 0) < 0.25
-    assert forget < 0.4 and retain > before[0] - 0.02
+    assert probability(unlearned, digits_data, 0) < 0.3
+    assert forget < 0.5 and retain > before[0] - 0.05
 
 
+@pytest.mark.learned
 def test_answers_do_not_depend_on_the_batch(version: Classifier, digits_data: LabelledImages) -> None:
-    """In eval mode an image's answer is its own, and no gradient is kept."""
-    images = digits_data.images[:50]
-    single = torch.cat([version(image[None]) for image in images])
-    assert torch.allclose(answers(version, images, 16), single, atol=1e-5)
-    assert not answers(version, images, 16).requires_grad
+    """In eval mode an image's answer is its own, and no gradient is kept.
+
+    In float64: how a sum in float32 is rounded depends on the batch.
+    """
+    model, images = version.double(), digits_data.images[:50].double()
+    single = torch.cat([model(image[None]) for image in images])
+    assert torch.allclose(answers(model, images, 16), single, atol=1e-10)
+    assert not answers(model, images, 16).requires_grad
 
 
 def test_what_holds_for_every_method(version: Classifier, digits_data: LabelledImages) -> None:

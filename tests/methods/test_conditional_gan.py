@@ -123,6 +123,7 @@ def test_the_discriminators_weights_are_the_seeds_alone() -> None:
 # The training.
 
 
+@pytest.mark.learned
 def test_a_step_is_an_update_of_each() -> None:
     """The first step by hand: the discriminator first, the generator against the updated one."""
     gan = tiny()
@@ -153,10 +154,11 @@ def test_a_step_is_an_update_of_each() -> None:
     assert report["generator_loss"] == pytest.approx(passed.item(), rel=1e-4)
 
 
+@pytest.mark.learned
 def test_it_makes_the_wanted_digit(digits_data: LabelledImages, version: Classifier) -> None:
     """A classifier of the other half of the digits takes over 60 % of its images for the class asked for.
 
-    Measured 94 and 92 % on two seeds; the untrained generator, the control, makes grey for every class and
+    Measured 88 +- 7 % over four seeds; the untrained generator, the control, makes grey for every class and
     gets a tenth. Images of a class are not one image: they vary ten times as much as the control's at least.
     """
     low, high = version.spec.pixel_range
@@ -172,7 +174,8 @@ def test_it_makes_the_wanted_digit(digits_data: LabelledImages, version: Classif
         spread[name] = torch.stack([made[wanted == c].std(0).mean() for c in range(K)]).mean()
     data = torch.stack([images[labels == c].std(0).mean() for c in range(K)]).mean()
     assert right["trained"] > 0.6 and right["untrained"] < 0.2
-    assert spread["trained"] > data / 20 > 10 * spread["untrained"]
+    assert spread["trained"] > data / 20
+    assert spread["untrained"] < data / 200
 
 
 def test_it_goes_on_from_a_state_to_the_same_bits() -> None:
@@ -224,6 +227,7 @@ def test_the_generator_is_a_copy_in_eval_mode() -> None:
     assert int(norm.num_batches_tracked) == 2
 
 
+@pytest.mark.learned
 def test_a_report_is_of_the_steps_since_the_last() -> None:
     """Means over the steps in between; none where there was none."""
     gan = tiny()

@@ -97,24 +97,29 @@ def test_one_step_is_adams_on_the_gradient_by_hand(maximise: bool, penalty: str)
     assert not torch.allclose(ours.double(), other, atol=0.1)
 
 
+@pytest.mark.learned
 @pytest.mark.parametrize(("penalty", "weight"), [("norm", 6.0), ("squared_norm", 1.2)])
 def test_noise_is_a_slow_adams_with_halved_rates(penalty: str, weight: float) -> None:
     """Thirty steps, rate halved after the second step in a row without a new least; negative losses too.
 
-    A constant rate, and the other penalty, end elsewhere.
+    A constant rate, and the other penalty, end elsewhere. The seed is the first whose slow noise does so.
     """
     settings = MinMaxSettings(
         noise_images=6, noise_steps=30, noise_lr=1.5, noise_patience=1, penalty=penalty, penalty_weight=weight
     )
-    ours = error_noise(Linear(), 1, settings, maximise=True, seed=0).double()
-    slow, halvings, losses = slow_noise(Linear(), 1, settings, maximise=True, seed=0)
-    assert torch.allclose(ours, slow, atol=1e-3)
-    assert halvings >= 1 and min(losses) < 0
-    constant, _, _ = slow_noise(Linear(), 1, replace(settings, noise_patience=None), maximise=True, seed=0)
+    constant = replace(settings, noise_patience=None)
     other = replace(settings, penalty="norm" if penalty == "squared_norm" else "squared_norm")
-    unlike, _, _ = slow_noise(Linear(), 1, other, maximise=True, seed=0)
-    for flawed in (constant, unlike):
-        assert not torch.allclose(ours, flawed, atol=0.05)
+    for seed in range(200):
+        slow, halvings, losses = slow_noise(Linear(), 1, settings, maximise=True, seed=seed)
+        flawed = [slow_noise(Linear(), 1, s, maximise=True, seed=seed)[0] for s in (constant, other)]
+        if halvings and min(losses) < 0 and not any(torch.allclose(slow, f, atol=0.1) for f in flawed):
+            break
+    else:
+        pytest.fail("no seed under 200 gives noise whose rate is halved")
+    ours = error_noise(Linear(), 1, settings, maximise=True, seed=seed).double()
+    assert torch.allclose(ours, slow, atol=1e-3)
+    for unlike in flawed:
+        assert not torch.allclose(ours, unlike, atol=0.05)
 
 
 @pytest.mark.parametrize("penalty", ["norm", "squared_norm"])
@@ -138,6 +143,7 @@ def test_loss_is_the_mean_over_images(penalty: str) -> None:
         assert flawed != pytest.approx(ours, rel=0.02)
 
 
+@pytest.mark.learned
 def test_noise_does_what_it_is_for(version: Classifier) -> None:
     """Under the original, maximised error exceeds that of plain noise, minimised error all but vanishes."""
     settings = MinMaxSettings(noise_images=16, noise_steps=60)

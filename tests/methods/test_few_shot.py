@@ -39,6 +39,7 @@ def begin(
     return Relearning(handed, settings)
 
 
+@pytest.mark.learned
 def test_the_behaviour_goes_and_the_rest_stays(
     original: Classifier, samples: UnlearningSet, digits: tuple[Tensor, Tensor]
 ) -> None:
@@ -53,6 +54,7 @@ def test_the_behaviour_goes_and_the_rest_stays(
     assert after.accuracy(rest) > before.accuracy(rest) - 0.02
 
 
+@pytest.mark.learned
 def test_nothing_goes_where_nothing_is_relabelled(
     original: Classifier, samples: UnlearningSet, digits: tuple[Tensor, Tensor]
 ) -> None:
@@ -126,6 +128,7 @@ def test_bad_settings_are_named(field: str, value: Any) -> None:
         FewShotSettings(**{field: value})
 
 
+@pytest.mark.learned
 def test_examples_make_up_their_share(original: Classifier, samples: UnlearningSet, digits: Any) -> None:
     """A fifth of what is learned from; relabelled, with the version's own probabilities otherwise.
 
@@ -151,6 +154,7 @@ def test_examples_make_up_their_share(original: Classifier, samples: UnlearningS
         with_examples(samples, replace(handed, examples=None), 0.2)
 
 
+@pytest.mark.learned
 def test_examples_alone_teach_what_samples_miss(
     original: Classifier, samples: UnlearningSet, digits: tuple[Tensor, Tensor]
 ) -> None:

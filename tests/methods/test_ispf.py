@@ -186,6 +186,7 @@ def forget_share(run: ISPF) -> float:
     return torch.isin(predicted, torch.tensor(ROLES.forget)).double().mean().item()
 
 
+@pytest.mark.learned
 @pytest.mark.slow
 def test_a_student_learns_the_retain_classes_and_no_other(
     served: Callable[..., ISPF], original: Classifier, digits: tuple[Tensor, Tensor]
@@ -198,6 +199,7 @@ def test_a_student_learns_the_retain_classes_and_no_other(
     assert before.accuracy(ROLES.forget) > 0.9
 
 
+@pytest.mark.learned
 @pytest.mark.slow
 def test_without_the_post_filter_the_student_learns_the_class(
     served: Callable[..., ISPF], digits: tuple[Tensor, Tensor]
@@ -209,6 +211,7 @@ def test_without_the_post_filter_the_student_learns_the_class(
     assert unfiltered > 0.1
 
 
+@pytest.mark.learned
 @pytest.mark.slow
 def test_inhibition_lowers_the_share_of_forget_images(served: Callable[..., ISPF]) -> None:
     """The generator trained with flipped signs makes less than half as many as without."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from statistics import mean
+
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -65,29 +69,31 @@ def test_no_data_is_asked_for(version: Classifier) -> None:
     assert isinstance(METHOD.begin(handed(version, 0, seed=0), MinMaxSettings(), "cpu"), NoiseTraining)
 
 
+@pytest.mark.learned
 def test_the_class_asked_for_is_forgotten_and_others_suffer(
     version: Classifier, digits_data: LabelledImages
 ) -> None:
-    """Some checkpoint has forget accuracy under 15 % with the other classes over 40 %, but under 90 %.
+    """Some checkpoint has forget accuracy under 15 %; the other classes then have 40 to 95 % (76 +- 5).
 
-    That is a baseline's result, as in the paper. The control is the other run: over the checkpoints a
-    class to forget loses 20 points more than the same class where it is to be retained. Seen: 43 and 73.
+    That is a baseline's result, as in the paper. The control is the run for another class: over the
+    checkpoints a class to forget loses 20 points more than where it is to be retained (56 +- 9). Both are
+    means over two classes and two seeds; mean and standard deviation are of eight seeds, taken in pairs.
     """
     images, labels = digits_data.images[1::2], digits_data.labels[1::2]
     settings = MinMaxSettings(noise_images=32, noise_steps=60, batch_size=32, penalty="squared_norm")
     before = class_counts(version, images, labels, 10)
     assert min(before.accuracy([0]), before.accuracy([5])) > 0.85
-    mean: dict[tuple[int, int], float] = {}
-    for target in (0, 5):
-        run = begin(handed(version, target, seed=1), settings, "cpu")
+    best, kept = [], {True: [], False: []}
+    for target, seed in itertools.product((0, 5), (1, 2)):
+        run = begin(handed(version, target, seed=seed), settings, "cpu")
         counts = []
         for step in range(1, 11):
             run.advance(step, step)
             counts.append(class_counts(run.checkpoint(), images, labels, 10))
         others = [label for label in range(10) if label != target]
-        candidates = [c.accuracy(others) for c in counts if c.accuracy([target]) < 0.15]
-        assert candidates and 0.4 < max(candidates) < 0.9
+        best.append(max(c.accuracy(others) for c in counts if c.accuracy([target]) < 0.15))
         for label in (0, 5):
-            mean[target, label] = sum(c.accuracy([label]) for c in counts) / len(counts)
-    assert mean[5, 0] - mean[0, 0] > 0.2
-    assert mean[0, 5] - mean[5, 5] > 0.2
+            kept[label == target] += [c.accuracy([label]) for c in counts]
+    assert mean(best) > 0.4
+    assert mean(best) < 0.95
+    assert mean(kept[False]) - mean(kept[True]) > 0.2

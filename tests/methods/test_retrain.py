@@ -18,6 +18,7 @@ from tests.methods.requests_on_digits import accuracies, check_run, forget_class
 SHORT = TrainSettings(epochs=2, batch_size=128)
 
 
+@pytest.mark.learned
 def test_it_is_a_training_on_the_retain_data(version: Classifier, digits_data: LabelledImages) -> None:
     """In pieces of unlike length it is `train_classifier` with the same seeds, bit for bit."""
     handed = forget_class(digits_data, version, 0, seed=5)
@@ -35,6 +36,7 @@ def test_it_is_a_training_on_the_retain_data(version: Classifier, digits_data: L
     assert retraining.report() == {"student_loss": None, "student_steps": 12}
 
 
+@pytest.mark.learned
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_class_is_never_recognised(
     seed: int, version: Classifier, digits_data: LabelledImages

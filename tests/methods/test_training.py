@@ -92,6 +92,7 @@ def test_training_is_torchs_own_loop_bit_for_bit():
     assert version_id(other.state_dict()) != version_id(model.state_dict())
 
 
+@pytest.mark.learned
 def test_images_are_shown_as_they_are_or_under_one_transformation():
     """Each of an image's forms comes up, about as often; which one changes from step to step."""
     settings = TrainSettings(epochs=40, batch_size=25, transformations=DEFAULT)
@@ -112,6 +113,7 @@ def test_images_are_shown_as_they_are_or_under_one_transformation():
     assert not torch.equal(drawn[0], drawn[1])
 
 
+@pytest.mark.learned
 def test_statistics_stay_where_they_are_not_updated():
     """Weights are learned, by the statistics that the model has; with them updated it ends elsewhere."""
     images, labels = tiny_data()
@@ -211,6 +213,7 @@ def test_resumed_training_is_the_uninterrupted_one(recipe):
     assert ends[0] == version_id(whole.state_dict()) != ends[1]
 
 
+@pytest.mark.learned
 def test_on_step_gives_global_ids_and_the_updated_model():
     """Ids are the batches'; the parameter changes seen step by step add up to the whole change."""
     images, labels = tiny_data()
@@ -248,6 +251,7 @@ def test_mode_is_left_as_it_was():
         assert model.training is mode
 
 
+@pytest.mark.learned
 def test_recipe_learns_digits():
     """8 epochs of the default recipe: above 96 % of the test digits (the default 40 give 98.5-99.7 %)."""
     data = load_dataset("digits")

@@ -46,6 +46,7 @@ def baseline(request: pytest.FixtureRequest, original: Classifier) -> Classifier
     return BASELINES[request.param](original)
 
 
+@pytest.mark.learned
 def test_the_original_knows_what_is_hidden(original: Classifier, digits: tuple[Tensor, Tensor]) -> None:
     """Over 95 % on the digits it was not trained on, each class over 85 %: there is something to hide."""
     counts = class_counts(original, digits[0][1::2], digits[1][1::2], K)
@@ -53,6 +54,7 @@ def test_the_original_knows_what_is_hidden(original: Classifier, digits: tuple[T
     assert min(counts.accuracy([c]) for c in range(K)) > 0.85
 
 
+@pytest.mark.learned
 def test_forget_classes_are_never_predicted(baseline: Classifier, digits: tuple[Tensor, Tensor]) -> None:
     """On all 1797 digits, seen or not, and on noise, no forget class is ever the argmax."""
     counts = class_counts(baseline, *digits, K)
@@ -77,6 +79,7 @@ def test_retain_predictions_are_the_originals(
     assert torch.equal(before[:, RETAIN], after[:, RETAIN])
 
 
+@pytest.mark.learned
 def test_the_gaussian_head_is_a_serious_baseline(original: Classifier, digits: tuple[Tensor, Tensor]) -> None:
     """Its retain accuracy on unseen digits is within one point of the original with masked logits."""
     images, labels = digits[0][1::2], digits[1][1::2]
@@ -126,11 +129,12 @@ def test_a_deleted_row_is_gone(original: Classifier) -> None:
     assert torch.equal(deleted.head.bias[FORGET], (original.head.bias.min() - 50.0).expand(2))
 
 
+@pytest.mark.learned
 def test_the_gaussian_head_keeps_no_forget_row(original: Classifier) -> None:
     """The same seed gives the same head, another seed another one, and the forget rows are lost.
 
     Retain rows are the original's again (cosine over 0.95, around the retain rows' mean), forget rows
-    are not (under 0.4), and their biases sink below all others.
+    are not (under 0.5), and their biases sink below all others.
     """
     first, again, other = (gaussian_head(original, retain=RETAIN, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.head.weight, again.head.weight) and torch.equal(first.head.bias, again.head.bias)
@@ -139,10 +143,11 @@ def test_the_gaussian_head_keeps_no_forget_row(original: Classifier) -> None:
     new = first.head.weight - first.head.weight[RETAIN].mean(0)
     cosine = functional.cosine_similarity(old, new)
     assert cosine[RETAIN].min().item() > 0.95
-    assert cosine[FORGET].max().item() < 0.4
+    assert cosine[FORGET].max().item() < 0.5
     assert first.head.bias[FORGET].max().item() < first.head.bias[RETAIN].min().item()
 
 
+@pytest.mark.learned
 def test_measures_that_see_through_the_baselines(
     baseline: Classifier, original: Classifier, digits: tuple[Tensor, Tensor]
 ) -> None:

@@ -83,6 +83,7 @@ def test_lenet_refuses_other_sizes(name: str, size: int) -> None:
     assert (error.value.thing, error.value.value) == ("image_size", size)
 
 
+@pytest.mark.learned
 @pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason=f"{DATA_VARIABLE} is not set: MNIST is not here")
 def test_lenet_learns_mnist() -> None:
     """Two epochs on 6000 images, a tenth of MNIST: over 90 % of 1000 test images."""

@@ -69,14 +69,32 @@ def test_a_line_has_the_papers_figure_ours_and_the_difference() -> None:
     assert text.startswith("# Table T\n\nA note.\n")
 
 
+def test_results_of_two_processors_are_never_averaged() -> None:
+    """The one with fewer has tables of its own; another instruction set is another processor.
+
+    In the control all three are of one, and the mean is of all three.
+    """
+    wide = {"cpu": "c", "instruction_set": "AVX512", "gpu": "none"}
+    narrow = {**wide, "instruction_set": "AVX2"}
+    found = [result(0, 0.96), result(1, 0.94), result(2, 0.80)]
+    machines = [wide, wide, narrow]
+    apart = render(PAGE, [{**r, "machine": m} for r, m in zip(found, machines, strict=True)], {})
+    own, other = apart.split("## On c, AVX2\n")
+    assert cells(own, "GKT")[2] == "95.00 ± 1.41" and cells(other, "GKT")[2] == "80.00"
+    assert "- 2 on cpu c, instruction set AVX512" in other and "- 1 on cpu c, instruction set AVX2" in other
+    same = render(PAGE, [{**r, "machine": wide} for r in found], {})
+    assert cells(same, "GKT")[2] == "90.00 ± 8.72" and "## On" not in same
+
+
 def test_runs_are_named_with_seeds_time_and_machine() -> None:
     """Sum and mean of the wall time; a machine that a run did not record is said to be the page's."""
     elsewhere = {**result(4, 0.9), "machine": {"cpu": "d", "gpu": "g"}}
     unknown = {**result(2, 0.9), "machine": None}
     text = render(PAGE, [result(0, 0.96), elsewhere, unknown], {"cpu": "w"})
     assert "Seeds 0, 2, 4;" in text and "36.0 s in 3 runs, 12.0 s on average" in text
-    assert "- 1 on cpu c, gpu none\n" in text and "- 1 on cpu d, gpu g\n" in text
-    assert "- 1 on cpu w (not recorded by the run" in text
+    assert "- 1 on cpu c, gpu none, instruction set not recorded\n" in text
+    assert "- 1 on cpu d, gpu g, instruction set not recorded\n" in text
+    assert "- 1 on cpu w, instruction set not recorded (not recorded by the run" in text
 
 
 def test_what_the_data_lacks_is_said_beside_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:

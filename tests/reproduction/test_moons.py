@@ -67,7 +67,7 @@ def test_runs_are_named() -> None:
     """Seeds, wall time with training, machine and versions."""
     text = render(shown("1"), GOOD, {})
     assert "Seeds 0, 1;" in text and "training included: 2.0 min in 2 runs" in text
-    assert "- 2 on cpu c, gpytorch 1\n" in text
+    assert "- 2 on cpu c, gpytorch 1, instruction set not recorded\n" in text
 
 
 def test_figure_three_goes_by_share() -> None:

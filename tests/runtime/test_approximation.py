@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
+from rayunlearn.data.datasets import load_dataset
 from rayunlearn.errors import BadInput
 from rayunlearn.inversion.filtration import Candidates, Tally
 from rayunlearn.inversion.model_inversion import ModelInversionSettings
 from rayunlearn.inversion.unlearning_set import Part, UnlearningSet, joined
 from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.unlearning import Samples
-from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
+from rayunlearn.models.classifiers import ClassifierSpec, build_classifier, version_model
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime import approximation, sampling
@@ -24,6 +24,8 @@ from rayunlearn.runtime.chunks import Chunks
 from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.runs import RunFiles
 from tests.runtime.tiny import Quiet, memory_store, original
+
+pytestmark = pytest.mark.learned
 
 ERASED = 9
 PARTS: tuple[Part, ...] = ("learn", "stop", "check")
@@ -67,10 +69,12 @@ class Backwards(InlineEnsemble):
 
 
 def examples(digit: int = ERASED, n: int = 5) -> Samples:
-    """Real digits of a class."""
-    bunch = load_digits()
-    images = (torch.tensor(bunch.images / 16, dtype=torch.float32)[:, None] - 0.305) / 0.376
-    ids = torch.tensor(bunch.target == digit).nonzero()[:n, 0]
+    """Real digits of a class, which the original answers as such."""
+    data, model = load_dataset("digits"), version_model(*original())
+    images = data.images
+    with torch.no_grad():
+        known = (data.labels == digit) & (model(images).argmax(dim=1) == digit)
+    ids = known.nonzero()[:n, 0]
     return Samples(images=images[ids], labels=torch.full((n,), digit), ids=ids)
 
 

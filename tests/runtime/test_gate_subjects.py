@@ -25,6 +25,8 @@ from rayunlearn.settings import override
 from tests.runtime.tiny import original, original_job
 
 # Gate, relearning, inversion and the sizes of the sets are the recipe's; model and bank are small for speed.
+pytestmark = pytest.mark.learned
+
 SMALLER = ("model.width=0.125", "train.epochs=8", "gated_inversion.inverted_per_class=20")
 RECIPE = override(load_recipe("digits"), SMALLER)
 TARGET = 0

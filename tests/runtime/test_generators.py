@@ -66,6 +66,7 @@ def test_what_the_lineage_has_forgotten_is_not_shown(monkeypatch: pytest.MonkeyP
     assert len(expected) == len(parts.train_ids) - int(((labels == 9) | (labels == 4)).sum()) - 3
 
 
+@pytest.mark.learned
 def test_it_begins_with_label_vectors_smaller_than_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the noise's size let a GAN do without the noise."""
     begun = []
@@ -78,7 +79,7 @@ def test_it_begins_with_label_vectors_smaller_than_the_noise(monkeypatch: pytest
     monkeypatch.setattr(generators, "ConditionalGAN", Watched)
     spec, _ = original()
     train_on_data(DataSettings(), spec, recipe().few_shot, SPLIT, SEED)
-    assert begun[0] == pytest.approx(0.2, rel=0.3)
+    assert begun[0] > 0.1 and begun[0] < 0.4
 
 
 def test_it_is_handed_on_to_the_next_version_as_it_is() -> None:

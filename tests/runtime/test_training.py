@@ -98,6 +98,7 @@ def test_a_gold_model_starts_from_new_weights() -> None:
             assert same < 0.01, name
 
 
+@pytest.mark.learned
 def test_a_gold_model_never_saw_the_class() -> None:
     """A gold model gives the left-out class to no image, and knows the others as the original does."""
     job = gold_job()
@@ -110,6 +111,7 @@ def test_a_gold_model_never_saw_the_class() -> None:
     assert gold.accuracy(range(1, 10)) > 0.9 and before.accuracy(range(1, 10)) > 0.9
 
 
+@pytest.mark.learned
 def test_a_gold_model_never_saw_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """With NaN in the place of the left-out samples' images it is the same model, bit for bit.
 
@@ -154,6 +156,7 @@ def test_a_gold_model_takes_no_fewer_steps_than_the_original() -> None:
         assert steps % an_epoch == 0
 
 
+@pytest.mark.learned
 def test_a_gold_model_that_falls_short_is_trained_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short of a good original on the retain classes: the next seed, the best of all where none reaches it.
 

@@ -26,9 +26,10 @@ from rayunlearn.results.store import Store
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import Ensemble, InlineEnsemble
 from rayunlearn.runtime.scheduler import Scheduler
-from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, training_job
+from rayunlearn.runtime.training import TrainingJob, classifier_spec, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.settings import override
+from tests.stored.models import TINY, stored
 
 ROOT = Path(__file__).resolve().parents[2]
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
@@ -59,11 +60,10 @@ def tiny_recipe(name: str = "digits", *more: str) -> Recipe:
 
 
 @functools.cache
-def original(seed: int = 0) -> tuple[ClassifierSpec, dict[str, Tensor]]:
-    """The tiny original that a job with this seed trains, trained in this process."""
-    recipe = tiny_recipe()
-    spec = classifier_spec(recipe.data, recipe.model.name, recipe.model.width)
-    return spec, dict(fit(original_job(seed)).state_dict())
+def original() -> tuple[ClassifierSpec, dict[str, Tensor]]:
+    """A tiny original, as `original_job` trains it; read from its file."""
+    model = stored(TINY)
+    return model.spec, dict(model.state_dict())
 
 
 def original_job(seed: int = 0) -> TrainingJob:
@@ -187,7 +187,7 @@ def rows(store: Store, table: str, **equals: Any) -> list[dict[str, Any]]:
 
 
 def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Whether two state dicts hold the same names and bits."""
+    """Whether two state dicts, both made in this environment, hold the same names and bits."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 

@@ -73,6 +73,7 @@ def divergence(a: Gaussian, b: Gaussian) -> float:
     return float(kl_divergence(normal(a), normal(b)))
 
 
+@pytest.mark.learned
 @pytest.mark.parametrize("method", ["eubo", "rkl"])
 def test_both_reach_the_exact_posterior_without_the_erased_data(method: str, regression: Regression) -> None:
     """Within 0.02 nats of the posterior given D_r, from more than 1 nat away."""
@@ -83,6 +84,7 @@ def test_both_reach_the_exact_posterior_without_the_erased_data(method: str, reg
     assert divergence(unlearned, remaining) < 0.02
 
 
+@pytest.mark.learned
 @pytest.mark.parametrize("method", ["eubo", "rkl"])
 def test_lambda_one_unlearns_nothing(method: str, regression: Regression) -> None:
     """At lambda 1 the likelihood counts nowhere: the result is the posterior (negative control)."""
@@ -92,6 +94,7 @@ def test_lambda_one_unlearns_nothing(method: str, regression: Regression) -> Non
     assert divergence(remaining, unlearned) > 1
 
 
+@pytest.mark.learned
 @pytest.mark.parametrize("method", ["eubo", "rkl"])
 def test_the_cut_holds_back(method: str, regression: Regression) -> None:
     """The further out lambda cuts, the nearer to the exact result: at 1e-1 farther from it than at 1e-9."""
