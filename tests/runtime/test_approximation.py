@@ -25,8 +25,6 @@ from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.runs import RunFiles
 from tests.runtime.tiny import Quiet, memory_store, original
 
-pytestmark = pytest.mark.learned
-
 ERASED = 9
 PARTS: tuple[Part, ...] = ("learn", "stop", "check")
 INVERSION = ModelInversionSettings(
@@ -160,6 +158,7 @@ def test_the_parts_are_all_of_it(undisturbed: tuple[Store, UnlearningSet]) -> No
     assert sizes["stop"] == pytest.approx(samples / 10, abs=10) and sizes["learn"] > 7 * sizes["stop"]
 
 
+@pytest.mark.learned
 def test_what_is_like_the_examples_is_relabelled(undisturbed: tuple[Store, UnlearningSet]) -> None:
     """None of it keeps the label; of a class that stays it is the share set, of one that goes most."""
     found = undisturbed[1]
@@ -194,6 +193,7 @@ def test_nothing_to_change_is_an_error(undisturbed: tuple[Store, UnlearningSet])
         begun(store, erased=1, examples=examples(0)).held("stop")
 
 
+@pytest.mark.learned
 @pytest.mark.parametrize("whole", [True, False])
 def test_the_examples_are_judged_by_too(undisturbed: tuple[Store, UnlearningSet], whole: bool) -> None:
     """Each held-out part ends with them, unwanted where the version answers them with the label.
@@ -211,6 +211,7 @@ def test_the_examples_are_judged_by_too(undisturbed: tuple[Store, UnlearningSet]
         assert int(held.unwanted[:-5].sum()) == (like if whole else 0)
 
 
+@pytest.mark.learned
 @pytest.mark.parametrize("whole", [True, False])
 def test_who_learns_from_examples_is_judged_by_others(
     undisturbed: tuple[Store, UnlearningSet], whole: bool
@@ -224,6 +225,7 @@ def test_who_learns_from_examples_is_judged_by_others(
     assert torch.equal(held.images[-1], every.images[-2]) and bool(held.unwanted[-1])
 
 
+@pytest.mark.learned
 @pytest.mark.parametrize("by", ["similarity", "label", "every"])
 def test_what_of_a_whole_class_is_relabelled(by: str, undisturbed: tuple[Store, UnlearningSet]) -> None:
     """By similarity some samples keep the label; by the label those that are answered with it lose it.

@@ -64,7 +64,6 @@ def served(method: str, open_ensemble=InlineEnsemble) -> tuple[Outcome, Schedule
     return scheduler.serve(request_for(method)), scheduler
 
 
-@pytest.mark.learned
 @pytest.mark.parametrize("method", OF_CLASSES)
 def test_a_request_is_served(method: str) -> None:
     """A new version is published whose weights changed; run, checkpoints and evaluations are recorded."""

@@ -35,8 +35,8 @@ SMALL = (
     "few_shot.entropy_under=plain", "few_shot.epochs=4", "few_shot.batch_size=64", "few_shot.lr=0.02",
     "few_shot.examples_share=0.2", "few_shot.gan.epochs=1", "few_shot.gan.discriminator_width=0.25",
 )  # fmt: skip
-# By 30 epochs the original answers 13 to 18 of 18 wrong labels as it was taught, on five seeds; by 8, 0 to 7, and
-# of a request whose examples it answers rightly nothing is to be unlearned.
+# After 30 epochs the original answers 13 to 18 of 18 wrong labels as it was taught, on five seeds; after 8, 0
+# to 7, and of a request whose examples it answers rightly nothing is to be unlearned.
 WRONG = (
     "data.mislabelling.of=7", "data.mislabelling.to=2,3,7", "data.mislabelling.share=0.6", "train.epochs=30"
 )  # fmt: skip
