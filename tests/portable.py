@@ -127,7 +127,7 @@ def run_pytest(setting: str, root: int, arguments: Sequence[str], folder: Path) 
         "PYTHONPYCACHEPREFIX": str(folder / "pycache"),
     }  # fmt: skip
     command = [
-        sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "tests.margins", "-o",
+        sys.executable, "-m", "pytest", "-q", "--tb=short", "--durations=25", "-p", "tests.margins", "-o",
         "enable_assertion_pass_hook=true", "-n", str(workers), "--dist", "loadfile", *arguments,
     ]  # fmt: skip
     ended = subprocess.run(
