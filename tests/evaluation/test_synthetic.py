@@ -195,7 +195,7 @@ def test_enough_steps_teach_the_class(
     curve = relapse_curve(
         digits_version(without=(0,)), unseen, DIGIT_ROLES, RelapseSettings(steps=60, lr=0.1)
     )
-    assert curve[-1] > 0.9 > curve[0]
+    assert curve[-1] > 0.9 and curve[0] < 0.9
 
 
 def test_relapse_leaves_the_model_as_it_was(

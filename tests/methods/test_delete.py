@@ -71,7 +71,7 @@ def test_the_loss_is_the_divergence_from_the_masked_answer(handed: Handed, origi
         )
     assert one == pytest.approx(slow_loss(original, images, (0,)), rel=1e-4)
     assert two == pytest.approx(slow_loss(original, images, (0, 3)), rel=1e-4)
-    assert two > one > 0.5
+    assert two > one and one > 0.5
     assert slow_loss(original, images, ()) == pytest.approx(0.0, abs=1e-9)
 
 
