@@ -23,7 +23,7 @@ from rayunlearn.runtime.approximation import Approximation, filtered_rows
 from rayunlearn.runtime.chunks import Chunks
 from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.runs import RunFiles
-from tests.runtime.tiny import Quiet, memory_store, original
+from tests.runtime.tiny import Quiet, memory_store, stored_original
 
 ERASED = 9
 PARTS: tuple[Part, ...] = ("learn", "stop", "check")
@@ -68,7 +68,7 @@ class Backwards(InlineEnsemble):
 
 def examples(digit: int = ERASED, n: int = 5) -> Samples:
     """Real digits of a class, which the original answers as such."""
-    data, model = load_dataset("digits"), version_model(*original())
+    data, model = load_dataset("digits"), version_model(*stored_original())
     images = data.images
     with torch.no_grad():
         known = (data.labels == digit) & (model(images).argmax(dim=1) == digit)
@@ -80,7 +80,7 @@ def begun(
     store: Store, ensemble: InlineEnsemble | None = None, erased: int = ERASED, **more: Any
 ) -> Approximation:
     """The making of D' from the tiny original."""
-    spec, weights = original()
+    spec, weights = stored_original()
     return Approximation(
         ensemble or InlineEnsemble(), RunFiles(store, "run"), spec=spec, weights=weights,
         roles=Roles(retain=tuple(range(10)), target=(), erased=(erased,)),
@@ -259,7 +259,7 @@ def test_sampling_before_the_generator_is_trained_is_refused() -> None:
 
 def test_a_model_without_batchnorm_is_warned_of() -> None:
     """What the generator lacks is said, with what it cost in the paper; nothing where all is there or off."""
-    spec, weights = original()
+    spec, weights = stored_original()
     made = begun(memory_store())
     assert made.warning is None
     made.spec = ClassifierSpec(

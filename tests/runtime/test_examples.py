@@ -25,10 +25,18 @@ from rayunlearn.runtime.intake import Intake, take_in
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.retention import purge
 from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.scheduler import Outcome
+from rayunlearn.runtime.scheduler import Outcome, Scheduler
 from rayunlearn.scheduling.requests import Rejected, Request
 from tests.data.shards import packed, write_shard
-from tests.runtime.tiny import NOON, Recording, memory_store, original, rows, tiny_recipe, tiny_scheduler
+from tests.runtime.tiny import (
+    NOON,
+    Recording,
+    memory_store,
+    rows,
+    stored_original,
+    tiny_recipe,
+    tiny_scheduler,
+)
 
 ERASED = 9
 INVERSION = ModelInversionSettings(
@@ -72,7 +80,7 @@ def asked(examples: str, whole: bool = False, **more: Any) -> Request:
 
 def given(store: Store, digit: int = ERASED) -> str:
     """Examples in a store."""
-    spec, _ = original()
+    spec, _ = stored_original()
     mean, std = spec.mean[0], spec.std[0]
     images = (pixels(digit) / 255 - mean) / std
     return keep_examples(
@@ -80,15 +88,20 @@ def given(store: Store, digit: int = ERASED) -> str:
     )
 
 
+def scheduler_of(store: Store, recipe: Recipe) -> Scheduler:
+    """A scheduler of the stored original."""
+    return tiny_scheduler(store, recipe, of=stored_original())
+
+
 def served(store: Store, whole: bool = True, of: Recipe | None = None) -> Outcome:
     """One request, to its end."""
-    return tiny_scheduler(store, of or recipe()).serve(asked(given(store), whole))
+    return scheduler_of(store, of or recipe()).serve(asked(given(store), whole))
 
 
 def answers(store: Store, version: str, digit: int) -> torch.Tensor:
     """What a version answers to all real digits of a class."""
     (found,) = [v for v in versions(LedgerReader(store), "default") if v.version == version]
-    spec, _ = original()
+    spec, _ = stored_original()
     images = (pixels(digit, 200) / 255 - spec.mean[0]) / spec.std[0]
     with torch.no_grad():
         return version_model(spec, load_version(store, found))(images).argmax(dim=1)
@@ -156,7 +169,7 @@ def test_a_generator_is_handed_on_while_no_class_is_forgotten() -> None:
     store = memory_store()
     served(store, whole=False, of=keeping)
     (kept,) = store.list("generators/default")
-    scheduler = tiny_scheduler(store, keeping)
+    scheduler = scheduler_of(store, keeping)
     outcome = scheduler.serve(asked(given(store, 4), name="r2", target=(4,)))
     assert outcome.version is not None, outcome.reason
     states = [RunFiles(store, run).load("generator.pt") for run in runs(store)]
@@ -184,7 +197,7 @@ def test_a_pretrained_generator_is_handed_to_who_declares_it() -> None:
     plus = replace(recipe(), method="few_shot_pretrained")
 
     def serve(weights: dict[str, torch.Tensor] | None, of: Recipe = plus) -> Outcome:
-        scheduler = tiny_scheduler(fresh := memory_store(), of)
+        scheduler = scheduler_of(fresh := memory_store(), of)
         scheduler.pretrained = None if weights is None else (lambda parent: weights)
         access = ("few_examples", "pretrained_generator", "weights")
         return scheduler.serve(replace(asked(given(fresh), whole=True), data_access=access))
@@ -196,7 +209,7 @@ def test_a_pretrained_generator_is_handed_to_who_declares_it() -> None:
     other = replace(recipe(model_inversion=shape), method="few_shot_pretrained")
     assert "generator weights" in str(serve(generator, other).reason)
     with pytest.raises(BadInput, match="pretrained_generator"):
-        tiny_scheduler(memory_store(), plus).serve(asked("sha256:0"))
+        scheduler_of(memory_store(), plus).serve(asked("sha256:0"))
 
 
 def load_generator(store: Store) -> dict[str, torch.Tensor]:
@@ -208,13 +221,13 @@ def load_generator(store: Store) -> dict[str, torch.Tensor]:
 def test_examples_that_say_nothing_fail_the_request_and_not_the_job() -> None:
     """A reason is recorded where nothing of D' is like them, or where they are gone."""
     store = memory_store()
-    scheduler = tiny_scheduler(store, recipe())
+    scheduler = scheduler_of(store, recipe())
     gone = scheduler.serve(asked("sha256:abc"))
     assert gone.version is None and "examples is 'sha256:abc'" in str(gone.reason)
-    spec, _ = original()
+    spec, _ = stored_original()
     noise = Samples(images=torch.zeros(3, 1, 8, 8), labels=torch.full((3,), 4), ids=torch.arange(3))
     strict = replace(recipe(t_ent=1e-9, budget=50, per_class=10))
-    short = tiny_scheduler(memory := memory_store(), strict).serve(
+    short = scheduler_of(memory := memory_store(), strict).serve(
         asked(keep_examples(memory, noise), name="r3", target=(4,))
     )
     assert short.version is None and "classes to retain that no sample is predicted as" in str(short.reason)
@@ -227,7 +240,7 @@ def test_purging_leaves_nothing_of_the_examples() -> None:
     store = memory_store()
     said = given(store)
     take(store, [asked(said, whole=True)])
-    scheduler = tiny_scheduler(store, recipe())
+    scheduler = scheduler_of(store, recipe())
     purge(store, scheduler.context.ledger, scheduler.context.clock)
     assert load_examples(store, said)
     scheduler.serve(asked(said, whole=True))
@@ -239,8 +252,8 @@ def take(
     store: Store, entries: list[Request | Rejected], method: str = "few_shot", **read: Any
 ) -> Intake:
     """Requests taken in, and recorded."""
-    scheduler = tiny_scheduler(store, recipe())
-    spec, _ = original()
+    scheduler = scheduler_of(store, recipe())
+    spec, _ = stored_original()
 
     def kept(request: Request) -> str:
         said = str(request.examples)
@@ -267,7 +280,7 @@ def test_files_are_read_once(tmp_path: Path) -> None:
     assert len(load_examples(store, str(pending.examples))) == 5
     file.unlink()
     assert take(store, [entry]).pending == (pending,)
-    assert tiny_scheduler(store, recipe()).serve(pending).version is not None
+    assert scheduler_of(store, recipe()).serve(pending).version is not None
     assert [r.request_id for r in take(store, [entry]).done] == ["r1"]
 
 
@@ -310,7 +323,7 @@ ZEROS = Samples(images=torch.zeros(2, 1, 8, 8), labels=torch.tensor([9, 9]), ids
 )
 def test_what_was_handed_over_must_fit_the_model(change: dict[str, torch.Tensor], said: str) -> None:
     """Whoever writes into the inbox need not have read the examples as the command does."""
-    spec = original()[0]
+    spec = stored_original()[0]
     require_fitting(ZEROS, spec, (9,))
     with pytest.raises(BadInput, match=said):
         require_fitting(replace(ZEROS, **change), spec, (9,))

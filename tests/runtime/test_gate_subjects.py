@@ -22,7 +22,7 @@ from rayunlearn.runtime.judging import gate_jobs, gate_measures, synthesis_jobs
 from rayunlearn.runtime.training import fit
 from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
 from rayunlearn.settings import override
-from tests.runtime.tiny import original, original_job
+from tests.runtime.tiny import original_job, stored_original
 
 # Gate, relearning, inversion and the sizes of the sets are the recipe's; model and bank are small for speed.
 pytestmark = pytest.mark.learned
@@ -38,14 +38,14 @@ Weights = dict[str, Tensor]
 @functools.cache
 def sets() -> dict[str, SyntheticSet]:
     """What a run synthesises from the original."""
-    spec, weights = original()
+    spec, weights = stored_original()
     jobs = synthesis_jobs(spec, weights, ROLES, RECIPE, SEED)
     return {name: function(*arguments) for name, (function, arguments) in jobs.items()}
 
 
 def ask(candidate: Weights) -> tuple[Verdict, GateMeasures]:
     """The gate's verdict about a candidate, by the measures and in the order of a run's gate phase."""
-    spec, weights = original()
+    spec, weights = stored_original()
     check = sets()["check"]
     jobs = gate_jobs(spec, candidate, weights, check, ROLES, RECIPE, SEED)
     measures = gate_measures(InlineEnsemble().map(jobs), ROLES)
@@ -61,7 +61,7 @@ def reasons(candidate: Weights) -> str:
 
 def transferred(settings: GKTSettings, cycles: int, inverted: Tensor) -> Weights:
     """The student after so many cycles from the original."""
-    spec, weights = original()
+    spec, weights = stored_original()
     ensemble = InlineEnsemble()
     handed = Handed(
         spec=spec, weights=weights, roles=ROLES, seed=SEED,
@@ -116,13 +116,13 @@ def finished() -> Weights:
 
 def test_the_unmodified_original_is_refused() -> None:
     """The original itself knows the class at once."""
-    why = reasons(original()[1])
+    why = reasons(stored_original()[1])
     assert "forget accuracy is 100.00 %" in why and "merely hidden" in why
 
 
 def test_a_random_student_is_refused() -> None:
     """A student that was never taught knows neither the class nor anything else."""
-    spec, _ = original()
+    spec, _ = stored_original()
     for seed in range(3):
         assert "retain accuracy" in reasons(dict(build_classifier(spec, seed).eval().state_dict()))
 
@@ -147,7 +147,7 @@ def test_a_class_that_came_back_is_refused() -> None:
 
 def test_a_class_that_is_coming_back_is_refused() -> None:
     """A few forget images right are enough: a mixture of a clean and a leaked student that gets some."""
-    _, weights = original()
+    _, weights = stored_original()
     clean, found = finished(), []
     for share in torch.linspace(0, 1, 21).tolist():
         mixed = {
@@ -166,7 +166,7 @@ def test_a_masked_logit_is_found_out(offset: float) -> None:
 
     Levelling the head's bias and a few steps bring the class back, and that is the only reason given.
     """
-    spec, weights = original()
+    spec, weights = stored_original()
     masked = dict(mask_logit(version_model(spec, weights), [TARGET], offset=offset).state_dict())
     verdict, measures = ask(masked)
     assert measures.forget_correct == 0 and measures.retain_correct >= measures.parent_retain_correct
@@ -178,7 +178,7 @@ def test_a_masked_logit_is_found_out(offset: float) -> None:
 @pytest.mark.parametrize("hide", [delete_head_row, gaussian_head])
 def test_a_head_that_was_cut_or_replaced_is_found_out(hide: Callable[..., Classifier]) -> None:
     """No few steps bring such a class back; the probe of the untouched features tells."""
-    spec, weights = original()
+    spec, weights = stored_original()
     model = version_model(spec, weights)
     more = {"retain": list(ROLES.retain), "seed": 0} if hide is gaussian_head else {"classes": [TARGET]}
     verdict, measures = ask(dict(hide(model, **more).state_dict()))

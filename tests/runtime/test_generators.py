@@ -22,7 +22,7 @@ from rayunlearn.runtime.generators import (
     train_on_data,
 )
 from rayunlearn.runtime.labelled import open_data
-from tests.runtime.tiny import memory_store, original, same_bits, tiny_recipe
+from tests.runtime.tiny import memory_store, same_bits, stored_original, tiny_recipe
 
 SPLIT, SEED = 3, 5
 
@@ -57,7 +57,7 @@ def test_what_the_lineage_has_forgotten_is_not_shown(monkeypatch: pytest.MonkeyP
     labels = dataset.labels[parts.train_ids]
     gone = parts.train_ids[labels == 2][:3]
     roles = Roles(retain=(), target=(), forgotten=(9, 4), forgotten_samples=tuple(gone.tolist()))
-    spec, _ = original()
+    spec, _ = stored_original()
     train_on_data(DataSettings(), spec, recipe().few_shot, SPLIT, SEED, roles)
     ((images, seen),) = shown
     expected = parts.train_ids[(labels != 9) & (labels != 4)]
@@ -77,7 +77,7 @@ def test_it_begins_with_label_vectors_smaller_than_the_noise(monkeypatch: pytest
             super().__init__(first, *more)
 
     monkeypatch.setattr(generators, "ConditionalGAN", Watched)
-    spec, _ = original()
+    spec, _ = stored_original()
     train_on_data(DataSettings(), spec, recipe().few_shot, SPLIT, SEED)
     assert begun[0] > 0.1 and begun[0] < 0.4
 

@@ -14,7 +14,7 @@ from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings, relea
 from rayunlearn.methods.trivial import mask_logit
 from rayunlearn.models.classifiers import version_model
 from rayunlearn.runtime.relearning import RelearnJob, relearn_by_train, relearn_job
-from tests.runtime.tiny import original, original_job
+from tests.runtime.tiny import original_job, stored_original
 
 STEPS_APART = 1
 """Largest difference that two workers make to a relearn time, mini-batches."""
@@ -38,7 +38,7 @@ KINDS = {
 @functools.cache
 def job(kind: str = "full", offset: float = 20.0) -> RelearnJob:
     """The tiny original with class 0 masked, to be relearned from this kind of data."""
-    spec, weights = original()
+    spec, weights = stored_original()
     model, trained = version_model(spec, weights), original_job()
     dataset = load_dataset("digits")
     ids = split(dataset, trained.data.test_fraction, trained.split_seed).test_ids

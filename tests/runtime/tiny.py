@@ -26,7 +26,7 @@ from rayunlearn.results.store import Store
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import Ensemble, InlineEnsemble
 from rayunlearn.runtime.scheduler import Scheduler
-from rayunlearn.runtime.training import TrainingJob, classifier_spec, training_job
+from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.settings import override
 from tests.stored.models import TINY, stored
@@ -61,7 +61,13 @@ def tiny_recipe(name: str = "digits", *more: str) -> Recipe:
 
 @functools.cache
 def original() -> tuple[ClassifierSpec, dict[str, Tensor]]:
-    """A tiny original, as `original_job` trains it; read from its file."""
+    """The tiny original, trained in this process: to the bits to which a job trains it on this machine."""
+    return original_job().spec, dict(fit(original_job()).state_dict())
+
+
+@functools.cache
+def stored_original() -> tuple[ClassifierSpec, dict[str, Tensor]]:
+    """The tiny original as one machine trained it: for tests of what hangs on its weights."""
     model = stored(TINY)
     return model.spec, dict(model.state_dict())
 
@@ -160,14 +166,15 @@ def tiny_scheduler(
     open_ensemble: Callable[[], Ensemble] = InlineEnsemble,
     placement: str = "inline",
     progress: Quiet | None = None,
+    of: tuple[ClassifierSpec, dict[str, Tensor]] | None = None,
 ) -> Scheduler:
-    """A scheduler over a store whose lineage `default` has the tiny original."""
+    """A scheduler over a store whose lineage `default` has the tiny original, or the one given."""
     scheduler = Scheduler(
         tiny_context(store, recipe, seed=seed, progress=progress),
         open_ensemble=open_ensemble,
         placement=placement,
     )
-    spec, weights = original()
+    spec, weights = of or original()
     scheduler.publish(
         lineage="default", weights=weights, spec=spec, parent=None, request_ids=[], classes_forgotten=(),
         run=None,
