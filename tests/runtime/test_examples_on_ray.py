@@ -16,7 +16,7 @@ from rayunlearn.runtime.examples import reference, to_bytes
 from rayunlearn.runtime.service import Place, Service
 from rayunlearn.runtime.train_ensemble import TrainEnsemble
 from tests.runtime.test_examples import asked, given, recipe, served
-from tests.runtime.tiny import NOON, memory_store, rows, tiny_context, tiny_scheduler
+from tests.runtime.tiny import NOON, memory_store, rows, stored_original, tiny_context, tiny_scheduler
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -30,7 +30,7 @@ def whole() -> str:
 def published(opened: Ensemble) -> str:
     """The version that a run on this ensemble publishes."""
     store = memory_store()
-    scheduler = tiny_scheduler(store, recipe(), open_ensemble=lambda: opened)
+    scheduler = tiny_scheduler(store, recipe(), open_ensemble=lambda: opened, of=stored_original())
     outcome = scheduler.serve(asked(given(store), whole=True))
     assert outcome.version is not None, outcome.reason
     return outcome.version
