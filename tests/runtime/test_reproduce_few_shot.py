@@ -169,8 +169,12 @@ def test_a_generator_that_was_trained_on_data_is_trained_once(tmp_path: Path) ->
 def test_rows_wait_for_the_models_that_they_share(cluster: None, tmp_path: Path) -> None:
     """A row with the generator of another original, one that keeps its own, and a method that takes none."""
     donor, on = tiny_row("few_shot", second=True), "few_shot.further_iterations=80"  # for 10 classes of it
-    # so low a rate that the first request leaves the second one something to unlearn
-    keeps = (*WRONG, "few_shot.keep_generator=true", "few_shot.lr=1e-5")
+    # So low a rate that the first request leaves the second one something to unlearn, and candidates enough
+    # for the class that the original hardly answers.
+    keeps = (
+        *WRONG, "few_shot.keep_generator=true", "few_shot.lr=1e-5", "few_shot.budget=4000",
+        "few_shot.model_inversion.iterations=200",
+    )  # fmt: skip
     rows = [
         tiny_row("few_shot_pretrained", on, donor=donor),
         tiny_row("few_shot", *keeps, requests=((2,), (3,)), share=0.5),

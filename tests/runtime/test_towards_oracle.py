@@ -1,7 +1,8 @@
-"""Few-shot unlearning on digits, from end to end: both of the paper's tasks move towards Oracle.
+"""Few-shot unlearning on digits, from end to end: both of the paper's tasks move to where retraining is.
 
-Oracle is the original, fine-tuned on all of D_r. What is compared is the accuracy on D_e, which is to fall
-for a class and to rise for mislabelled samples.
+What is compared is the accuracy on D_e, which is to fall to 0 for a class and to rise to 1 for mislabelled
+samples. Oracle, the original fine-tuned on all of D_r, is no yardstick: it leaves samples that are known by
+heart as they are (docs/log.md, 78).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ Images = tuple[Tensor, Tensor]
 
 
 def published(
-    recipe: Recipe, seed: int, original: Weights, request: Request, given: Samples | None = None
+    recipe: Recipe, seed: int, original: Weights, request: Request, given: Samples
 ) -> Store:
     """A store in which one request was served."""
     store = memory_store()
@@ -58,8 +59,7 @@ def published(
         lineage="default", weights=original, spec=spec, parent=None, request_ids=[], classes_forgotten=(),
         run=None,
     )  # fmt: skip
-    if given is not None:
-        request = replace(request, examples=keep_examples(store, given))
+    request = replace(request, examples=keep_examples(store, given))
     assert scheduler.serve(request).version is not None
     return store
 
@@ -81,8 +81,8 @@ def accuracies(store: Store, recipe: Recipe, *sets: Images) -> list[list[float]]
 
 
 @pytest.mark.learned
-def accuracies_of(task: str, seed: int) -> tuple[list[float], list[float], list[float]]:
-    """Accuracy on D_r and on D_e of the original, of what few-shot unlearning publishes, and of Oracle."""
+def accuracies_of(task: str, seed: int) -> list[list[float]]:
+    """Accuracy on D_r and on D_e of the original and of what few-shot unlearning publishes."""
     recipe = override(load_recipe("digits_few_shot"), SMALLER)
     if task == "mislabelled":
         wrong = replace(recipe, data=replace(recipe.data, mislabelling=SEVENS))
@@ -95,17 +95,12 @@ def accuracies_of(task: str, seed: int) -> tuple[list[float], list[float], list[
         ids = train[dataset.labels[train] == 9]
         kept, gone = (test[dataset.labels[test] != 9], test[dataset.labels[test] == 9])
         d_r, d_e = ((dataset.images[i], dataset.labels[i]) for i in (kept, gone))
-        named = Request(request_id="r", target=(9,), data_access=("retain", "weights"), received_at=NOON)
     else:
         found = mislabelled(recipe.data, split_seed)
         assert found is not None
         erased, ids = SEVENS.erased, found.changed_ids
         d_r = (dataset.images[test], dataset.labels[test])
         d_e = (dataset.images[ids], found.right_labels)
-        named = Request(
-            request_id="r", kind="samples", target=tuple(ids.tolist()), received_at=NOON,
-            data_access=("retain", "weights"),
-        )  # fmt: skip
     shown = ids[:EXAMPLES]
     given = Samples(images=dataset.images[shown], labels=dataset.labels[shown], ids=shown)
     ours = Request(
@@ -113,20 +108,20 @@ def accuracies_of(task: str, seed: int) -> tuple[list[float], list[float], list[
         data_access=("few_examples", "weights"), received_at=NOON,
     )  # fmt: skip
     original = dict(fit(training_job(recipe, spec_of(recipe), seed)).state_dict())
-    before, after = accuracies(published(recipe, seed, original, ours, given), recipe, d_r, d_e)
-    longer = ("fine_tune.epochs=60", "fine_tune.lr=0.05", "fine_tune.batch_size=32")
-    oracle = override(replace(recipe, method="fine_tune"), longer)
-    _, best = accuracies(published(oracle, seed, original, named), oracle, d_r, d_e)
-    return before, after, best
+    return accuracies(published(recipe, seed, original, ours, given), recipe, d_r, d_e)
 
 
 @pytest.mark.slow
 @pytest.mark.learned
-@pytest.mark.parametrize("task", ["class", "mislabelled"])
-def test_accuracy_on_d_e_moves_towards_oracle(task: str) -> None:
-    """At least half of the way, and D_r keeps within five points of the original's: means of three seeds."""
+@pytest.mark.parametrize(("task", "retrained"), [("class", 0.0), ("mislabelled", 1.0)])
+def test_accuracy_on_d_e_moves_to_where_retraining_is(task: str, retrained: float) -> None:
+    """At least half of the way, and D_r keeps within five points of the original's: means of three seeds.
+
+    Over six seeds D_e of a class falls from 98 to 0 %, of mislabelled samples it rises from 0 to 78 +- 7 %;
+    D_r falls by 0.6 +- 0.4 and 1.6 +- 1.1 points.
+    """
     found = [accuracies_of(task, seed) for seed in range(3)]
-    start, left = ([abs(run[i][1] - run[2][1]) for run in found] for i in (0, 1))
-    assert mean(start) > 0.3, "the original is no worse than Oracle"
-    assert mean(left) / mean(start) < 0.5
-    assert mean(before[0] - after[0] for before, after, _ in found) < 0.05
+    start, left = ([abs(run[i][1] - retrained) for run in found] for i in (0, 1))
+    assert mean(start) > 0.8, "the original has not learned what is to be unlearned"
+    assert mean(left) < mean(start) / 2
+    assert mean(before[0] - after[0] for before, after in found) < 0.05
