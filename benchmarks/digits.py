@@ -8,6 +8,7 @@ of the synthetic stop on first-request trajectories that go on to four times the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
+from benchmarks.rows import processor
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import split
 from rayunlearn.evaluation.accuracy import class_counts
@@ -41,7 +43,7 @@ from rayunlearn.runtime.audit import AuditInputs, audit
 from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context, Quiet
 from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
-from rayunlearn.runtime.machine import instruction_set, machine_facts
+from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.requested import run_seed
 from rayunlearn.runtime.runs import RunFiles
@@ -435,8 +437,8 @@ def main(
     pending: dict[ray.ObjectRef[Any], Path] = {}
     for recipe in loaded.values():
         for seed in used:
-            processor = instruction_set().replace(" ", "-").lower()
-            of = f"{recipe.name}-{seed}-{recipe.config_hash[:12]}-{processor}"
+            on = hashlib.sha256(processor().encode()).hexdigest()[:8]
+            of = f"{recipe.name}-{seed}-{recipe.config_hash[:12]}-{on}"
             kept = out.parent / f".{out.stem}-{of}.json"
             if kept.exists():
                 rows += json.loads(kept.read_text())

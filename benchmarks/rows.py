@@ -30,8 +30,13 @@ def finished(rows: Sequence[Row], seeds: int, storage: Path, console: Console) -
     found = [result for row in rows for seed in range(seeds) for result in results_of(root, row, seed)]
     failed |= {f"{r['row']}, seed {r['seed']}": r["failed"] for r in found if "failed" in r}  # earlier
     assert not failed, failed
-    check_processor(found, arithmetic_of({"machine": machine_facts()}))
+    check_processor(found, processor())
     return found
+
+
+def processor() -> str:
+    """This one, as `arithmetic_of` names that of a result."""
+    return arithmetic_of({"machine": machine_facts()})
 
 
 def check_processor(found: Sequence[Result], here: str) -> None:

@@ -14,7 +14,8 @@ taught with; their likelihood under those labels is what goes down.
 **Few-shot**: a request names the samples of D_e that are known. `retain` then holds the others, as D_r,rho
 does in the paper (section 2), and D is all of D. Were they left out of both, a head fitted to the rest would
 not know the class to begin with: with three samples of a digit as all of D_e, RKL too ends at 0 %. Even so
-RKL forgets the whole class once in ten runs, where the paper's keeps it (docs/log.md, 79).
+RKL forgets the whole class in one of ten runs on the 8x8 digits, where the paper's keeps it on MNIST
+(docs/log.md, 79).
 
 **lambda**: the paper takes 0 on MNIST, where EUBO ruins D_r (29.6 %, 0 % on D_e), and 10^-2410, chosen on
 real accuracies, for figure 5. The default is e^-P, P being the number of the head's parameters, by the
