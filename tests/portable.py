@@ -26,7 +26,12 @@ from typing import Any
 from tests import arithmetic, margins
 from tests.margins import Comparison
 
-TESTS = ("-m", "learned and not slow and not ray")  # a process of Ray has this one's root seed no more
+HERE = Path(__file__).parent
+TESTS = (
+    "-m", "learned and not slow and not ray",  # a process of Ray has this one's root seed no more
+    # No other file is imported, which takes longer than many a test.
+    *(str(path) for path in sorted(HERE.rglob("test_*.py")) if "mark.learned" in path.read_text()),
+)  # fmt: skip
 LEAST_MARGIN = 3.0
 LEAST_RUNS = 6
 """From fewer a spread says little, and none is judged."""
