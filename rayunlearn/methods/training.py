@@ -66,6 +66,9 @@ class TrainSettings:
             sums over them, of which this is an estimate at the cost of one.
         update_statistics: BatchNorm normalises by the batch and updates its running statistics; if not, by
             those that it has, which stay as they are.
+        flips: each time an image is learned from it is mirrored, left to right, with even chances.
+        crop: each time it is moved by up to so many pixels in each direction, what comes in at an edge
+            being the image's own reflection.
     """
 
     epochs: int = 40
@@ -81,6 +84,8 @@ class TrainSettings:
     cycle_momentum: bool = True
     transformations: tuple[str, ...] = field(default=(), metadata={"before": ()})
     update_statistics: bool = field(default=True, metadata={"before": True})
+    flips: bool = field(default=False, metadata={"before": False})
+    crop: int = field(default=0, metadata={"before": 0})
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -103,7 +108,9 @@ class TrainSettings:
         for name, names in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in names:
                 self._refuse(name, nearest(str(getattr(self, name)), names))
-        for name in ("cycle_momentum", "update_statistics"):
+        if type(self.crop) is not int or self.crop < 0:
+            self._refuse("crop", "a whole number of at least 0")
+        for name in ("cycle_momentum", "update_statistics", "flips"):
             if type(getattr(self, name)) is not bool:
                 self._refuse(name, "True or False")
         check_names("transformations", self.transformations)
@@ -238,8 +245,8 @@ def train_steps(
             takes global-batch statistics until the iterator ends or is closed.
 
     Raises:
-        BadInput: shapes, batch size and shard do not fit; or transformations of a model that does not say
-            which pixel values are its background.
+        BadInput: shapes, batch size and shard do not fit; a crop as wide as the image; or transformations of
+            a model that does not say which pixel values are its background.
         RayUnlearnError: the loss is not finite.
     """
     rank, world = _checked_shard(shard, settings)
@@ -248,6 +255,8 @@ def train_steps(
         raise BadInput("number of labels", len(labels), f"{n}, one per image")
     total = settings.epochs * steps_per_epoch(n, settings)
     views = _views(state.model, settings)
+    if settings.crop >= min(images.shape[-2:]):
+        raise BadInput("crop", settings.crop, f"below {min(images.shape[-2:])}, the image's size")
     if min(n, settings.batch_size) < world:
         raise BadInput("samples in a batch", min(n, settings.batch_size), f"at least {world}, one per worker")
     with global_batchnorm(state.model) if world > 1 else nullcontext():
@@ -264,6 +273,9 @@ def train_steps(
                 draws = generator(seed, "transformations", state.step)
                 which = torch.randint(len(views) + 1, (len(ids),), generator=draws)
                 shown = _shown(shown, views, which[part])
+            if settings.flips or settings.crop:
+                draws = generator(seed, "flips and crops", state.step)
+                shown = _flipped_and_cropped(shown, settings, draws, len(ids), part)
             logits = state.model(shown)
             if world == 1:
                 loss = F.cross_entropy(logits, labels[mine])
@@ -354,6 +366,25 @@ def _shown(images: Tensor, views: Sequence[Transformation], which: Tensor) -> Te
         if len(chosen):
             shown[chosen] = view(images[chosen])
     return shown
+
+
+def _flipped_and_cropped(
+    images: Tensor, settings: TrainSettings, draws: torch.Generator, batch: int, part: slice
+) -> Tensor:
+    """This worker's `part` of a global batch of so many images, `[B, C, H, W]`, each by a draw of its own."""
+    flipped = torch.randint(2, (batch,), generator=draws)[part].bool().to(images.device)
+    moves = torch.randint(2 * settings.crop + 1, (2, batch), generator=draws)[:, part].to(images.device)
+    if settings.flips:
+        images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
+    if not settings.crop:
+        return images
+    height, width = images.shape[-2:]
+    padded = F.pad(images, [settings.crop] * 4, mode="reflect")
+    rows = moves[0][:, None] + torch.arange(height, device=images.device)
+    columns = moves[1][:, None] + torch.arange(width, device=images.device)
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+    # advanced indices around a slice put [B, H, W] first
+    return padded[which, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).contiguous()
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float) -> None:

@@ -3,6 +3,7 @@
 import copy
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ RECIPES = {
     "adamw": TINY,
     "sgd": TrainSettings(epochs=2, batch_size=15, lr=0.05, optimizer="sgd", weight_decay=0.0),
     "transformed": TrainSettings(epochs=2, batch_size=15, lr=1e-2, transformations=DEFAULT),
+    "flips and crops": TrainSettings(epochs=2, batch_size=15, lr=1e-2, flips=True, crop=2),
     "statistics kept": TrainSettings(epochs=2, batch_size=15, lr=1e-2, update_statistics=False),
 }
 
@@ -111,6 +113,31 @@ def test_images_are_shown_as_they_are_or_under_one_transformation():
     assert len(counts) == 4
     assert (counts.double() / 1000 - 0.25).abs().max() < 0.07  # five standard deviations
     assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_images_are_mirrored_and_moved():
+    """Each mirror image and each move of one pixel comes up about as often; none without the setting."""
+    images, labels = tiny_data(25, dtype=torch.float32)
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    moved = [padded[..., y : y + 8, x : x + 8] for y in range(3) for x in range(3)]
+    mirrored = [F.pad(images.flip(-1), (1, 1, 1, 1), mode="reflect")[..., y : y + 8, x : x + 8]
+                for y in range(3) for x in range(3)]  # fmt: skip
+    for flips, crop, forms in (
+        (True, 1, moved + mirrored), (True, 0, [images, images.flip(-1)]), (False, 1, moved)
+    ):  # fmt: skip
+        settings = TrainSettings(epochs=40, batch_size=25, flips=flips, crop=crop)
+        model, shown = tiny_model(dtype=torch.float32), []
+        model.register_forward_pre_hook(lambda _, inputs, shown=shown: shown.append(inputs[0].clone()))
+        train_classifier(model, images, labels, settings, seed=0)
+        which = []
+        for step, ids in enumerate(batches(25, settings, seed=0)):
+            apart = (torch.stack(forms)[:, ids] - shown[step]).abs().amax(dim=(2, 3, 4))
+            assert (apart.min(dim=0).values == 0).all(), "an image is shown in another form"
+            which.append(apart.argmin(dim=0))
+        counts = torch.stack(which).flatten().bincount(minlength=len(forms))
+        share = 1 / len(forms)
+        deviation = (share * (1 - share) / 1000) ** 0.5
+        assert (counts.double() / 1000 - share).abs().max() < 5 * deviation
 
 
 @pytest.mark.learned
@@ -279,7 +306,7 @@ def test_divergence_is_said():
         ("epochs", 0), ("epochs", 1.0), ("batch_size", 0), ("lr", 0.0), ("lr", float("nan")), ("lr", "1"),
         ("weight_decay", -1e-9), ("momentum", 1.0), ("optimizer", "adam"), ("schedule", "onecycle"),
         ("warmup_fraction", 1.0), ("div_factor", 0.5), ("final_div_factor", 0), ("cycle_momentum", 1),
-        ("transformations", ("flip",)), ("update_statistics", 0),
+        ("transformations", ("flip",)), ("update_statistics", 0), ("flips", 1), ("crop", -1), ("crop", True),
     ],
 )  # fmt: skip
 def test_bad_settings_are_named(field, value):
@@ -295,6 +322,8 @@ def test_bad_calls_are_refused():
     images, labels = tiny_data()
     with pytest.raises(BadInput, match="at least 1"):
         train_classifier(tiny_model(), images[:0], labels[:0], TINY, seed=0)
+    with pytest.raises(BadInput, match="crop.*8.*below 8"):
+        train_classifier(tiny_model(), images, labels, replace(TINY, crop=8), seed=0)
     with pytest.raises(BadInput, match="one per image"):
         train_classifier(tiny_model(), images, labels[:-1], TINY, seed=0)
     with pytest.raises(BadInput, match="Sequential.*Classifier"):
