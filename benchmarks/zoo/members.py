@@ -1,0 +1,337 @@
+"""The models of a task, each with what it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from benchmarks.zoo.cache import Cache, Weights
+from benchmarks.zoo.pictures import drawn, photographed
+from benchmarks.zoo.setups import Task
+from benchmarks.zoo.students import StudentSettings, shaken, taught
+from rayunlearn.evaluation.accuracy import class_counts
+from rayunlearn.evaluation.synthetic import assess, balanced_labels
+from rayunlearn.inversion.deep_inversion import SyntheticSet, deep_inversion
+from rayunlearn.methods.registry import method_named
+from rayunlearn.methods.training import StepInfo, train_classifier
+from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logit
+from rayunlearn.methods.unlearning import Handed, Samples
+from rayunlearn.models.classifiers import ClassifierSpec, build_classifier, version_model
+from rayunlearn.models.weights import version_id
+from rayunlearn.recipes import Recipe
+from rayunlearn.roles import Roles
+from rayunlearn.runtime.labelled import open_data
+from rayunlearn.runtime.training import TrainingJob, classifier_spec, training_job
+from rayunlearn.scheduling.stopping import CheckpointRecord, choose
+from rayunlearn.seeds import derive_seed
+from rayunlearn.settings import stated
+
+DAMAGES = (1.0, 2.0, 5.0, 10.0, 20.0)
+"""Points of D_r that noise is to cost."""
+EARLY = (0.05, 0.1, 0.2, 0.4, 0.7)
+"""Shares of a retraining's steps at which a model is kept that has learned too little."""
+TRAJECTORY = (0.1, 0.25, 0.5, 0.75, 1.0)
+"""Shares of a method's steps at which a checkpoint is kept besides the one that the rule chooses."""
+CHECKPOINTS = 30
+"""That the stopping rule sees of a run."""
+DATA_FREE = ("gated_inversion", "gkt", "ispf", "min_max", "delete")
+WITH_DATA = ("fine_tune", "amnesiac_relabel", "bad_teacher", "unsir")
+STUDENT = StudentSettings()
+POOL = 2000
+"""Images of a kind that students learn from."""
+BISECTIONS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A model of a task.
+
+    Attributes:
+        family: "retrained", "undertrained", "noisy", "hidden", "method", "student".
+        name: unique in its task.
+        weights: of it.
+        step: of a run, where it is a checkpoint.
+        chosen: whether the stopping rule chose it.
+    """
+
+    family: str
+    name: str
+    weights: Weights
+    step: int | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """What is kept of a run.
+
+    Attributes:
+        weights: by step.
+        chosen: the stopping rule's step; None where it chose none.
+    """
+
+    weights: dict[int, Weights]
+    chosen: int | None
+
+
+class Workshop:
+    """Makes the models of the tasks of one original.
+
+    Args:
+        task: any of them; what is shared is of its setup and seed.
+        cache: where weights are kept.
+    """
+
+    def __init__(self, task: Task, cache: Cache) -> None:
+        self.setup, self.seed, self.cache = task.setup, task.seed, cache
+        self.recipe: Recipe = task.setup.recipe
+        data, model = self.recipe.data, self.recipe.model
+        self.split_seed = derive_seed(self.seed, "split")
+        self.dataset, self.parts = open_data(data, self.split_seed)
+        self.spec: ClassifierSpec = classifier_spec(data, model.name, model.width)
+
+    @cached_property
+    def original(self) -> Weights:
+        """Trained on all classes."""
+        return self._trained(training_job(self.recipe, self.spec, self.seed), ())["1"]
+
+    def _trained(self, job: TrainingJob, shares: Sequence[float]) -> dict[str, Weights]:
+        """A classifier at some shares of its training and at its end, by share."""
+        shares = (*shares, 1.0)
+
+        def make() -> dict[str, Weights]:
+            ids = self.parts.train_ids
+            ids = ids[~torch.isin(self.dataset.labels[ids], torch.tensor(job.excluded))]
+            batch = job.train.batch_size
+            # as many steps as the original has
+            epochs = -(-job.train.epochs * (len(self.parts.train_ids) // batch) // (len(ids) // batch))
+            settings = replace(job.train, epochs=epochs)
+            total = epochs * (len(ids) // batch)
+            found: dict[str, Weights] = {}
+
+            def keep(info: StepInfo) -> None:
+                for share in shares:
+                    if info.step + 1 == round(share * total):
+                        found[f"{share:g}"] = copy.deepcopy(dict(info.model.state_dict()))
+
+            model = build_classifier(job.spec, derive_seed(job.seed, "original weights"))
+            images, labels = self.dataset.images[ids], self.dataset.labels[ids]
+            seed = derive_seed(job.seed, "original batches")
+            train_classifier(model, images, labels, settings, seed, on_step=keep)
+            return found
+
+        return self.cache.steps(("trained", job.key, shares), make)
+
+    def retrained(self, excluded: Sequence[int], number: int) -> dict[str, Weights]:
+        """The `number`-th model retrained without some classes, at some shares of its training."""
+        job = training_job(self.recipe, self.spec, self.seed, excluded=excluded, gold=number)
+        return self._trained(job, EARLY if number == 0 else ())
+
+    def inverted(
+        self, parent: Weights, roles: Roles, use: str, per_retain: int, per_forget: int
+    ) -> SyntheticSet:
+        """DeepInversion images of a version."""
+        labels = balanced_labels(roles, per_retain_class=per_retain, per_forget_class=per_forget)
+        seed = derive_seed(self.seed, "synthetic", use)
+        made_from = ("inverted", _digest(parent), labels.tolist(), stated(self.recipe.inversion), seed)
+        model = version_model(self.spec, parent)
+        return self.cache.images(
+            made_from, lambda: deep_inversion(model, labels, self.recipe.inversion, seed=seed)
+        )
+
+    def run(self, parent: Weights, roles: Roles, method: str, *, length: float = 1.0) -> Checkpoints:
+        """A run of a method with the recipe's settings, judged at its checkpoints as the service does it.
+
+        Args:
+            parent: the version to forget from.
+            roles: of the request.
+            method: its name.
+            length: how much further it goes than its steps.
+        """
+        declared = method_named(method)
+        recipe = replace(self.recipe, method=method)
+        settings, seed = recipe.method_settings, derive_seed(self.seed, "run", method)
+        made_from = ("run", _digest(parent), stated(settings), method, repr(roles), seed, length, CHECKPOINTS)
+
+        def make() -> dict[str, Weights]:
+            bank = None
+            per_retain, per_forget = declared.inverted(settings)
+            if per_retain or per_forget:
+                bank = self.inverted(parent, roles, "bank", per_retain, per_forget)
+            handed = Handed(
+                spec=self.spec, weights=parent, roles=roles, seed=seed, inverted=bank,
+                forget=self._samples(roles.target) if "forget" in declared.data_access else None,
+                retain=self._samples(roles.retain) if "retain" in declared.data_access else None,
+            )  # fmt: skip
+            run = declared.begin(handed, settings, "cpu")
+            stop_set = self.stop_set(parent, roles)
+            last = round(run.steps * length)
+            every = max(1, run.steps // CHECKPOINTS)
+            kept: dict[int, Weights] = {}
+            records, step = [], 0
+            while step < last:
+                # an edit, and what has one result, is looked at once
+                until = last if declared.fixed_length else min(step + every, last)
+                run.advance(step + 1, until)
+                step = until
+                model = run.checkpoint()
+                found = assess(model, stop_set, roles)
+                run.observe(found.retain_loss)
+                figures = {k: v for k, v in vars(found).items() if k in CheckpointRecord.__dataclass_fields__}
+                records.append(
+                    CheckpointRecord(step=step, pass_rate=run.report().get("pass_rate") or 0.0, **figures)
+                )
+                kept[step] = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            chosen = choose(records, replace(recipe.stopping, patience=None)).step
+            wanted = {round(share * last) for share in TRAJECTORY} | {last}
+            nearest = {min(kept, key=lambda at: abs(at - step)) for step in wanted}
+            names = {step: f"{step}" for step in nearest | ({chosen} if chosen else set())}
+            return {name + ("c" if step == chosen else ""): kept[step] for step, name in names.items()}
+
+        found = self.cache.steps(made_from, make)
+        return Checkpoints(
+            weights={int(name.rstrip("c")): weights for name, weights in found.items()},
+            chosen=next((int(name[:-1]) for name in found if name.endswith("c")), None),
+        )
+
+    def stop_set(self, parent: Weights, roles: Roles) -> SyntheticSet:
+        """What a run is stopped by."""
+        sizes = self.recipe.validation
+        return self.inverted(parent, roles, "stop", sizes.per_retain_class, sizes.per_forget_class)
+
+    def student(
+        self, start: Weights | None, parent: Weights, roles: Roles, kind: str, number: int
+    ) -> dict[str, Weights]:
+        """A student of the version's answers on images of one kind, at a third and at the end."""
+        seed = derive_seed(self.seed, "student", kind, number)
+        begun = None if start is None else _digest(start)
+        made_from = ("student", _digest(parent), begun, repr(roles), kind, seed, stated(STUDENT))
+
+        def make() -> dict[str, Weights]:
+            model = build_classifier(self.spec, seed)
+            if start is not None:
+                model.load_state_dict(start)
+            pool = self._pool(kind, parent, roles, seed)
+            teacher = version_model(self.spec, parent)
+            return taught(model, teacher, pool, roles.forget, STUDENT, seed, keep=(0.33, 1.0))
+
+        return self.cache.steps(made_from, make)
+
+    def _pool(self, kind: str, parent: Weights, roles: Roles, seed: int) -> Tensor:
+        if kind == "pictures":
+            return drawn(self.spec, POOL, seed)
+        if kind == "photographs":
+            return photographed(self.spec, POOL, seed)
+        if kind == "retain":
+            return self._samples(roles.retain).images[:POOL]
+        per_retain, _ = method_named("gated_inversion").inverted(self.recipe.gated_inversion)
+        return self.inverted(parent, roles, "bank", per_retain, 0).images
+
+    def _samples(self, classes: Sequence[int]) -> Samples:
+        ids = self.parts.train_ids
+        ids = ids[torch.isin(self.dataset.labels[ids], torch.tensor(classes))]
+        return Samples(images=self.dataset.images[ids], labels=self.dataset.labels[ids], ids=ids)
+
+    def parent(self, task: Task) -> Weights:
+        """The version that the task's last request is for: what the default method made of those before."""
+        version = self.original
+        for served in range(len(task.requests) - 1):
+            before = Task(setup=self.setup, seed=self.seed, requests=task.requests[: served + 1])
+            found = self.run(version, before.roles(self.spec.num_classes), self.recipe.method)
+            version = found.weights[found.chosen or max(found.weights)]
+        return version
+
+    def damaged(
+        self, weights: Weights, roles: Roles, points: float, known: float, seed: int
+    ) -> Weights:
+        """The model with so much noise that D_r is `points` below `known`.
+
+        The noise's direction is the seed's; its size is found by bisection on test images.
+        """
+
+        def make() -> Weights:
+            low, high = 0.0, 2.0
+            wanted = known - points / 100
+            best, nearest = weights, 1.0
+            for _ in range(BISECTIONS):
+                middle = (low + high) / 2
+                noisy = shaken(weights, middle, seed)
+                reached = self.accuracy(noisy, roles.retain, most=2500)
+                if abs(reached - wanted) < nearest:
+                    best, nearest = noisy, abs(reached - wanted)
+                low, high = (middle, high) if reached > wanted else (low, middle)
+            return best
+
+        return self.cache.tensors(
+            ("damaged", _digest(weights), points, round(known, 6), seed, BISECTIONS), make
+        )
+
+    def accuracy(self, weights: Weights, classes: Sequence[int], *, most: int | None = None) -> float:
+        """On test images of some classes, of the first so many."""
+        ids = self.parts.test_ids
+        ids = ids[torch.isin(self.dataset.labels[ids], torch.tensor(classes))][:most]
+        model = version_model(self.spec, weights)
+        counts = class_counts(
+            model, self.dataset.images[ids], self.dataset.labels[ids], self.spec.num_classes
+        )
+        right, count = counts.sums(classes)
+        return right / count
+
+
+def members(shop: Workshop, task: Task) -> Iterator[Member]:
+    """All models of a task, the retrained ones first."""
+    roles = task.roles(shop.spec.num_classes)
+    golds = [shop.retrained(roles.forget, number) for number in range(2)]
+    for number, gold in enumerate(golds):
+        yield Member(family="retrained", name=f"retrained-{number}", weights=gold["1"])
+    for share, weights in golds[0].items():
+        if share != "1":
+            yield Member(family="undertrained", name=f"undertrained-{share}", weights=weights)
+    parent = shop.parent(task)
+    known = shop.accuracy(golds[0]["1"], roles.retain, most=2500)
+    hidden = _hidden(shop, parent, roles)
+    for points in DAMAGES:
+        noisy = shop.damaged(golds[0]["1"], roles, points, known, derive_seed(task.seed, "noise"))
+        yield Member(family="noisy", name=f"noisy-{points:g}", weights=noisy)
+        noisy = shop.damaged(hidden["mask_logit"], roles, points, known, derive_seed(task.seed, "noise", 1))
+        yield Member(family="hidden-noisy", name=f"hidden-noisy-{points:g}", weights=noisy)
+    for name, weights in hidden.items():
+        yield Member(family="hidden", name=name, weights=weights)
+    for method in (*DATA_FREE, *WITH_DATA):
+        found = shop.run(parent, roles, method)
+        last = max(found.weights)
+        for step, weights in found.weights.items():
+            if method not in DATA_FREE and step != last:
+                continue
+            yield Member(
+                family="method", name=f"{method}-{step}", weights=weights, step=step,
+                chosen=step == found.chosen,
+            )  # fmt: skip
+    shrunk = shaken(parent, 0.5, derive_seed(task.seed, "start"))
+    for kind in ("inverted", "pictures", "photographs", "retain"):
+        for number, (start, begun) in enumerate(
+            {"nothing": None, "shaken": shrunk, "parent": hidden["mask_logit"]}.items()
+        ):
+            for share, weights in shop.student(begun, parent, roles, kind, number).items():
+                if share == "1" or start == "nothing":
+                    yield Member(family="student", name=f"student-{kind}-{start}-{share}", weights=weights)
+
+
+def _hidden(shop: Workshop, parent: Weights, roles: Roles) -> dict[str, Weights]:
+    """The version with its class hidden in the head, in three ways."""
+    model = version_model(shop.spec, parent)
+    made = {
+        "mask_logit": mask_logit(model, roles.forget),
+        "delete_head_row": delete_head_row(model, roles.forget),
+        "gaussian_head": gaussian_head(model, retain=roles.retain, seed=derive_seed(shop.seed, "gaussian")),
+    }
+    return {name: dict(hidden.state_dict()) for name, hidden in made.items()}
+
+
+def _digest(weights: Weights) -> str:
+    return version_id(weights)

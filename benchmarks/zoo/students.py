@@ -1,0 +1,112 @@
+"""Students of a model's answers, on images of one kind, from one start."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.zoo.cache import Weights
+from rayunlearn.methods.distillation import kl_divergence
+from rayunlearn.models.classifiers import Classifier
+from rayunlearn.seeds import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSettings:
+    """How long a student learns.
+
+    Attributes:
+        steps: of AdamW, along a one-cycle rate.
+        batch_size: images.
+        lr: greatest rate.
+        weight_decay: decoupled.
+    """
+
+    steps: int = 600
+    batch_size: int = 128
+    lr: float = 3e-3
+    weight_decay: float = 1e-4
+
+
+def without(logits: Tensor, forget: Sequence[int]) -> Tensor:
+    """Logits `[B, K]` whose forget classes have the image's lowest logit of the others."""
+    kept = [c for c in range(logits.shape[1]) if c not in forget]
+    told = logits.clone()
+    told[:, list(forget)] = logits[:, kept].min(dim=1, keepdim=True).values
+    return told
+
+
+def evened(teacher: Classifier, pool: Tensor, forget: Sequence[int], most: float = 0.3) -> tuple[Tensor, ...]:
+    """Of a pool `[N, C, H, H]` the images not of a forget class, their answers, and a weight each.
+
+    The weights make the teacher's answers even over the classes that it gives.
+    """
+    with torch.no_grad():
+        logits = torch.cat([teacher(part) for part in pool.split(256)])
+    keep = logits.softmax(dim=1)[:, list(forget)].sum(dim=1) < most
+    answers = without(logits[keep], forget)
+    said = answers.argmax(dim=1)
+    counts = said.bincount(minlength=answers.shape[1]).clamp(min=1)
+    return pool[keep], answers, 1 / counts[said].double()
+
+
+def taught(
+    student: Classifier, teacher: Classifier, pool: Tensor, forget: Sequence[int],
+    settings: StudentSettings, seed: int, *, keep: Sequence[float] = (1.0,),
+) -> dict[str, Weights]:  # fmt: skip
+    """The student at some shares of its steps, by share; it is changed in place.
+
+    Each batch is drawn by weight. Half of its images are cut together with another one (CutMix), and the
+    teacher answers what came of it.
+    """
+    images, _, weights = evened(teacher, pool, forget)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps)
+    found: dict[str, Weights] = {}
+    for step in range(settings.steps):
+        draws = generator(seed, "student batch", step)
+        ids = torch.multinomial(weights, settings.batch_size, replacement=True, generator=draws)
+        x = _cut_together(images[ids], draws)
+        with torch.no_grad():
+            told = without(teacher(x), forget)
+        student.train()
+        loss = kl_divergence(told, student(x))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        for share in keep:
+            if step + 1 == round(share * settings.steps):
+                found[f"{share:g}"] = copy.deepcopy({k: v.detach() for k, v in student.state_dict().items()})
+    return found
+
+
+def _cut_together(x: Tensor, draws: torch.Generator) -> Tensor:
+    """Half of the images with a random rectangle from the next one's place."""
+    size = x.shape[-1]
+    mixed = x.clone()
+    for i in range(len(x) // 2):
+        height, width = (1 + torch.randint(size - 1, (2,), generator=draws)).tolist()
+        top = int(torch.randint(size - height + 1, (1,), generator=draws))
+        left = int(torch.randint(size - width + 1, (1,), generator=draws))
+        mixed[i, :, top : top + height, left : left + width] = x[
+            i + 1, :, top : top + height, left : left + width
+        ]
+    return mixed
+
+
+def shaken(weights: Weights, scale: float, seed: int) -> Weights:
+    """Noise on every weight of more than one dimension, `scale` times its root mean square.
+
+    The noise's direction is the seed's alone.
+    """
+    return {
+        name: w + scale * w.square().mean().sqrt() * torch.randn(w.shape, generator=generator(seed, name))
+        if w.dim() > 1
+        else w
+        for name, w in weights.items()
+    }
