@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -158,24 +159,34 @@ def test_a_step_is_an_update_of_each() -> None:
 def test_it_makes_the_wanted_digit(digits_data: LabelledImages, version: Classifier) -> None:
     """A classifier of the other half of the digits takes over 60 % of its images for the class asked for.
 
-    Measured 88 +- 7 % over four seeds; the untrained generator, the control, makes grey for every class and
-    gets a tenth. Images of a class are not one image: they vary ten times as much as the control's at least.
+    A mean over the ends of the last six epochs, since the two networks chase each other: of nine trainings
+    on three arithmetics it is 85 +- 5 %, single ends have 39 to 100 %. The untrained generator, the control,
+    makes grey for every class and gets a tenth. Images of a class are not one image: they vary ten times as
+    much as the control's at least.
     """
     low, high = version.spec.pixel_range
     untrained = build_conditional_generator(replace(SPEC, low=low, high=high), 0)
     images, labels = digits_data.images[1::2], digits_data.labels[1::2]
-    gan = ConditionalGAN(untrained, images, labels, SETTINGS, seed=0)
-    gan.advance(1, gan.steps)
-    right, spread = {}, {}
-    for name, generator in (("trained", gan.generator()), ("untrained", untrained)):
+
+    def right(generator: ConditionalGenerator) -> float:
         made, wanted = sampled(generator)
         with torch.no_grad():
-            right[name] = float((version(made).argmax(1) == wanted).float().mean())
-        spread[name] = torch.stack([made[wanted == c].std(0).mean() for c in range(K)]).mean()
-    data = torch.stack([images[labels == c].std(0).mean() for c in range(K)]).mean()
-    assert right["trained"] > 0.6 and right["untrained"] < 0.2
-    assert spread["trained"] > data / 20
-    assert spread["untrained"] < data / 200
+            return float((version(made).argmax(1) == wanted).float().mean())
+
+    def spread(generator: ConditionalGenerator) -> float:
+        made, wanted = sampled(generator)
+        return float(torch.stack([made[wanted == c].std(0).mean() for c in range(K)]).mean())
+
+    gan = ConditionalGAN(untrained, images, labels, SETTINGS, seed=0)
+    of_epochs = []
+    for epoch in range(SETTINGS.epochs):
+        gan.advance(epoch * gan.steps // SETTINGS.epochs + 1, (epoch + 1) * gan.steps // SETTINGS.epochs)
+        of_epochs.append(right(gan.generator()))
+    data = float(torch.stack([images[labels == c].std(0).mean() for c in range(K)]).mean())
+    assert mean(of_epochs[-6:]) > 0.6
+    assert right(untrained) < 0.2
+    assert spread(gan.generator()) > data / 20
+    assert spread(untrained) < data / 200
 
 
 def test_it_goes_on_from_a_state_to_the_same_bits() -> None:
