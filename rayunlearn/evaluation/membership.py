@@ -31,7 +31,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.svm import SVC
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
@@ -147,6 +146,8 @@ def entropy_attack(
         BadInput: a set is missing or unknown, has too few images, or holds what are no finite logits.
     """
     _check(logits, settings)
+    from sklearn.svm import SVC  # here, since every process imports this module: two seconds each
+
     features = {name: output_entropy(logits[name].detach().cpu()).numpy() for name in SETS}
     halves = {name: _halves(len(features[name]), seed, name) for name in SETS}
     called = dict.fromkeys(SETS, 0)

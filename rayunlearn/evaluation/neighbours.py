@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
@@ -82,6 +81,8 @@ def knn_probe(
         BadInput: a class has too few images, fewer training images than k, one class only, or features
             that are not finite.
     """
+    from sklearn.neighbors import KNeighborsClassifier  # here, as in `linear_probe`
+
     where = "knn_probe"
     task = probe_task(
         model, train_images, train_labels, test_images, test_labels, forget,

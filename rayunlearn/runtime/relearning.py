@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray.train.torch
 import torch
 from torch import Tensor
 
@@ -127,4 +126,6 @@ def relearn_by_train(
 
 def _relearn(jobs: list[RelearnJob], shard: Shard) -> list[RelearnCurve]:
     """A worker's part of every job, one after another."""
-    return [relearn_job(job, shard=shard, device=ray.train.torch.get_device()) for job in jobs]
+    from ray.train.torch import get_device  # a second, which every process that imports this would pay
+
+    return [relearn_job(job, shard=shard, device=get_device()) for job in jobs]

@@ -16,8 +16,7 @@ from rayunlearn.runtime.context import Clock
 from rayunlearn.runtime.examples import purge_examples
 from rayunlearn.runtime.generators import GENERATORS
 from rayunlearn.runtime.runs import RunFiles, kept_runs
-from rayunlearn.runtime.sweep import SETS
-from rayunlearn.runtime.trial import purge_trials
+from rayunlearn.runtime.sweep_files import SETS, purge_trials
 
 
 def retain_images(store: Store, reader: LedgerReader, run: str) -> SyntheticSet | None:

@@ -43,16 +43,16 @@ from rayunlearn.runtime.requested import roles_of
 from rayunlearn.runtime.runs import RunFiles, loaded, saved
 from rayunlearn.runtime.sealed import measure
 from rayunlearn.runtime.search_space import SCORE, Search, search_algorithm, trial_scheduler
+from rayunlearn.runtime.sweep_files import SETS, chosen_only, trial_files
 from rayunlearn.runtime.sweep_record import LIVE, About, Recorder, Stop, SweepRecord, SweepSettings
 from rayunlearn.runtime.trackers import Tracker
-from rayunlearn.runtime.trial import Behaviour, Common, Trial, chosen_only, trial_files
+from rayunlearn.runtime.trial import Behaviour, Common, Trial
 from rayunlearn.runtime.wire import pack
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.scheduling.space import Space, assignments
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import override, paths
 
-SETS = "sets"
 SEARCHABLE_ACCESS = frozenset({"weights", "few_examples"})
 """What a method may declare whose settings are searched: nothing of it is training data."""
 

@@ -25,7 +25,7 @@ from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.sweeps import SweepView, real_figures, trial_run
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.labelled import open_data
-from rayunlearn.runtime.trial import trial_files
+from rayunlearn.runtime.sweep_files import trial_files
 from rayunlearn.seeds import derive_seed
 
 Counts = tuple[int, int]

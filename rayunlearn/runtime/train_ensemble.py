@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train.torch
 from torch import Tensor
 
 from rayunlearn.access import seal
@@ -89,9 +88,11 @@ class TrainEnsemble:
 
 def _advance(given: tuple[RunInputs, list[Any], dict[str, Any], int, int], shard: Shard) -> dict[str, Any]:
     """A worker's part of the steps; the state after them, which is the same on every worker."""
+    from ray.train.torch import get_device  # a second, which every process that imports this would pay
+
     inputs, references, state, first, last = given
     parts = [unpack(part) for part in ray.get(references)]
-    device = str(ray.train.torch.get_device())
+    device = str(get_device())
     seal()
     handed = replace(inputs.handed, approximated=joined(parts))
     run = Relearning(handed, inputs.settings, device, shard)

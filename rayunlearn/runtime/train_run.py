@@ -13,10 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
-from ray.train import RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.runtime.wire import pack, unpack
@@ -54,9 +51,15 @@ def train_run(
     """
     if workers < 1:
         raise BadInput("workers", workers, "an integer >= 1", where=name)
+    # here, since every process of a run imports this module and few begin a Train run: a second each
+    from ray.train import RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
     packed = pack(given)
 
     def on_worker() -> Any:
+        import ray.train
+
         torch.set_num_threads(threads)
         context = ray.train.get_context()
         shard = context.get_world_rank(), context.get_world_size()

@@ -24,7 +24,6 @@ from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
 from rayunlearn.results.store import Store
-from rayunlearn.results.sweeps import trial_run
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.approximation import Approximation
 from rayunlearn.runtime.cluster import Placement, ensemble_in
@@ -32,8 +31,8 @@ from rayunlearn.runtime.context import Quiet
 from rayunlearn.runtime.ensemble import Shared
 from rayunlearn.runtime.judging import record_of
 from rayunlearn.runtime.recovery import is_loss
-from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.search_space import CYCLE, SCORE
+from rayunlearn.runtime.sweep_files import trial_files
 from rayunlearn.runtime.wire import unpack
 from rayunlearn.scheduling.objective import trial_result
 from rayunlearn.scheduling.space import Value, assignments
@@ -85,11 +84,6 @@ class Common:
     seed: int
     shared: Shared
     behaviour: Behaviour | None = None
-
-
-def trial_files(store: Store, sweep: str, trial: str) -> RunFiles:
-    """Where a trial keeps what it needs to go on."""
-    return RunFiles(store, trial_run(sweep, trial))
 
 
 class Trial(tune.Trainable):
@@ -207,18 +201,3 @@ class Trial(tune.Trainable):
             SCORE: found.score, CYCLE: found.cycles, "step": found.step, "reason": reason or found.reason,
             "row": row, "busy_s": busy, "ended": ended, "failed": failed, "done": ended,
         }  # fmt: skip
-
-
-def chosen_only(files: RunFiles, step: int | None) -> None:
-    """Throw away a trial's files but the student of the chosen checkpoint, where there is one."""
-    kept = None if step is None else files.student_name(step)
-    for name in files.store.list(files.root):
-        if name != kept:
-            files.store.delete(name)
-
-
-def purge_trials(store: Store, sweep: str) -> None:
-    """Throw away all that the trials of a sweep keep."""
-    for name in store.list("runs"):
-        if name.startswith(f"runs/{sweep}."):
-            store.delete(name)

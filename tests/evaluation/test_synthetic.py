@@ -168,10 +168,10 @@ def test_a_masked_class_comes_back_at_once(
 def test_a_class_never_learned_does_not_come_back(
     digits_version: Callable[..., Classifier], unseen: SyntheticSet
 ) -> None:
-    """A model trained without the class stays at or under one half at step 0 and through all steps."""
+    """A model trained without the class stays under one half at step 0 and through all steps."""
     retrained = digits_version(without=(0,))
     assert class_counts(retrained, unseen.images, unseen.labels, 10).accuracy(DIGIT_ROLES.retain) > 0.9
-    assert max(relapse_curve(retrained, unseen, DIGIT_ROLES, SETTINGS)) <= 0.5
+    assert max(relapse_curve(retrained, unseen, DIGIT_ROLES, SETTINGS)) < 0.5
 
 
 @pytest.mark.learned
@@ -184,7 +184,7 @@ def test_both_targets_of_a_request_are_measured(
     both = relapse_curve(mask_logit(digits_version(), (0, 1)), unseen, roles, still)
     assert both[0] > 0.5
     one_gone = digits_version(without=(1,))
-    assert relapse_curve(one_gone, unseen, roles, still)[0] <= 0.6
+    assert relapse_curve(one_gone, unseen, roles, still)[0] < 0.6
 
 
 @pytest.mark.learned

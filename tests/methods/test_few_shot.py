@@ -138,7 +138,7 @@ def test_examples_make_up_their_share(original: Classifier, samples: UnlearningS
     examples = Samples(images=digits[0][ids], labels=digits[1][ids], ids=ids)
     with torch.no_grad():
         wrong = (original(examples.images).argmax(dim=1) == ERASED).nonzero()[:, 0].tolist()
-    assert len(wrong) >= 8
+    assert len(wrong) > 7
     learned = [i for i in range(9) if i not in wrong[3::4]]
     roles = Roles(retain=tuple(range(10)), target=(), erased=(ERASED,))
     handed = Handed(

@@ -86,7 +86,7 @@ def test_the_gate_is_the_recipe_s() -> None:
     assert (RECIPE.gate, RECIPE.relapse, RECIPE.inversion) == (recipe.gate, recipe.relapse, recipe.inversion)
     assert RECIPE.validation == recipe.validation
     _, measures = ask(gold())
-    assert measures.forget_count >= 30 and len(measures.relearn_accuracy) > RECIPE.gate.relearn_steps
+    assert measures.forget_count > 29 and len(measures.relearn_accuracy) > RECIPE.gate.relearn_steps
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -98,8 +98,8 @@ def test_retrain_passes(seed: int) -> None:
     verdict, measures = ask(gold(seed))
     assert verdict.passed, verdict.reasons
     assert measures.forget_correct == 0
-    assert max(measures.relearn_accuracy) <= RECIPE.gate.max_relearn / 2
-    assert measures.probe_recall is not None and measures.probe_recall <= RECIPE.gate.max_probe - 0.2
+    assert max(measures.relearn_accuracy) < RECIPE.gate.max_relearn / 2
+    assert measures.probe_recall is not None and measures.probe_recall < RECIPE.gate.max_probe - 0.2
 
 
 def test_a_finished_run_passes() -> None:

@@ -186,7 +186,8 @@ def test_a_method_forgets_samples(method: str) -> None:
     unlearned = version_model(original()[0].spec, load_version(store, version))
     before, after = probability(original()[1], target), probability(unlearned, target)
     assert after != before
-    assert method not in LEFT_AT_MOST or after < LEFT_AT_MOST[method]
+    if method in LEFT_AT_MOST:
+        assert after < LEFT_AT_MOST[method]
 
 
 def test_rolling_back_drops_their_steps_from_the_log() -> None:
