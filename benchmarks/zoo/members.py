@@ -18,7 +18,7 @@ from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.synthetic import assess, balanced_labels
 from rayunlearn.inversion.deep_inversion import SyntheticSet, deep_inversion
 from rayunlearn.methods.registry import method_named
-from rayunlearn.methods.training import StepInfo, train_classifier
+from rayunlearn.methods.training import StepInfo
 from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logit
 from rayunlearn.methods.unlearning import Handed, Samples
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier, version_model
@@ -26,7 +26,7 @@ from rayunlearn.models.weights import version_id
 from rayunlearn.recipes import Recipe
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.labelled import open_data
-from rayunlearn.runtime.training import TrainingJob, classifier_spec, training_job
+from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, training_job
 from rayunlearn.scheduling.stopping import CheckpointRecord, choose
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import stated
@@ -105,24 +105,14 @@ class Workshop:
         shares = (*shares, 1.0)
 
         def make() -> dict[str, Weights]:
-            ids = self.parts.train_ids
-            ids = ids[~torch.isin(self.dataset.labels[ids], torch.tensor(job.excluded))]
-            batch = job.train.batch_size
-            # as many steps as the original has
-            epochs = -(-job.train.epochs * (len(self.parts.train_ids) // batch) // (len(ids) // batch))
-            settings = replace(job.train, epochs=epochs)
-            total = epochs * (len(ids) // batch)
             found: dict[str, Weights] = {}
 
             def keep(info: StepInfo) -> None:
                 for share in shares:
-                    if info.step + 1 == round(share * total):
+                    if info.step + 1 == round(share * info.total):
                         found[f"{share:g}"] = copy.deepcopy(dict(info.model.state_dict()))
 
-            model = build_classifier(job.spec, derive_seed(job.seed, "original weights"))
-            images, labels = self.dataset.images[ids], self.dataset.labels[ids]
-            seed = derive_seed(job.seed, "original batches")
-            train_classifier(model, images, labels, settings, seed, on_step=keep)
+            fit(job, on_step=keep)
             return found
 
         return self.cache.steps(("trained", job.key, shares), make)

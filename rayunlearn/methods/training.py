@@ -127,7 +127,8 @@ class StepInfo:
     and at each step's end, and takes the difference.
 
     Attributes:
-        step: number of the step, from 0.
+        step: number of the step, from 0 ...
+        total: ... of so many.
         sample_ids: `[B]` int64, the *global* batch, as indices into the images trained on.
         loss: mean cross-entropy over the global batch, before the update, nats.
         model: the model after the update, not a copy; put into training mode before every step, but for
@@ -135,6 +136,7 @@ class StepInfo:
     """
 
     step: int
+    total: int
     sample_ids: Tensor
     loss: float
     model: nn.Module
@@ -292,7 +294,7 @@ def train_steps(
             state.optimizer.step()
             step = state.step
             state.step += 1
-            yield StepInfo(step=step, sample_ids=ids, loss=value.item(), model=state.model)
+            yield StepInfo(step=step, total=total, sample_ids=ids, loss=value.item(), model=state.model)
 
 
 def train_classifier(

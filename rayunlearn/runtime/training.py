@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from rayunlearn.data.datasets import LabelledImages, load_dataset
 from rayunlearn.data.splits import retain_forget
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
-from rayunlearn.methods.training import TrainSettings, steps_per_epoch, train_classifier
+from rayunlearn.methods.training import StepInfo, TrainSettings, steps_per_epoch, train_classifier
 from rayunlearn.methods.training_log import TrainingRecorder, log_from_tensors, log_to_tensors
 from rayunlearn.methods.unlearning import Samples, TrainingLog
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
@@ -113,12 +113,19 @@ def training_job(
     )
 
 
-def fit(job: TrainingJob, *, shard: Shard | None = None) -> Classifier:
+def fit(
+    job: TrainingJob, *, shard: Shard | None = None, on_step: Callable[[StepInfo], None] | None = None
+) -> Classifier:
     """Train the job's classifier, or this worker's shard of it; every parameter is drawn anew.
 
     Where something is left out an epoch has fewer samples. The model gets as many epochs as make the
     original's number of steps, rounded up: a gold model that was trained for less would flatter what is
     measured against it, and a shadow model would remember its samples less than the original did.
+
+    Args:
+        job: what to train.
+        shard: (rank, world) of this worker.
+        on_step: called after each optimizer step.
 
     Raises:
         BadInput: an included sample is none of the dataset's, or of a class that is not left out; an
@@ -126,7 +133,9 @@ def fit(job: TrainingJob, *, shard: Shard | None = None) -> Classifier:
     """
     model, samples, recipe = _begun(job)
     seed = derive_seed(job.seed, "original batches")
-    train_classifier(model, samples.images, samples.labels, recipe, seed, shard=shard)
+    train_classifier(
+        model, samples.images, samples.labels, recipe, seed, shard=shard, on_step=on_step
+    )
     return model.cpu().eval()
 
 

@@ -13,7 +13,6 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation import membership
 from rayunlearn.evaluation.membership import (
     CalledMembers,
     EntropyAttackReport,
@@ -119,7 +118,7 @@ class Recorder(SVC):
 def test_no_image_is_scored_by_an_attack_that_was_fitted_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the two fits every image is asked about exactly once, and never by the fit that it was part of;
     members are retain images, non-members test images, as many of either; forget images are in no fit."""
-    monkeypatch.setattr(membership, "SVC", Recorder)
+    monkeypatch.setattr("sklearn.svm.SVC", Recorder)
     monkeypatch.setattr(Recorder, "made", [])
     logits = {"retain": mixed(83, 0), "test": mixed(40, 1), "forget": mixed(21, 2)}
     report = attack(logits)
