@@ -1,7 +1,9 @@
 """A pytest plugin that writes down how far each comparison of numbers was from failing: `-p tests.margins`.
 
 pytest explains an assertion that holds by its values (`0.97 > (0.99 - 0.05)`); what is read off here is the
-explanation. Lines of JSON go to the file that `RAYUNLEARN_TEST_MARGINS` names.
+explanation. Of `torch.allclose` and `torch.testing.assert_close`, which say yes or no, it is the largest
+difference in units of what they allow, against 1. Lines of JSON go to the file that `RAYUNLEARN_TEST_MARGINS`
+names.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import json
 import operator
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +102,69 @@ def pytest_assertion_pass(item: pytest.Item, lineno: int, orig: str, expl: str) 
         if found is not None:
             claim = claims[i] if i < len(claims) else orig
             _write(test=item.nodeid, line=lineno, claim=claim, **found._asdict())
+
+
+running = ""
+"""The test that is being called."""
+
+
+def closeness(actual: Any, expected: Any, rtol: float, atol: float) -> float:
+    """Largest of |a - e| / (atol + rtol |e|) over two tensors; 0 where they are equal, or are no tensors.
+
+    >>> import torch
+    >>> closeness(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.0]), rtol=1.0, atol=2.0)
+    0.25
+    """
+    if not hasattr(actual, "detach") or not hasattr(expected, "detach"):
+        return 0.0
+    apart = (actual.detach() - expected.detach()).abs().double()
+    allowed = atol + rtol * expected.detach().abs().double()
+    differing = apart > 0
+    shares = apart[differing] / allowed.expand_as(apart)[differing]
+    return float(shares.max()) if len(shares) else 0.0
+
+
+def _noting(
+    function: Callable[..., Any], defaults: Callable[[Any], tuple[float, float]]
+) -> Callable[..., Any]:
+    """The function, whose answer in a test is written down with how near it was to the other one."""
+
+    @wraps(function)
+    def noted(actual: Any, expected: Any, *given: Any, **named: Any) -> Any:
+        answer = function(actual, expected, *given, **named)
+        asked = sys._getframe(1)
+        if running and Path(asked.f_code.co_filename).name.startswith("test_"):
+            tolerances = dict(zip(("rtol", "atol"), defaults(actual), strict=True))
+            tolerances |= dict(zip(tolerances, given, strict=False))
+            tolerances |= {k: v for k, v in named.items() if k in tolerances}
+            near = closeness(actual, expected, **tolerances)
+            low, high = (1.0, near) if answer is False else (near, 1.0)
+            _write(test=running, line=asked.f_lineno, claim=function.__name__, left=near, low=low, high=high)
+        return answer
+
+    return noted
+
+
+def pytest_configure() -> None:
+    """Listen to torch's comparisons; it is imported here, after tests/conftest.py has set its arithmetic."""
+    import torch
+
+    exact = {torch.float64: (1e-7, 1e-7)}
+    torch.allclose = _noting(torch.allclose, lambda _: (1e-5, 1e-8))
+    torch.testing.assert_close = _noting(
+        torch.testing.assert_close, lambda actual: exact.get(getattr(actual, "dtype", None), (1.3e-6, 1e-5))
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Know which test asks."""
+    global running
+    running = item.nodeid
+    try:
+        return (yield)
+    finally:
+        running = ""
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

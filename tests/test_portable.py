@@ -7,11 +7,12 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
 
-from tests import arithmetic
+from tests import arithmetic, margins
 from tests.margins import Comparison, comparisons
 from tests.portable import LEAST_RUNS, claims, margin, read, report
 
@@ -106,6 +107,34 @@ def test_a_failure_is_shown_where_it_was() -> None:
     page, all_held = report(runs)
     assert not all_held
     assert f"| {TEST} | . | 1 |" in page and "under avx2 0:\n```\nassert 0.4 > 0.5" in page
+
+
+def test_what_torch_compares_is_written_down(tmp_path: Path) -> None:
+    """By a run of pytest: a tolerance used to a quarter, one that is exceeded, one not needed."""
+    (tmp_path / "test_close.py").write_text(
+        """
+import torch
+def test_near():
+    one = torch.ones(2)
+    torch.testing.assert_close(one + torch.tensor([0.0, 0.25]), one, rtol=0, atol=1.0)
+    assert not torch.allclose(one + 0.5, one, atol=0.1, rtol=0)
+    assert torch.allclose(one, one)
+"""
+    )
+    file = tmp_path / "margins.jsonl"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.margins", "-p", "no:cacheprovider"]
+    ended = subprocess.run(
+        [*command, "--rootdir", str(tmp_path), "-c", os.devnull, str(tmp_path / "test_close.py")],
+        env={**os.environ, margins.FILE: str(file)} | {"PYTHONPATH": os.getcwd()}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    rows = [row for row in map(json.loads, file.read_text().splitlines()) if "claim" in row]
+    found = [(row["claim"], row["low"], row["high"]) for row in rows]
+    assert found == [
+        ("assert_close", pytest.approx(0.25), 1.0), ("allclose", 1.0, pytest.approx(5.0)),
+        ("allclose", 0.0, 1.0),
+    ]  # fmt: skip
 
 
 def asked(code: str, **environment: str) -> str:

@@ -45,7 +45,8 @@ def photographed(spec: ClassifierSpec, count: int, seed: int) -> Tensor:
     from sklearn.datasets import load_sample_images
 
     draws, size = generator(seed, "photographs"), spec.image_size
-    photographs = [torch.from_numpy(p).permute(2, 0, 1).float() / 255 for p in load_sample_images().images]
+    pixels = [torch.from_numpy(p.copy()).permute(2, 0, 1) for p in load_sample_images().images]
+    photographs = [p.float() / 255 for p in pixels]
     crops = []
     for _ in range(count):
         which, share, y, x = torch.rand(4, generator=draws).tolist()

@@ -1,0 +1,149 @@
+"""The zoo's parts: requests, the cache, pictures, students and damages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.zoo.cache import Cache
+from benchmarks.zoo.pictures import drawn, photographed
+from benchmarks.zoo.rows import tasks
+from benchmarks.zoo.setups import SETUPS, Task
+from benchmarks.zoo.students import StudentSettings, evened, shaken, taught, without
+from rayunlearn.errors import BadInput
+from rayunlearn.inversion.deep_inversion import SyntheticSet
+from rayunlearn.methods.distillation import kl_divergence
+from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
+
+RGB = ClassifierSpec(
+    name="allcnn", width=0.1, in_channels=3, image_size=32, num_classes=10, mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.25, 0.3),
+)  # fmt: skip
+GREY = ClassifierSpec(
+    name="allcnn", width=0.1, in_channels=1, image_size=8, num_classes=4, mean=(0.3,), std=(0.4,)
+)
+
+
+def test_every_task_has_a_name_of_its_own_and_every_setup_a_recipe() -> None:
+    """Of all data sets there are one class, two classes and a second request, from two originals at least."""
+    every = tasks(tuple(SETUPS))
+    assert len({task.name for task in every}) == len(every)
+    for dataset in ("digits", "mnist", "svhn", "cifar10"):
+        own = [task for task in every if task.setup.dataset == dataset]
+        assert {len(task.requests) for task in own} == {1, 2}
+        assert {len(task.requests[-1]) for task in own} == {1, 2}
+        assert len({task.seed for task in own}) >= 2 and len({task.setup.model for task in own}) >= 2
+    for setup in SETUPS.values():
+        assert (setup.recipe.data.dataset, setup.recipe.model.name) == (setup.dataset, setup.model)
+
+
+def test_a_setup_that_is_none_is_refused() -> None:
+    """With the nearest name."""
+    with pytest.raises(BadInput, match="digits-alcnn.*digits-allcnn"):
+        tasks(("digits-alcnn",))
+
+
+def test_the_roles_are_of_the_last_request() -> None:
+    """Classes of earlier requests are forgotten already."""
+    task = Task(setup=SETUPS["digits-allcnn"], seed=0, requests=((7,), (2, 0)))
+    roles = task.roles(10)
+    assert (roles.forgotten, roles.target, roles.retain) == ((7,), (2, 0), (1, 3, 4, 5, 6, 8, 9))
+
+
+def test_what_is_made_is_made_once(tmp_path: Path) -> None:
+    """For one origin once, also by another process's cache; for another origin anew."""
+    made: list[int] = []
+
+    def make() -> dict[str, dict[str, torch.Tensor]]:
+        made.append(1)
+        return {"0.5": {"body.0.weight": torch.arange(3.0)}, "1": {"body.0.weight": torch.ones(2)}}
+
+    found = Cache(tmp_path).steps(("a", 1), make)
+    again = Cache(tmp_path).steps(("a", 1), make)
+    assert made == [1] and sorted(found) == sorted(again) == ["0.5", "1"]
+    assert torch.equal(again["0.5"]["body.0.weight"], torch.arange(3.0))
+    Cache(tmp_path).steps(("a", 2), make)
+    assert made == [1, 1]
+    images = SyntheticSet(images=torch.ones(2, 1, 2, 2), labels=torch.tensor([3, 4]), requested=3)
+    kept = Cache(tmp_path).images("b", lambda: images)
+    assert torch.equal(kept.images, images.images) and kept.labels.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("spec", [RGB, GREY])
+def test_pictures_are_the_seeds_and_within_the_pixels_range(spec: ClassifierSpec) -> None:
+    """Of the classifier's shape, normalised, each different; the photographs' as well."""
+    for source in (drawn, photographed):
+        pictures = source(spec, 6, 1)
+        assert pictures.shape == (6, spec.in_channels, spec.image_size, spec.image_size)
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+        pixels = pictures * std + mean
+        assert pixels.min() > -1e-5 and pixels.max() < 1 + 1e-5
+        assert float(pixels.flatten(1).std(dim=1).min()) > 0.01, "a picture is of one colour"
+        assert torch.equal(pictures, source(spec, 6, 1))
+        assert not torch.equal(pictures, source(spec, 6, 2))
+        assert len({tuple(p.flatten().tolist()) for p in pictures}) == 6
+
+
+def test_targets_say_nothing_of_the_class() -> None:
+    """The forget logit is the lowest of the others, image by image; the others are as they were."""
+    logits = torch.tensor([[1.0, 5.0, -2.0], [9.0, 0.0, 3.0]])
+    assert without(logits, [1]).tolist() == [[1.0, -2.0, -2.0], [9.0, 3.0, 3.0]]
+
+
+class Brightest(torch.nn.Module):
+    """Answers an image with the number of its brightest pixel, as sure as the pixel is bright."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The first four pixels as logits."""
+        return x.flatten(1)[:, :4]
+
+
+def test_images_of_the_class_are_left_out_and_the_others_evened() -> None:
+    """Three images of class 1, one of class 2 and one of the class: each class has half of the weight."""
+    pool = torch.zeros(5, 1, 2, 2)
+    for image, brightest in zip(pool, (1, 1, 1, 2, 0), strict=True):
+        image.view(-1)[brightest] = 9
+    kept, answers, weights = evened(Brightest(), pool, [0])  # type: ignore[arg-type]
+    assert torch.equal(kept, pool[:4])
+    assert answers.argmax(dim=1).tolist() == [1, 1, 1, 2]
+    assert weights.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
+
+
+@pytest.fixture
+def teacher() -> Classifier:
+    """Untrained; its answers hang on the image."""
+    return build_classifier(GREY, 0).eval()
+
+
+@pytest.mark.learned
+def test_a_student_comes_near_its_teacher_and_never_answers_the_class(teacher: Classifier) -> None:
+    """On pictures that it never saw, to a tenth of its first divergence; half-way is kept as well."""
+    student, settings = build_classifier(GREY, 1), StudentSettings(steps=60, batch_size=32, lr=1e-2)
+    unseen = drawn(GREY, 200, 9)
+    with torch.no_grad():
+        said = without(teacher(unseen), [0])
+        before = float(kl_divergence(said, student.eval()(unseen)))
+    found = taught(student, teacher, drawn(GREY, 200, 3), [0], settings, 0, keep=(0.5, 1.0))
+    assert list(found) == ["0.5", "1"]
+    assert any(not torch.equal(found["0.5"][name], found["1"][name]) for name in found["1"])
+    with torch.no_grad():
+        answers = student.eval()(unseen)
+    assert float(kl_divergence(said, answers)) < before / 10
+    assert 0 not in answers.argmax(dim=1).tolist()
+
+
+def test_noise_is_of_the_weights_own_size(teacher: Classifier) -> None:
+    """Biases and statistics stay; the same seed goes further along one direction."""
+    weights = dict(teacher.state_dict())
+    little, more = shaken(weights, 0.1, 4), shaken(weights, 0.2, 4)
+    for name, before in weights.items():
+        moved = little[name] - before
+        if before.dim() < 2:
+            assert torch.equal(little[name], before)
+            continue
+        size = float(before.square().mean().sqrt())
+        assert float(moved.square().mean().sqrt()) / size == pytest.approx(0.1, rel=0.5)
+        torch.testing.assert_close(more[name] - before, 2 * moved)
+    assert any(not torch.equal(shaken(weights, 0.1, 5)[name], little[name]) for name in weights)
