@@ -77,8 +77,8 @@ class Task:
         return Roles(retain=retain, target=target, forgotten=gone)
 
 
-ONE, TWO, SECOND = ((0,),), ((3, 5),), ((7,), (2,))
-FOUR_TASKS = {0: (ONE, TWO), 1: (((7,),), SECOND)}
+ONE, TWO, SEVEN, SECOND = ((0,),), ((3, 5),), ((7,),), ((7,), (2,))
+FOUR_TASKS = {0: (ONE, TWO), 1: (SEVEN, SECOND)}
 """One class, two classes; another original, a class and then a second one."""
 
 _SMALL = (
@@ -90,27 +90,28 @@ _SMALL = (
     "amnesiac_relabel.lr=0.001", "delete.lr=0.003", "delete.steps=400",
     "inversion.iterations=200",
 )  # fmt: skip
+_DIGITS = ("gkt.cycles=240", "gkt.schedule_cycles=240", "ispf.epochs=20")
 _MNIST = (*_SMALL, "data.train_per_class=1000", "model.width=0.125", "train.batch_size=64")
 _NATURAL = (*_SMALL, "train.batch_size=128", "train.crop=2", "train.weight_decay=0.01")
 
 SETUPS = {
     setup.name: setup
     for setup in (
-        Setup(dataset="digits", model="allcnn", settings=("ispf.epochs=20",), seeds=FOUR_TASKS),
-        Setup(dataset="digits", model="resnet9", settings=("ispf.epochs=20",), seeds=FOUR_TASKS),
+        Setup(dataset="digits", model="allcnn", settings=_DIGITS, seeds=FOUR_TASKS),
+        Setup(dataset="digits", model="resnet9", settings=_DIGITS, seeds={0: (ONE,), 1: (SECOND,)}),
         Setup(
-            dataset="digits", model="preactresnet18", settings=("model.width=0.125", "ispf.epochs=20"),
-            seeds=FOUR_TASKS,
+            dataset="digits", model="preactresnet18", settings=(*_DIGITS, "model.width=0.125"),
+            seeds={0: (TWO,), 1: (SEVEN,)},
         ),
         Setup(
             dataset="mnist", model="lenet", settings=(*_SMALL, "train.batch_size=128"), seeds=FOUR_TASKS
         ),
         Setup(dataset="mnist", model="allcnn", settings=_MNIST, seeds=FOUR_TASKS),
-        Setup(dataset="mnist", model="resnet9", settings=_MNIST, seeds=FOUR_TASKS),
-        Setup(dataset="mnist", model="preactresnet18", settings=_MNIST, seeds=FOUR_TASKS),
+        Setup(dataset="mnist", model="resnet9", settings=_MNIST, seeds={0: (ONE,), 1: (SECOND,)}),
+        Setup(dataset="mnist", model="preactresnet18", settings=_MNIST, seeds={0: (TWO,), 1: (SEVEN,)}),
         Setup(
             dataset="svhn", model="allcnn", settings=(*_NATURAL, "model.width=0.25", "train.epochs=15"),
-            seeds={0: (ONE,), 1: (((7,),), SECOND)},
+            seeds={0: (ONE,), 1: (SEVEN, SECOND)},
         ),
         Setup(
             dataset="svhn", model="lenet", settings=(*_NATURAL, "train.epochs=40"), seeds=FOUR_TASKS

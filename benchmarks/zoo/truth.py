@@ -17,11 +17,11 @@ from rayunlearn.seeds import derive_seed
 
 PROBE_SHOWN = (1, 10)
 """Real training images a class from which a linear probe learns ..."""
-PROBE_DRAWS = {1: 10, 10: 3}
+PROBE_DRAWS = {1: 6, 10: 2}
 """... in so many draws ..."""
 PROBE_ASKED = 100
 """... and test images a class that it is asked about."""
-RELEARN = RelearnSettings(batch_size=64, lr=0.05, max_steps=40)
+RELEARN = RelearnSettings(batch_size=64, lr=0.05, max_steps=30)
 RELEARN_SHOWN, RELEARN_ASKED = 200, 200
 """Training images a class from which a model relearns, and test images of each forget class."""
 
