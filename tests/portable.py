@@ -3,7 +3,8 @@
 A setting of tests/arithmetic.py with a root seed is one run of pytest: the first setting with every root
 seed, each other one with one of them, or all pairs (`--cross`). Shown are which tests failed where, and of
 each claim of less or more its mean and standard deviation over the runs, and its margin: how many standard
-deviations the mean is from failing. A margin below three is a failure, too.
+deviations the mean is from failing. A margin below three is a failure, too, where there are six root seeds at
+least to measure it by, those of earlier commands (`--also FOLDER`) among them.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ TESTS = (
     *(str(path) for path in sorted(HERE.rglob("test_*.py")) if "mark.learned" in path.read_text()),
 )  # fmt: skip
 LEAST_MARGIN = 3.0
-LEAST_RUNS = 6
-"""From fewer a spread says little, and none is judged."""
+LEAST_ROOTS = 6
+"""From fewer root seeds a spread says little, and none is judged: a setting moves a figure less."""
 
 
 Key = tuple[str, int, str]
@@ -46,6 +47,7 @@ class Run:
     """What pytest said under one setting and one root seed.
 
     Attributes:
+        name: setting and root seed.
         outcomes: passed, failed or skipped, by test.
         closest: of each claim the comparison nearest to failing: a loop asserts the same line often.
         said: why a test failed.
@@ -55,6 +57,11 @@ class Run:
     outcomes: dict[str, str] = field(default_factory=dict)
     closest: dict[Key, Comparison] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def root(self) -> str:
+        """The root seed."""
+        return self.name.split()[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +116,11 @@ def _in_deviations(values: Sequence[float]) -> float:
 
 
 def claims(runs: Sequence[Run]) -> list[Claim]:
-    """Of every comparison that was made in enough runs, the narrowest first."""
+    """Of every comparison that was made in two runs at least, the narrowest first."""
     found = []
     for key in sorted(set().union(*(run.closest for run in runs))):
         own = [run.closest[key] for run in runs if key in run.closest]
-        if len(own) >= LEAST_RUNS:
+        if len(own) >= 2:
             mean, spread = (of([c.left for c in own]) for of in (statistics.mean, statistics.stdev))
             test, line, text = key
             found.append(Claim(test=test, line=line, text=text, mean=mean, spread=spread, margin=margin(own)))
@@ -144,6 +151,14 @@ def run_pytest(setting: str, root: int, arguments: Sequence[str], folder: Path) 
     if ended.returncode not in (0, 1) or not file.exists():  # 1: some test failed
         sys.exit(ended.stdout[-3000:])
     return read(name, file.read_text().splitlines())
+
+
+def kept_in(folder: Path) -> list[Run]:
+    """Runs of which an earlier command has kept what they said, in its `--folder`."""
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        sys.exit(f"--also: no run is kept in {folder}")
+    return [read(" ".join(file.stem.rsplit("-", 1)), file.read_text().splitlines()) for file in files]
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -178,11 +193,17 @@ def report(runs: Sequence[Run]) -> tuple[str, bool]:
         for run in runs for test, outcome in run.outcomes.items() if outcome == "failed"
     }  # fmt: skip
     found = claims(runs)
-    narrow = [claim for claim in found if claim.margin < LEAST_MARGIN]
+    roots = len({run.root for run in runs})
+    narrow = [claim for claim in found if claim.margin < LEAST_MARGIN] if roots >= LEAST_ROOTS else []
     spread = [claim for claim in found if claim.margin != math.inf]
+    margins_said = (
+        f"{len(narrow)} of {len(found)} claims with a margin under {LEAST_MARGIN:g} deviations"
+        if roots >= LEAST_ROOTS
+        else f"margins not judged: {LEAST_ROOTS} root seeds are needed (--also)"
+    )
     parts = [
-        f"{len({t for run in runs for t in run.outcomes})} tests, {len(runs)} runs, {len(failed)} failures, "
-        f"{len(narrow)} of {len(found)} claims with a margin under {LEAST_MARGIN:g} deviations.",
+        f"{len({t for run in runs for t in run.outcomes})} tests, {len(runs)} runs from {roots} root seeds, "
+        f"{len(failed)} failures, {margins_said}.",
         table(runs),
     ]
     if narrow:
@@ -200,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--roots", nargs="+", type=int, default=[0, 1, 2], help="root seeds")
     parser.add_argument("--cross", action="store_true", help="each setting with each root seed")
     parser.add_argument("--folder", type=Path, help="where logs are kept (default: a temporary folder)")
+    parser.add_argument("--also", nargs="+", type=Path, default=[], help="folders of earlier runs")
     parser.add_argument("--out", type=Path, help="a Markdown file for the tables (default: shown)")
     parser.add_argument("--brief", action="store_true", help="show failures alone")
     parser.add_argument("--pytest", nargs=argparse.REMAINDER, default=TESTS, help="its arguments, at the end")
@@ -210,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not asked.cross:
         cells = [(setting, asked.roots[i % len(asked.roots)]) for i, setting in enumerate(asked.settings)]
         cells = list(dict.fromkeys([*itertools.product(asked.settings[:1], asked.roots), *cells]))
-    runs = [run_pytest(setting, root, asked.pytest, folder) for setting, root in cells]
+    earlier = [kept for also in asked.also for kept in kept_in(also)]
+    runs = earlier + [run_pytest(setting, root, asked.pytest, folder) for setting, root in cells]
     page, held = report(runs)
     if asked.out:
         asked.out.write_text(page)

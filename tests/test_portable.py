@@ -14,7 +14,7 @@ import pytest
 
 from tests import arithmetic, margins
 from tests.margins import Comparison, comparisons
-from tests.portable import LEAST_RUNS, claims, margin, read, report
+from tests.portable import LEAST_ROOTS, claims, kept_in, margin, read, report
 
 TEST = "tests/a.py::test_a"
 
@@ -93,12 +93,27 @@ def test_errors_are_judged_by_their_ratio_to_the_bound() -> None:
     assert margin(equal) == math.inf
 
 
-def test_few_runs_judge_no_margin() -> None:
-    """From five runs there is none, and a figure without a spread is beyond all margins."""
-    few = [read(str(i), lines(held(0.6 + 0.2 * (i % 2)), ended())) for i in range(LEAST_RUNS - 1)]
-    assert claims(few) == [] and report(few)[1]
-    same = [read(str(i), lines(held(0.500001), ended())) for i in range(LEAST_RUNS)]
-    assert claims(same)[0].margin == math.inf
+def test_few_root_seeds_judge_no_margin() -> None:
+    """Of five none, whatever the settings; of six it is. A figure without a spread is beyond all margins."""
+    narrow = [lines(held(0.6 + 0.2 * (i % 2)), ended()) for i in range(LEAST_ROOTS)]
+    few = [read(f"{setting} {i}", of) for setting in ("default", "avx2") for i, of in enumerate(narrow[:-1])]
+    page, all_held = report(few)
+    assert all_held and "not judged: 6 root seeds" in page
+    assert not report([read(f"default {i}", of) for i, of in enumerate(narrow)])[1]
+    same = [read(f"default {i}", lines(held(0.500001), ended())) for i in range(LEAST_ROOTS)]
+    assert claims(same)[0].margin == math.inf and report(same)[1]
+
+
+def test_earlier_runs_are_judged_with(tmp_path: Path) -> None:
+    """By setting and root seed as their files are named; a folder without any is refused."""
+    for name in ("no-onednn-7", "default-3"):
+        rows = lines(held(0.75), ended())
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    runs = kept_in(tmp_path)
+    assert [(run.name, run.root) for run in runs] == [("default 3", "3"), ("no-onednn 7", "7")]
+    assert [found.left for run in runs for found in run.closest.values()] == [0.75, 0.75]
+    with pytest.raises(SystemExit, match="no run is kept"):
+        kept_in(tmp_path / "none")
 
 
 def test_a_failure_is_shown_where_it_was() -> None:

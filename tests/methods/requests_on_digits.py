@@ -33,13 +33,14 @@ def forget_samples(data: LabelledImages, version: Classifier, ids: Tensor, *, se
 
 
 def with_misled_sevens(
-    data: LabelledImages, version: Classifier, *, seed: int = 0
+    data: LabelledImages, version: Classifier, *, seed: int = 0, epochs: int = 10
 ) -> tuple[LabelledImages, Mislabelled, Classifier]:
     """The data with 59 of the 88 training sevens called 2 or 3, what changed, and a model taught that."""
     train = torch.arange(0, len(data.labels), 2)
     wrong = mislabel(data.labels, train, Mislabelling(of=7, to=(2, 3, 7), share=1.0), seed=0)
     taught, misled = replace(data, labels=wrong.labels), build_classifier(version.spec, seed)
-    train_classifier(misled, taught.images[train], taught.labels[train], TrainSettings(epochs=10), seed=seed)
+    settings = TrainSettings(epochs=epochs)
+    train_classifier(misled, taught.images[train], taught.labels[train], settings, seed=seed)
     return taught, wrong, misled
 
 

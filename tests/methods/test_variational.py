@@ -68,12 +68,13 @@ def test_three_samples_of_a_class(version: Classifier, digits_data: LabelledImag
 
 @pytest.mark.learned
 def test_mislabelled_samples_lose_their_labels(version: Classifier, digits_data: LabelledImages) -> None:
-    """Of 88 sevens 59 are called 2 or 3, and the version says so of most. EUBO takes these labels away, but
-    gives no right ones (the paper: 0 % on D_e, D_r ruined); RKL sets no more than some right.
+    """Of 88 sevens 59 are called 2 or 3, and the version knows it. EUBO takes these labels away, but gives no
+    right ones (the paper: 0 % on D_e, D_r ruined); RKL leaves them as they are.
 
-    Over root seeds 83 +- 9 % are as taught, after RKL 74 +- 6 %.
+    Three root seeds with two each: 98 +- 2 % are as taught, after RKL 98 +- 2 %, after EUBO none; of test
+    sevens EUBO answers 2 +- 4 % right. A version of ten epochs knows 54 to 86 % of the wrong labels only.
     """
-    taught, wrong, misled = with_misled_sevens(digits_data, version)
+    taught, wrong, misled = with_misled_sevens(digits_data, version, epochs=30)
     handed = forget_samples(taught, misled.eval(), wrong.changed_ids)
 
     def as_taught(model: Classifier) -> float:
@@ -82,8 +83,9 @@ def test_mislabelled_samples_lose_their_labels(version: Classifier, digits_data:
         return float((answers == taught.labels[wrong.changed_ids]).double().mean())
 
     eubo, rkl = (run(method, handed, SETTINGS) for method in (EUBO, RKL))
-    assert as_taught(misled) > 0.5 and as_taught(eubo) < 0.1
-    assert accuracies(eubo, digits_data, 7)[1] < 0.1
+    assert as_taught(misled) > 0.8, "the version has not learned the wrong labels"
+    assert as_taught(eubo) < 0.1
+    assert accuracies(eubo, digits_data, 7)[1] < 0.3
     assert accuracies(rkl, digits_data, 7)[0] > 0.95 and as_taught(rkl) > 0.5
 
 
