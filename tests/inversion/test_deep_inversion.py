@@ -338,7 +338,7 @@ def enlarged_digits(data: LabelledImages) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module", params=["digits", "mnist"])
-def two_lenets(request: pytest.FixtureRequest) -> tuple[str, Classifier, Classifier]:
+def two_lenets(request: pytest.FixtureRequest) -> tuple[Classifier, Classifier]:
     """Two LeNets, each trained on samples of its own."""
     if request.param == "mnist" and DATA_VARIABLE not in os.environ:
         pytest.skip(f"{DATA_VARIABLE} is not set: MNIST is not here")
@@ -353,37 +353,26 @@ def two_lenets(request: pytest.FixtureRequest) -> tuple[str, Classifier, Classif
         model, own = build_classifier(spec, k), slice(k * n, (k + 1) * n)
         train_classifier(model, images[own], labels[own], TrainSettings(epochs=epochs, lr=5e-3), seed=k)
         models.append(model.eval())
-    return request.param, models[0], models[1]
+    return models[0], models[1]
 
 
 @pytest.mark.learned
 def test_a_second_lenet_recognises_the_fallbacks_images(
-    two_lenets: tuple[str, Classifier, Classifier],
+    two_lenets: tuple[Classifier, Classifier],
 ) -> None:
     """All images show their class to the inverted model, and 20 of 30 to one it never met (chance: 3).
 
-    That is 29 +- 2 over root seeds. What the fallback asks for holds under new noise, too: on digits the
-    cross-entropy of the inverted model with other noisy weights is 0.45 +- 0.15 of that on images made
-    without the fallback (bn_weight 0); on MNIST, where three images a class are few, 0.25 to 0.98. The
-    second model's own cross-entropy tells nothing: both are next to 0. The inverted model stays.
+    That is 29 +- 1 over nineteen root seeds. How much of it is the fallback's doing differs from seed to
+    seed (docs/log.md, 86); what a step of it is, is tested above. The inverted model stays.
     """
-    name, inverted, second = two_lenets
+    inverted, second = two_lenets
     before = state_of(inverted)
-    settings = InversionSettings(iterations=60, jitter=1)
-    made = deep_inversion(inverted, LABELS, settings, seed=0)
-    without = deep_inversion(inverted, LABELS, replace(settings, bn_weight=0.0), seed=0)
+    made = deep_inversion(inverted, LABELS, InversionSettings(iterations=60, jitter=1), seed=0)
     assert state_of(inverted) == before
     assert torch.equal(made.labels, LABELS)
-    draws = generator(0, "other noise")
     with torch.no_grad():
         assert torch.equal(inverted(made.images).argmax(1), LABELS)
         assert int((second(made.images).argmax(1) == LABELS).sum()) > 20
-        ours, plain = (
-            sum(float(nn.functional.cross_entropy(_disturbed(inverted, x, draws), LABELS)) for _ in range(20))
-            for x in (made.images, without.images)
-        )
-    if name == "digits":
-        assert ours < plain
 
 
 # What is refused.
