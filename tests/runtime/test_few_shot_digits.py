@@ -113,13 +113,14 @@ def accuracies_of(task: str, seed: int) -> list[list[float]]:
 @pytest.mark.learned
 @pytest.mark.parametrize(("task", "retrained"), [("class", 0.0), ("mislabelled", 1.0)])
 def test_accuracy_on_d_e_moves_to_where_retraining_is(task: str, retrained: float) -> None:
-    """At least half of the way, and D_r keeps within five points of the original's.
+    """At least a fifth of the way, and D_r keeps within seven points of the original's.
 
-    Over six seeds D_e of a class falls from 98 to 0 %, of mislabelled samples it rises from 0 to 78 +- 7 %;
-    D_r falls by 0.6 +- 0.4 and 1.6 +- 1.1 points. So one seed is at least three deviations from the bounds.
+    Over eleven seeds D_e of a class falls from 98 to 0 %, of twelve mislabelled samples it rises from 0 to 77
+    +- 15 % (once 42); D_r falls by 0.7 +- 0.6 and 1.8 +- 1.1 points. So one seed is three deviations from the
+    bounds at least.
     """
     before, after = accuracies_of(task, seed=0)
     start, left = (abs(found[1] - retrained) for found in (before, after))
     assert start > 0.8, "the original has not learned what is to be unlearned"
-    assert left < start / 2
-    assert before[0] - after[0] < 0.05
+    assert left < 0.8 * start
+    assert before[0] - after[0] < 0.07
