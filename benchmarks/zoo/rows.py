@@ -14,7 +14,9 @@ from benchmarks.zoo.cache import Cache
 from benchmarks.zoo.members import Workshop, members
 from benchmarks.zoo.setups import SETUPS, Task
 from benchmarks.zoo.truth import truth
+from benchmarks.zoo.without_data import measured, questions
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.models.classifiers import version_model
 from rayunlearn.models.weights import version_id, weights_to_bytes
 from rayunlearn.runtime.machine import machine_facts
 
@@ -46,6 +48,7 @@ def build(group: list[Task], folder: Path) -> None:
     for task in group:
         began = perf_counter()
         roles = task.roles(shop.spec.num_classes)
+        asked = questions(shop, shop.parent(task), roles)
         for member in members(shop, task):
             path = rows / f"{task.name}.{member.name}.json"
             digest = version_id(member.weights)
@@ -59,7 +62,9 @@ def build(group: list[Task], folder: Path) -> None:
                 "seed": task.seed, "retain": list(roles.retain), "target": list(roles.target),
                 "forgotten": list(roles.forgotten), "family": member.family, "name": member.name,
                 "step": member.step, "chosen": member.chosen, "version": digest,
-            } | truth(shop, member.weights, roles) | {"machine": json.dumps(machine_facts())}  # fmt: skip
+            } | truth(shop, member.weights, roles) | {
+                "without_data": measured(asked, version_model(shop.spec, member.weights)),
+            } | {"machine": json.dumps(machine_facts())}  # fmt: skip
             path.write_text(json.dumps(row))
         print(f"{task.name}: {perf_counter() - began:.0f} s", flush=True)
 

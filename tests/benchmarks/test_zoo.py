@@ -13,10 +13,13 @@ from benchmarks.zoo.pictures import drawn, photographed
 from benchmarks.zoo.rows import tasks
 from benchmarks.zoo.setups import SETUPS, Task
 from benchmarks.zoo.students import StudentSettings, evened, shaken, taught, without
+from benchmarks.zoo.without_data import Questions, measured
 from rayunlearn.errors import BadInput
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.distillation import kl_divergence
+from rayunlearn.methods.trivial import mask_logit
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
+from rayunlearn.roles import Roles
 
 RGB = ClassifierSpec(
     name="allcnn", width=0.1, in_channels=3, image_size=32, num_classes=10, mean=(0.5, 0.4, 0.3),
@@ -161,3 +164,41 @@ def test_noise_is_of_the_weights_own_size(teacher: Classifier) -> None:
         assert float(moved.square().mean().sqrt()) / size == pytest.approx(0.1, rel=0.5)
         torch.testing.assert_close(more[name] - before, 2 * moved)
     assert any(not torch.equal(shaken(weights, 0.1, 5)[name], little[name]) for name in weights)
+
+
+def asked_by(teacher: Classifier) -> Questions:
+    """Pictures of the teacher's kind, as if they had been inverted."""
+    images = {"drawn": drawn(GREY, 300, 5), "other": drawn(GREY, 300, 6)}
+    with torch.no_grad():
+        logits = {kind: teacher(x) for kind, x in images.items()}
+    labels = logits["drawn"].argmax(dim=1)
+    check = SyntheticSet(images=images["drawn"], labels=labels, requested=300)
+    roles = Roles(retain=(1, 2, 3), target=(0,))
+    return Questions(images=images, logits=logits, check=check, roles=roles, seed=0)
+
+
+def test_the_version_agrees_with_itself_and_explains_itself(teacher: Classifier) -> None:
+    """Agreement 1 with its own confidence, and all of every logit; a hidden class is explained as well."""
+    asked = asked_by(teacher)
+    for model in (teacher, mask_logit(teacher, [0])):
+        found = measured(asked, model)
+        assert found["agreement"] == pytest.approx({"drawn": 1.0, "other": 1.0})
+        assert min(found["explained"]) > 0.99
+        own = asked.logits["drawn"][:, 1:].softmax(dim=1).amax(dim=1)
+        assert float(own.min()) < found["confidence"]["drawn"] < float(own.max())
+
+
+def test_another_model_agrees_by_chance(teacher: Classifier) -> None:
+    """Turned round it never says the same of what it is sure of; constant features explain nothing."""
+    turned = copy.deepcopy(teacher)
+    with torch.no_grad():
+        turned.head.weight.neg_()
+        turned.head.bias.neg_()
+    found = measured(asked_by(teacher), turned)
+    assert max(found["agreement"].values()) < 0.5
+    assert min(found["explained"]) > 0.99, "its features are the version's"
+    with torch.no_grad():
+        for layer in turned.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.weight.zero_()
+    assert max(measured(asked_by(teacher), turned)["explained"]) < 0.01
