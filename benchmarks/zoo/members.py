@@ -128,7 +128,7 @@ class Workshop:
         """DeepInversion images of a version."""
         labels = balanced_labels(roles, per_retain_class=per_retain, per_forget_class=per_forget)
         seed = derive_seed(self.seed, "synthetic", use)
-        made_from = ("inverted", _digest(parent), labels.tolist(), stated(self.recipe.inversion), seed)
+        made_from = ("inverted", version_id(parent), labels.tolist(), stated(self.recipe.inversion), seed)
         model = version_model(self.spec, parent)
         return self.cache.images(
             made_from, lambda: deep_inversion(model, labels, self.recipe.inversion, seed=seed)
@@ -146,7 +146,8 @@ class Workshop:
         declared = method_named(method)
         recipe = replace(self.recipe, method=method)
         settings, seed = recipe.method_settings, derive_seed(self.seed, "run", method)
-        made_from = ("run", _digest(parent), stated(settings), method, repr(roles), seed, length, CHECKPOINTS)
+        of = version_id(parent), stated(settings), method, repr(roles), seed, length, CHECKPOINTS
+        made_from = ("run", *of)
 
         def make() -> dict[str, Weights]:
             bank = None
@@ -199,8 +200,8 @@ class Workshop:
     ) -> dict[str, Weights]:
         """A student of the version's answers on images of one kind, at a third and at the end."""
         seed = derive_seed(self.seed, "student", kind, number)
-        begun = None if start is None else _digest(start)
-        made_from = ("student", _digest(parent), begun, repr(roles), kind, seed, stated(STUDENT))
+        begun = None if start is None else version_id(start)
+        made_from = ("student", version_id(parent), begun, repr(roles), kind, seed, stated(STUDENT))
 
         def make() -> dict[str, Weights]:
             model = build_classifier(self.spec, seed)
@@ -258,7 +259,7 @@ class Workshop:
             return best
 
         return self.cache.tensors(
-            ("damaged", _digest(weights), points, round(known, 6), seed, BISECTIONS), make
+            ("damaged", version_id(weights), points, round(known, 6), seed, BISECTIONS), make
         )
 
     def accuracy(self, weights: Weights, classes: Sequence[int], *, most: int | None = None) -> float:
@@ -304,9 +305,8 @@ def members(shop: Workshop, task: Task) -> Iterator[Member]:
             )  # fmt: skip
     shrunk = shaken(parent, 0.5, derive_seed(task.seed, "start"))
     for kind in ("inverted", "pictures", "photographs", "retain"):
-        for number, (start, begun) in enumerate(
-            {"nothing": None, "shaken": shrunk, "parent": hidden["mask_logit"]}.items()
-        ):
+        starts = {"nothing": None, "shaken": shrunk, "parent": hidden["mask_logit"]}
+        for number, (start, begun) in enumerate(starts.items()):
             for share, weights in shop.student(begun, parent, roles, kind, number).items():
                 if share == "1" or start == "nothing":
                     yield Member(family="student", name=f"student-{kind}-{start}-{share}", weights=weights)
@@ -321,7 +321,3 @@ def _hidden(shop: Workshop, parent: Weights, roles: Roles) -> dict[str, Weights]
         "gaussian_head": gaussian_head(model, retain=roles.retain, seed=derive_seed(shop.seed, "gaussian")),
     }
     return {name: dict(hidden.state_dict()) for name, hidden in made.items()}
-
-
-def _digest(weights: Weights) -> str:
-    return version_id(weights)

@@ -17,7 +17,7 @@ from benchmarks.zoo.truth import truth
 from benchmarks.zoo.without_data import measured, questions
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.models.classifiers import version_model
-from rayunlearn.models.weights import version_id, weights_to_bytes
+from rayunlearn.models.weights import version_id
 from rayunlearn.runtime.machine import machine_facts
 
 
@@ -54,9 +54,6 @@ def build(group: list[Task], folder: Path) -> None:
             digest = version_id(member.weights)
             if path.exists() and json.loads(path.read_text())["version"] == digest:
                 continue
-            file = folder / "versions" / f"{digest}.safetensors"
-            file.parent.mkdir(exist_ok=True)
-            file.write_bytes(weights_to_bytes(member.weights))
             row: dict[str, Any] = {
                 "task": task.name, "dataset": task.setup.dataset, "model": task.setup.model,
                 "seed": task.seed, "retain": list(roles.retain), "target": list(roles.target),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.zoo.cache import Weights
-from rayunlearn.methods.distillation import kl_divergence
+from rayunlearn.methods.distillation import kl_divergence, lower_to_minimum
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import generator
 
@@ -32,14 +32,6 @@ class StudentSettings:
     weight_decay: float = 1e-4
 
 
-def without(logits: Tensor, forget: Sequence[int]) -> Tensor:
-    """Logits `[B, K]` whose forget classes have the image's lowest logit of the others."""
-    kept = [c for c in range(logits.shape[1]) if c not in forget]
-    told = logits.clone()
-    told[:, list(forget)] = logits[:, kept].min(dim=1, keepdim=True).values
-    return told
-
-
 def evened(teacher: Classifier, pool: Tensor, forget: Sequence[int], most: float = 0.3) -> tuple[Tensor, ...]:
     """Of a pool `[N, C, H, H]` the images not of a forget class, their answers, and a weight each.
 
@@ -48,7 +40,7 @@ def evened(teacher: Classifier, pool: Tensor, forget: Sequence[int], most: float
     with torch.no_grad():
         logits = torch.cat([teacher(part) for part in pool.split(256)])
     keep = logits.softmax(dim=1)[:, list(forget)].sum(dim=1) < most
-    answers = without(logits[keep], forget)
+    answers = lower_to_minimum(logits[keep], forget)
     said = answers.argmax(dim=1)
     counts = said.bincount(minlength=answers.shape[1]).clamp(min=1)
     return pool[keep], answers, 1 / counts[said].double()
@@ -72,7 +64,7 @@ def taught(
         ids = torch.multinomial(weights, settings.batch_size, replacement=True, generator=draws)
         x = _cut_together(images[ids], draws)
         with torch.no_grad():
-            told = without(teacher(x), forget)
+            told = lower_to_minimum(teacher(x), forget)
         student.train()
         loss = kl_divergence(told, student(x))
         optimizer.zero_grad(set_to_none=True)
