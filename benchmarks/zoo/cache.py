@@ -14,7 +14,7 @@ from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
 
 Weights = dict[str, Tensor]
-FORM = 1
+FORM = 2
 """Counted up when what makes the models changes, so that nothing made before is taken for them."""
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.zoo.cache import Weights
+from rayunlearn.inversion.augmentations import cut_together
 from rayunlearn.methods.distillation import kl_divergence, lower_to_minimum
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import generator
@@ -62,7 +63,8 @@ def taught(
     for step in range(settings.steps):
         draws = generator(seed, "student batch", step)
         ids = torch.multinomial(weights, settings.batch_size, replacement=True, generator=draws)
-        x = _cut_together(images[ids], draws)
+        x, half = images[ids], settings.batch_size // 2
+        x[:half] = cut_together(x[:half], x[half : 2 * half], draws)
         with torch.no_grad():
             told = lower_to_minimum(teacher(x), forget)
         student.train()
@@ -75,20 +77,6 @@ def taught(
             if step + 1 == round(share * settings.steps):
                 found[f"{share:g}"] = copy.deepcopy({k: v.detach() for k, v in student.state_dict().items()})
     return found
-
-
-def _cut_together(x: Tensor, draws: torch.Generator) -> Tensor:
-    """Half of the images with a random rectangle from the next one's place."""
-    size = x.shape[-1]
-    mixed = x.clone()
-    for i in range(len(x) // 2):
-        height, width = (1 + torch.randint(size - 1, (2,), generator=draws)).tolist()
-        top = int(torch.randint(size - height + 1, (1,), generator=draws))
-        left = int(torch.randint(size - width + 1, (1,), generator=draws))
-        mixed[i, :, top : top + height, left : left + width] = x[
-            i + 1, :, top : top + height, left : left + width
-        ]
-    return mixed
 
 
 def shaken(weights: Weights, scale: float, seed: int) -> Weights:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.zoo.cache import Weights
@@ -15,6 +14,7 @@ from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.pictures import drawn, photographed
 from rayunlearn.evaluation.feature_layer import features_of
 from rayunlearn.evaluation.synthetic import RelapseSettings, probe_recall, relapse_curve
+from rayunlearn.inversion.augmentations import cut_together
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.classifiers import Classifier, version_model
 from rayunlearn.roles import Roles
@@ -57,11 +57,6 @@ def questions(shop: Workshop, parent: Weights, roles: Roles) -> Questions:
     def others() -> Tensor:
         return inverted[torch.randperm(len(inverted), generator=draws)]
 
-    def cut() -> Tensor:
-        coarse = torch.randn(len(inverted), 1, 4, 4, generator=draws)
-        mask = F.interpolate(coarse, size=inverted.shape[-2:], mode="bilinear") > 0
-        return torch.where(mask, others(), others())
-
     def noise(scale: float) -> Callable[[], Tensor]:
         return lambda: inverted + scale * inverted.std() * torch.randn(inverted.shape, generator=draws)
 
@@ -71,7 +66,7 @@ def questions(shop: Workshop, parent: Weights, roles: Roles) -> Questions:
     pictures = {"drawn": drawn, "photographs": photographed}
     images = {
         "inverted": inverted,
-        "cut": several(cut),
+        "cut": several(lambda: cut_together(others(), others(), draws)),
         "mean": several(lambda: (others() + others()) / 2),
         "noise": several(noise(0.5)),
         "more noise": several(noise(1.0)),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rayunlearn.errors import BadInput, RayUnlearnError, nearest
+from rayunlearn.inversion.augmentations import moved
 from rayunlearn.inversion.transformations import Transformation, check_names, transformations
 from rayunlearn.methods.global_batchnorm import GlobalBatchNorm2d, convert_batchnorm, global_batchnorm
 from rayunlearn.models.classifiers import Classifier
@@ -375,18 +376,10 @@ def _flipped_and_cropped(
 ) -> Tensor:
     """This worker's `part` of a global batch of so many images, `[B, C, H, W]`, each by a draw of its own."""
     flipped = torch.randint(2, (batch,), generator=draws)[part].bool().to(images.device)
-    moves = torch.randint(2 * settings.crop + 1, (2, batch), generator=draws)[:, part].to(images.device)
+    moves = torch.randint(2 * settings.crop + 1, (2, batch), generator=draws)[:, part]
     if settings.flips:
         images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
-    if not settings.crop:
-        return images
-    height, width = images.shape[-2:]
-    padded = F.pad(images, [settings.crop] * 4, mode="reflect")
-    rows = moves[0][:, None] + torch.arange(height, device=images.device)
-    columns = moves[1][:, None] + torch.arange(width, device=images.device)
-    which = torch.arange(len(images), device=images.device)[:, None, None]
-    # advanced indices around a slice put [B, H, W] first
-    return padded[which, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).contiguous()
+    return moved(images, settings.crop, moves).contiguous() if settings.crop else images
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float) -> None:

@@ -6,10 +6,10 @@ import copy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
+from rayunlearn.inversion.augmentations import cut_together, moved
 from rayunlearn.methods.gkt.cycle import Pull
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.models.generators import Generator as Network
@@ -92,25 +92,17 @@ class Generator:
         images = self._draw(shape, draws)
         if self.settings.mixing == "cutmix":
             other = self._draw(shape, draws)
-            size = images.shape[-1]
-            cells = torch.randn((shape[0] * shape[1], 1, 3, 3), generator=draws)
-            mask = F.interpolate(cells, size=(size, size), mode="bilinear") > 0
-            images = torch.where(mask.view(*shape, 1, size, size).to(self.device), images, other)
+            images = cut_together(images.flatten(0, 1), other.flatten(0, 1), draws).view(images.shape)
         return self._varied(images, draws)
 
     def _varied(self, images: Tensor, draws: torch.Generator) -> Tensor:
         """Images `[S, B, C, H, W]`, each moved and with less contrast, by as much as the settings allow."""
         low = self.model.spec.low or 0.0
-        steps, batch, *_, size = images.shape
+        steps, batch = images.shape[:2]
         if self.settings.jitter:
             pixels = self.settings.jitter
-            moves = torch.randint(0, 2 * pixels + 1, (2, steps * batch), generator=draws).to(self.device)
-            padded = F.pad(images.flatten(0, 1), (pixels,) * 4, value=low)
-            down, across = (torch.arange(size, device=self.device) + move[:, None] for move in moves)
-            every = torch.arange(steps * batch, device=self.device)[:, None, None]
-            # the channels come last where indices are on both sides of them
-            moved = padded[every, :, down[:, :, None], across[:, None, :]]
-            images = moved.permute(0, 3, 1, 2).reshape(images.shape)
+            moves = torch.randint(0, 2 * pixels + 1, (2, steps * batch), generator=draws)
+            images = moved(images.flatten(0, 1), pixels, moves, background=low).view(images.shape)
         if self.settings.contrast < 1:
             least = self.settings.contrast
             kept = least + (1 - least) * torch.rand((steps, batch, 1, 1, 1), generator=draws)
