@@ -37,8 +37,14 @@ EARLY = (0.05, 0.1, 0.2, 0.4, 0.7)
 """Shares of a retraining's steps at which a model is kept that has learned too little."""
 TRAJECTORY = (0.1, 0.25, 0.5, 0.75, 1.0)
 """Shares of a method's steps at which a checkpoint is kept besides the one that the rule chooses."""
+LONG_TRAJECTORY = tuple(round(0.2 * n, 1) for n in range(1, 21))
+"""The same, of its steps, of a run that goes on to four times as many."""
 CHECKPOINTS = 30
 """That the stopping rule sees of a run."""
+LADDER = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Noise on the version's weights, by their root mean square: no data are needed to make these models."""
+STOPPED = ("gated_inversion", "gkt")
+"""Methods whose stop is judged."""
 DATA_FREE = ("gated_inversion", "gkt", "ispf", "min_max", "delete")
 WITH_DATA = ("fine_tune", "amnesiac_relabel", "bad_teacher", "unsir")
 STUDENT = StudentSettings()
@@ -52,7 +58,8 @@ class Member:
     """A model of a task.
 
     Attributes:
-        family: "retrained", "undertrained", "noisy", "hidden", "method", "student".
+        family: "retrained", "undertrained", "noisy", "hidden", "hidden-noisy", "method" and "student"; of
+            what a judge can make by itself "version", "ladder" and "stand-in".
         name: unique in its task.
         weights: of it.
         step: of a run, where it is a checkpoint.
@@ -134,7 +141,9 @@ class Workshop:
             made_from, lambda: deep_inversion(model, labels, self.recipe.inversion, seed=seed)
         )
 
-    def run(self, parent: Weights, roles: Roles, method: str, *, length: float = 1.0) -> Checkpoints:
+    def run(
+        self, parent: Weights, roles: Roles, method: str, *, length: float = 1.0, real: bool = False
+    ) -> Checkpoints:
         """A run of a method with the recipe's settings, judged at its checkpoints as the service does it.
 
         Args:
@@ -142,17 +151,21 @@ class Workshop:
             roles: of the request.
             method: its name.
             length: how much further it goes than its steps.
+            real: training images stand where the method has inverted ones.
         """
         declared = method_named(method)
         recipe = replace(self.recipe, method=method)
         settings, seed = recipe.method_settings, derive_seed(self.seed, "run", method)
-        of = version_id(parent), stated(settings), method, repr(roles), seed, length, CHECKPOINTS
+        of = version_id(parent), stated(settings), method, repr(roles), seed, length, real, CHECKPOINTS
         made_from = ("run", *of)
 
         def make() -> dict[str, Weights]:
             bank = None
             per_retain, per_forget = declared.inverted(settings)
-            if per_retain or per_forget:
+            if real:
+                known = self._samples((*roles.retain, *roles.target))
+                bank = SyntheticSet(images=known.images, labels=known.labels, requested=len(known.ids))
+            elif per_retain or per_forget:
                 bank = self.inverted(parent, roles, "bank", per_retain, per_forget)
             handed = Handed(
                 spec=self.spec, weights=parent, roles=roles, seed=seed, inverted=bank,
@@ -179,7 +192,8 @@ class Workshop:
                 )
                 kept[step] = {k: v.detach().clone() for k, v in model.state_dict().items()}
             chosen = choose(records, replace(recipe.stopping, patience=None)).step
-            wanted = {round(share * last) for share in TRAJECTORY} | {last}
+            shares = LONG_TRAJECTORY if length > 1 else TRAJECTORY
+            wanted = {round(share * run.steps) for share in shares} | {last}
             nearest = {min(kept, key=lambda at: abs(at - step)) for step in wanted}
             names = {step: f"{step}" for step in nearest | ({chosen} if chosen else set())}
             return {name + ("c" if step == chosen else ""): kept[step] for step, name in names.items()}
@@ -196,12 +210,19 @@ class Workshop:
         return self.inverted(parent, roles, "stop", sizes.per_retain_class, sizes.per_forget_class)
 
     def student(
-        self, start: Weights | None, parent: Weights, roles: Roles, kind: str, number: int
+        self,
+        start: Weights | None,
+        parent: Weights,
+        roles: Roles,
+        kind: str,
+        number: int,
+        *,
+        hard: bool = False,
     ) -> dict[str, Weights]:
         """A student of the version's answers on images of one kind, at a third and at the end."""
         seed = derive_seed(self.seed, "student", kind, number)
         begun = None if start is None else version_id(start)
-        made_from = ("student", version_id(parent), begun, repr(roles), kind, seed, stated(STUDENT))
+        made_from = ("student", version_id(parent), begun, repr(roles), kind, seed, hard, stated(STUDENT))
 
         def make() -> dict[str, Weights]:
             model = build_classifier(self.spec, seed)
@@ -209,13 +230,15 @@ class Workshop:
                 model.load_state_dict(start)
             pool = self._pool(kind, parent, roles, seed)
             teacher = version_model(self.spec, parent)
-            return taught(model, teacher, pool, roles.forget, STUDENT, seed, keep=(0.33, 1.0))
+            return taught(model, teacher, pool, roles.forget, STUDENT, seed, keep=(0.33, 1.0), hard=hard)
 
         return self.cache.steps(made_from, make)
 
     def _pool(self, kind: str, parent: Weights, roles: Roles, seed: int) -> Tensor:
         if kind == "pictures":
             return drawn(self.spec, POOL, seed)
+        if kind == "inverted and pictures":
+            return torch.cat([self._pool(part, parent, roles, seed) for part in ("inverted", "pictures")])
         if kind == "photographs":
             return photographed(self.spec, POOL, seed)
         if kind == "retain":
@@ -237,9 +260,7 @@ class Workshop:
             version = found.weights[found.chosen or max(found.weights)]
         return version
 
-    def damaged(
-        self, weights: Weights, roles: Roles, points: float, known: float, seed: int
-    ) -> Weights:
+    def damaged(self, weights: Weights, roles: Roles, points: float, known: float, seed: int) -> Weights:
         """The model with so much noise that D_r is `points` below `known`.
 
         The noise's direction is the seed's; its size is found by bisection on test images.
@@ -275,15 +296,22 @@ class Workshop:
 
 
 def members(shop: Workshop, task: Task) -> Iterator[Member]:
-    """All models of a task, the retrained ones first."""
+    """All models of a task; first what a judge can make by itself."""
     roles = task.roles(shop.spec.num_classes)
+    parent = shop.parent(task)
+    yield Member(family="version", name="version", weights=parent)
+    for scale in LADDER:
+        steps = shaken(parent, scale, derive_seed(task.seed, "ladder"))
+        yield Member(family="ladder", name=f"ladder-{scale:g}", weights=steps)
+    for number, kind in enumerate(("inverted", "inverted and pictures")):
+        stand_in = shop.student(None, parent, roles, kind, number, hard=True)["1"]
+        yield Member(family="stand-in", name=f"stand-in-{number}", weights=stand_in)
     golds = [shop.retrained(roles.forget, number) for number in range(2)]
     for number, gold in enumerate(golds):
         yield Member(family="retrained", name=f"retrained-{number}", weights=gold["1"])
     for share, weights in golds[0].items():
         if share != "1":
             yield Member(family="undertrained", name=f"undertrained-{share}", weights=weights)
-    parent = shop.parent(task)
     known = shop.accuracy(golds[0]["1"], roles.retain, most=2500)
     hidden = _hidden(shop, parent, roles)
     for points in DAMAGES:
@@ -294,7 +322,7 @@ def members(shop: Workshop, task: Task) -> Iterator[Member]:
     for name, weights in hidden.items():
         yield Member(family="hidden", name=name, weights=weights)
     for method in (*DATA_FREE, *WITH_DATA):
-        found = shop.run(parent, roles, method)
+        found = shop.run(parent, roles, method, length=task.length if method in STOPPED else 1.0)
         last = max(found.weights)
         for step, weights in found.weights.items():
             if method not in DATA_FREE and step != last:
@@ -303,9 +331,12 @@ def members(shop: Workshop, task: Task) -> Iterator[Member]:
                 family="method", name=f"{method}-{step}", weights=weights, step=step,
                 chosen=step == found.chosen,
             )  # fmt: skip
+    found = shop.run(parent, roles, "delete", real=True)
+    last = max(found.weights)
+    yield Member(family="method", name=f"delete-real-{last}", weights=found.weights[last], step=last)
     shrunk = shaken(parent, 0.5, derive_seed(task.seed, "start"))
     for kind in ("inverted", "pictures", "photographs", "retain"):
-        starts = {"nothing": None, "shaken": shrunk, "parent": hidden["mask_logit"]}
+        starts = {"nothing": None, "shaken": shrunk, "hidden": hidden["mask_logit"]}
         for number, (start, begun) in enumerate(starts.items()):
             for share, weights in shop.student(begun, parent, roles, kind, number).items():
                 if share == "1" or start == "nothing":

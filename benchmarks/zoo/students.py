@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.zoo.cache import Weights
@@ -27,8 +28,8 @@ class StudentSettings:
         weight_decay: decoupled.
     """
 
-    steps: int = 600
-    batch_size: int = 128
+    steps: int = 400
+    batch_size: int = 64
     lr: float = 3e-3
     weight_decay: float = 1e-4
 
@@ -49,12 +50,13 @@ def evened(teacher: Classifier, pool: Tensor, forget: Sequence[int], most: float
 
 def taught(
     student: Classifier, teacher: Classifier, pool: Tensor, forget: Sequence[int],
-    settings: StudentSettings, seed: int, *, keep: Sequence[float] = (1.0,),
+    settings: StudentSettings, seed: int, *, keep: Sequence[float] = (1.0,), hard: bool = False,
 ) -> dict[str, Weights]:  # fmt: skip
     """The student at some shares of its steps, by share; it is changed in place.
 
     Each batch is drawn by weight. Half of its images are cut together with another one (CutMix), and the
-    teacher answers what came of it.
+    teacher answers what came of it: by its logits, or where `hard` by the class that it names, which says
+    nothing of the classes to forget.
     """
     images, _, weights = evened(teacher, pool, forget)
     optimizer = torch.optim.AdamW(student.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
@@ -68,7 +70,8 @@ def taught(
         with torch.no_grad():
             told = lower_to_minimum(teacher(x), forget)
         student.train()
-        loss = kl_divergence(told, student(x))
+        answers = student(x)
+        loss = F.cross_entropy(answers, told.argmax(dim=1)) if hard else kl_divergence(told, answers)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

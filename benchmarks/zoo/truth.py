@@ -21,8 +21,8 @@ PROBE_DRAWS = {1: 6, 10: 2}
 """... in so many draws ..."""
 PROBE_ASKED = 100
 """... and test images a class that it is asked about."""
-RELEARN = RelearnSettings(batch_size=64, lr=0.05, max_steps=30)
-RELEARN_SHOWN, RELEARN_ASKED = 200, 200
+RELEARN = RelearnSettings(batch_size=64, lr=0.05, max_steps=20)
+RELEARN_SHOWN, RELEARN_ASKED = 200, 100
 """Training images a class from which a model relearns, and test images of each forget class."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,21 +12,21 @@ from torch import Tensor
 from benchmarks.zoo.cache import Weights
 from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.pictures import drawn, photographed
-from rayunlearn.evaluation.feature_layer import features_of
 from rayunlearn.evaluation.synthetic import RelapseSettings, probe_recall, relapse_curve
-from rayunlearn.inversion.augmentations import cut_together
-from rayunlearn.inversion.deep_inversion import SyntheticSet
+from rayunlearn.inversion.augmentations import cut_together, moved
+from rayunlearn.inversion.deep_inversion import BatchNormStatistics, SyntheticSet
 from rayunlearn.models.classifiers import Classifier, version_model
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed, generator
 
-MIXED = 3
+MIXED = 2
 """Mixtures of each inverted image."""
-PICTURES = 500
+PICTURES = 300
 """Of a kind."""
 FOLDS = 3
 RIDGE = 1.0
 RELAPSE = RelapseSettings(steps=6)
+IMAGES_OF_CLASSES = ("inverted", "moved", "cut", "mean", "noise", "more noise")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,15 +34,19 @@ class Questions:
     """Images of one version, made without data, and what the version answers.
 
     Attributes:
-        images: of each kind, `[N, C, H, H]`.
+        images: of each kind, `[N, C, H, W]`.
+        version: who was asked.
         logits: of the version for them, `[N, K]`.
+        features: of the version for all of them, kind after kind, `[N, D]`.
         check: inverted images of all classes, which no method learned from.
         roles: of the request.
         seed: of draws.
     """
 
     images: dict[str, Tensor]
+    version: Classifier
     logits: dict[str, Tensor]
+    features: Tensor
     check: SyntheticSet
     roles: Roles
     seed: int
@@ -53,69 +57,108 @@ def questions(shop: Workshop, parent: Weights, roles: Roles) -> Questions:
     sizes, spec, seed = shop.recipe.validation, shop.spec, derive_seed(shop.seed, "questions")
     check = shop.inverted(parent, roles, "check", sizes.per_retain_class, sizes.per_forget_class)
     inverted, draws = check.of(roles.retain).images, generator(seed, "mixtures")
+    shift = max(1, spec.image_size // 8)
 
     def others() -> Tensor:
-        return inverted[torch.randperm(len(inverted), generator=draws)]
+        return torch.cat([inverted[torch.randperm(len(inverted), generator=draws)] for _ in range(MIXED)])
 
-    def noise(scale: float) -> Callable[[], Tensor]:
-        return lambda: inverted + scale * inverted.std() * torch.randn(inverted.shape, generator=draws)
+    def noise(scale: float) -> Tensor:
+        below = others()
+        return below + scale * inverted.std() * torch.randn(below.shape, generator=draws)
 
-    def several(make: Callable[[], Tensor]) -> Tensor:
-        return torch.cat([make() for _ in range(MIXED)])
-
+    moves = torch.randint(2 * shift + 1, (2, len(inverted)), generator=draws)
     pictures = {"drawn": drawn, "photographs": photographed}
     images = {
         "inverted": inverted,
-        "cut": several(lambda: cut_together(others(), others(), draws)),
-        "mean": several(lambda: (others() + others()) / 2),
-        "noise": several(noise(0.5)),
-        "more noise": several(noise(1.0)),
+        "moved": moved(inverted, shift, moves),
+        "cut": cut_together(others(), others(), draws),
+        "mean": (others() + others()) / 2,
+        "noise": noise(0.5),
+        "more noise": noise(1.0),
         **{kind: make(spec, PICTURES, derive_seed(seed, kind)) for kind, make in pictures.items()},
     }
     under = inverted[torch.randint(len(inverted), (PICTURES,), generator=draws)]
     images |= {f"over {kind}": 0.6 * under + 0.4 * images[kind] for kind in pictures}
-    version = version_model(spec, parent)
-    with torch.no_grad():
-        logits = {kind: torch.cat([version(part) for part in x.split(256)]) for kind, x in images.items()}
-    return Questions(images=images, logits=logits, check=check, roles=roles, seed=seed)
+    return asked_of(version_model(spec, parent), images, check, roles, seed)
+
+
+def asked_of(
+    version: Classifier, images: Mapping[str, Tensor], check: SyntheticSet, roles: Roles, seed: int
+) -> Questions:
+    """The images with a version's answers."""
+    found = {kind: _run(version, x) for kind, x in images.items()}
+    return Questions(
+        images=dict(images), version=version, logits={kind: logits for kind, (_, logits) in found.items()},
+        features=torch.cat([features for features, _ in found.values()]), check=check, roles=roles, seed=seed,
+    )  # fmt: skip
 
 
 def measured(asked: Questions, model: Classifier) -> dict[str, Any]:
     """What a model says of a version's images.
 
     Returns:
-        agreement, confidence: by kind of image, over the retain classes, each of the version's answers with
-            the same weight: share that the model repeats, and mean probability of its own answer.
+        agreement, confidence, closeness: by kind of image, over the retain classes, each of the version's
+            answers with the same weight: share that the model repeats, mean probability of its own answer,
+            and mean of 1 - total variation from the version's answer.
         explained: by class, the share of the variance of the version's centred logit that a ridge regression
-            on the model's features explains, cross-validated, over all images.
+            on the model's features explains, cross-validated, over all images; `explained_pictures` over
+            those that were not made for a class.
+        explains: by class, the same of the model's logit by the version's features.
         relapse, probe: of today's gate.
+        mismatch: by kind, distance of the batch's statistics from those of the model's BatchNorms.
+        kept_direction, stable_rank: by layer of more than one dimension, cosine similarity with the version's
+            weights, and squared Frobenius norm over squared spectral norm.
     """
     kept = list(asked.roles.retain)
-    agreement, confidence = {}, {}
+    agreement, confidence, closeness, mismatch = {}, {}, {}, {}
+    features, logits = [], []
     for kind, images in asked.images.items():
-        with torch.no_grad():
-            own = torch.cat([model(part) for part in images.split(256)])[:, kept].softmax(dim=1)
-        said = asked.logits[kind][:, kept].argmax(dim=1)
+        with BatchNormStatistics(model) as statistics:
+            inner, own = _run(model, images, len(images))
+            mismatch[kind] = float(statistics.take()) if statistics.layers else 0.0
+        features.append(inner)
+        logits.append(own)
+        probability, wanted = own[:, kept].softmax(dim=1), asked.logits[kind][:, kept].softmax(dim=1)
+        said = wanted.argmax(dim=1)
         weights = 1 / said.bincount(minlength=len(kept)).clamp(min=1)[said].double()
         weights = weights / weights.sum()
-        agreement[kind] = float((weights * (own.argmax(dim=1) == said)).sum())
-        confidence[kind] = float((weights * own.amax(dim=1)).sum())
+        agreement[kind] = float((weights * (probability.argmax(dim=1) == said)).sum())
+        confidence[kind] = float((weights * probability.amax(dim=1)).sum())
+        closeness[kind] = float((weights * torch.minimum(probability, wanted).sum(dim=1)).sum())
+    inner, own, version = torch.cat(features), torch.cat(logits), torch.cat(list(asked.logits.values()))
+    pictures = torch.cat(
+        [torch.full((len(x),), kind not in IMAGES_OF_CLASSES) for kind, x in asked.images.items()]
+    )
+    directions, ranks = _layers(asked.version, model)
     return {
         "agreement": agreement,
         "confidence": confidence,
-        "explained": _explained(asked, model),
+        "closeness": closeness,
+        "explained": _explained(inner, version, asked.seed),
+        "explained_pictures": _explained(inner[pictures], version[pictures], asked.seed),
+        "explains": _explained(asked.features, own, asked.seed),
         "relapse": list(relapse_curve(model, asked.check, asked.roles, RELAPSE)),
         "probe": probe_recall(model, asked.check, asked.roles, asked.seed),
+        "mismatch": mismatch,
+        "kept_direction": directions,
+        "stable_rank": ranks,
     }
 
 
-def _explained(asked: Questions, model: Classifier) -> list[float]:
-    x = features_of(model, torch.cat(list(asked.images.values()))).double()
+@torch.no_grad()
+def _run(model: Classifier, images: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+    """Features and logits."""
+    features = torch.cat([model.features(part) for part in images.split(batch_size)])
+    return features, model.head(features)
+
+
+def _explained(features: Tensor, logits: Tensor, seed: int) -> list[float]:
+    x = features.double()
     x = (x - x.mean(dim=0)) / (x.std(dim=0) + 1e-6)
     x = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
-    y = torch.cat(list(asked.logits.values())).double()
+    y = logits.double()
     y = y - y.mean(dim=1, keepdim=True)
-    fold = torch.randperm(len(x), generator=generator(asked.seed, "folds")) % FOLDS
+    fold = torch.randperm(len(x), generator=generator(seed, "folds")) % FOLDS
     wrong = torch.zeros(y.shape[1], dtype=torch.float64)
     for held in range(FOLDS):
         known, left = x[fold != held], x[fold == held]
@@ -124,3 +167,13 @@ def _explained(asked: Questions, model: Classifier) -> list[float]:
         wrong += (y[fold == held] - left @ slopes).square().sum(dim=0)
     explained: list[float] = (1 - wrong / (y - y.mean(dim=0)).square().sum(dim=0)).tolist()
     return explained
+
+
+def _layers(version: Classifier, model: Classifier) -> tuple[list[float], list[float]]:
+    directions, ranks = [], []
+    for before, after in zip(version.parameters(), model.parameters(), strict=True):
+        if after.dim() > 1:
+            one, other = before.detach().flatten(1), after.detach().flatten(1)
+            directions.append(float((one * other).sum() / (one.norm() * other.norm())))
+            ranks.append(float(other.square().sum() / torch.linalg.matrix_norm(other, ord=2).square()))
+    return directions, ranks

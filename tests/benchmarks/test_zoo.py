@@ -10,10 +10,10 @@ import torch
 
 from benchmarks.zoo.cache import Cache
 from benchmarks.zoo.pictures import drawn, photographed
-from benchmarks.zoo.rows import tasks
+from benchmarks.zoo.rows import FORMS, collected, once, tasks
 from benchmarks.zoo.setups import SETUPS, Task
 from benchmarks.zoo.students import StudentSettings, evened, shaken, taught
-from benchmarks.zoo.without_data import Questions, measured
+from benchmarks.zoo.without_data import Questions, asked_of, measured
 from rayunlearn.errors import BadInput
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.distillation import kl_divergence, lower_to_minimum
@@ -164,11 +164,9 @@ def asked_by(teacher: Classifier) -> Questions:
     """Pictures of the teacher's kind, as if they had been inverted."""
     images = {"drawn": drawn(GREY, 300, 5), "other": drawn(GREY, 300, 6)}
     with torch.no_grad():
-        logits = {kind: teacher(x) for kind, x in images.items()}
-    labels = logits["drawn"].argmax(dim=1)
+        labels = teacher(images["drawn"]).argmax(dim=1)
     check = SyntheticSet(images=images["drawn"], labels=labels, requested=300)
-    roles = Roles(retain=(1, 2, 3), target=(0,))
-    return Questions(images=images, logits=logits, check=check, roles=roles, seed=0)
+    return asked_of(teacher, images, check, Roles(retain=(1, 2, 3), target=(0,)), 0)
 
 
 def test_the_version_agrees_with_itself_and_explains_itself(teacher: Classifier) -> None:
@@ -177,7 +175,9 @@ def test_the_version_agrees_with_itself_and_explains_itself(teacher: Classifier)
     for model in (teacher, mask_logit(teacher, [0])):
         found = measured(asked, model)
         assert found["agreement"] == pytest.approx({"drawn": 1.0, "other": 1.0})
-        assert min(found["explained"]) > 0.99
+        assert min(*found["explained"], *found["explains"]) > 0.99
+        assert found["closeness"] == pytest.approx({"drawn": 1.0, "other": 1.0})
+        assert found["kept_direction"] == pytest.approx([1.0] * len(found["kept_direction"]), abs=0.1)
         own = asked.logits["drawn"][:, 1:].softmax(dim=1).amax(dim=1)
         assert float(own.min()) < found["confidence"]["drawn"] < float(own.max())
 
@@ -191,8 +191,58 @@ def test_another_model_agrees_by_chance(teacher: Classifier) -> None:
     found = measured(asked_by(teacher), turned)
     assert max(found["agreement"].values()) < 0.5
     assert min(found["explained"]) > 0.99, "its features are the version's"
+    assert max(found["closeness"].values()) < 0.5
+    *body, head = found["kept_direction"]
+    assert body == pytest.approx([1.0] * len(body)) and head == pytest.approx(-1)
     with torch.no_grad():
         for layer in turned.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.weight.zero_()
     assert max(measured(asked_by(teacher), turned)["explained"]) < 0.01
+
+
+def test_who_is_told_the_class_alone_learns_nothing_else(teacher: Classifier) -> None:
+    """Two teachers that name the same classes, one surer: one student of hard labels, two of soft."""
+    surer, pool = copy.deepcopy(teacher), drawn(GREY, 64, 3)
+    with torch.no_grad():
+        surer.head.weight.mul_(2)
+        surer.head.bias.mul_(2)
+    ends = {}
+    for hard in (True, False):
+        for name, told in (("one", teacher), ("surer", surer)):
+            student, settings = build_classifier(GREY, 1), StudentSettings(steps=3, batch_size=16)
+            ends[hard, name] = taught(student, told, pool, [], settings, 0, hard=hard)["1"]["head.weight"]
+    assert torch.equal(ends[True, "one"], ends[True, "surer"])
+    assert not torch.equal(ends[False, "one"], ends[False, "surer"])
+
+
+def test_a_part_of_a_row_is_measured_once_for_a_model_and_a_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version or another form is measured anew; a row of an old form is not collected."""
+    made: list[int] = []
+
+    def make() -> float:
+        made.append(1)
+        return 0.5
+
+    task = tasks(("digits-allcnn",))[0]
+    rows = tmp_path / "rows"
+
+    def write(part: str, version: str) -> None:
+        about = {"task": task.name, "name": "parent", "version": version}
+        once(rows / f"{task.name}.parent.json", part, about, make)
+
+    write("truth", "a")
+    write("truth", "a")
+    assert len(made) == 1
+    write("truth", "b")
+    write("without_data", "b")
+    assert len(made) == 3
+    (row,) = collected(tmp_path, [task]).to_pylist()
+    assert (row["version"], row["truth"], row["without_data"]) == ("b", 0.5, 0.5)
+    monkeypatch.setitem(FORMS, "truth", 99)
+    (row,) = collected(tmp_path, [task]).to_pylist()
+    assert row.get("truth") is None and row["without_data"] == 0.5
+    write("truth", "b")
+    assert len(made) == 4
