@@ -16,13 +16,13 @@ from benchmarks.zoo.cache import Cache
 from benchmarks.zoo.members import Workshop, members
 from benchmarks.zoo.setups import SETUPS, Task
 from benchmarks.zoo.truth import truth
-from benchmarks.zoo.without_data import measured, questions
+from benchmarks.zoo.without_data import Questions, answered, inverted_back, measured, questions
 from rayunlearn.errors import BadInput, nearest
-from rayunlearn.models.classifiers import version_model
+from rayunlearn.models.classifiers import Classifier, version_model
 from rayunlearn.models.weights import version_id
 from rayunlearn.runtime.machine import machine_facts
 
-FORMS = {"truth": 1, "without_data": 1}
+FORMS = {"truth": 1, "without_data": 1, "inverted_back": 1}
 """Counted up when what is measured changes."""
 UNTRUE = ("ladder", "stand-in")
 """Families of which nothing has to be known on real data."""
@@ -65,8 +65,18 @@ def build(group: list[Task], folder: Path) -> None:
             if member.family not in UNTRUE:
                 once(path, "truth", about, partial(truth, shop, member.weights, roles))
             model = version_model(shop.spec, member.weights)
-            once(path, "without_data", about, partial(measured, asked, model))
+            once(path, "without_data", about, partial(_measured, cache, task, asked, model))
+            back = partial(inverted_back, asked.version, model, roles, shop.recipe.inversion, shop.seed)
+            once(path, "inverted_back", about, back)
         print(f"{task.name}: {perf_counter() - began:.0f} s", flush=True)
+
+
+def _measured(cache: Cache, task: Task, asked: Questions, model: Classifier) -> dict[str, Any]:
+    """The measures; the answers themselves are kept in the cache, where others can be tried on them."""
+    answers = answered(asked, model)
+    made_from = ("answers", task.name, FORMS["without_data"], version_id(dict(model.state_dict())))
+    cache.tensors(made_from, lambda: {kind: x.half() for kind, x in answers.logits.items()})
+    return measured(asked, model, answers)
 
 
 def once(path: Path, part: str, about: Mapping[str, Any], make: Callable[[], Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,20 @@ from torch import Tensor
 from benchmarks.zoo.cache import Weights
 from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.pictures import drawn, photographed
-from rayunlearn.evaluation.synthetic import RelapseSettings, probe_recall, relapse_curve
+from rayunlearn.evaluation.synthetic import (
+    RelapseSettings,
+    assess,
+    balanced_labels,
+    probe_recall,
+    relapse_curve,
+)
 from rayunlearn.inversion.augmentations import cut_together, moved
-from rayunlearn.inversion.deep_inversion import BatchNormStatistics, SyntheticSet
+from rayunlearn.inversion.deep_inversion import (
+    BatchNormStatistics,
+    InversionSettings,
+    SyntheticSet,
+    deep_inversion,
+)
 from rayunlearn.models.classifiers import Classifier, version_model
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed, generator
@@ -26,6 +37,8 @@ PICTURES = 300
 FOLDS = 3
 RIDGE = 1.0
 RELAPSE = RelapseSettings(steps=6)
+BACK, BACK_ITERATIONS = 6, 100
+"""A model's own inverted images of each retain class, and the most steps that they are made in."""
 IMAGES_OF_CLASSES = ("inverted", "moved", "cut", "mean", "noise", "more noise")
 
 
@@ -93,7 +106,32 @@ def asked_of(
     )  # fmt: skip
 
 
-def measured(asked: Questions, model: Classifier) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answers:
+    """What a model makes of the images, each by kind.
+
+    Attributes:
+        features: `[N, D]`.
+        logits: `[N, K]`.
+        mismatch: distance of the batch's statistics from those of the model's BatchNorms.
+    """
+
+    features: dict[str, Tensor]
+    logits: dict[str, Tensor]
+    mismatch: dict[str, float]
+
+
+def answered(asked: Questions, model: Classifier) -> Answers:
+    """A model's answers, each kind of image in a batch of its own."""
+    found = Answers(features={}, logits={}, mismatch={})
+    for kind, images in asked.images.items():
+        with BatchNormStatistics(model) as statistics:
+            found.features[kind], found.logits[kind] = _run(model, images, len(images))
+            found.mismatch[kind] = float(statistics.take()) if statistics.layers else 0.0
+    return found
+
+
+def measured(asked: Questions, model: Classifier, answers: Answers) -> dict[str, Any]:
     """What a model says of a version's images.
 
     Returns:
@@ -104,20 +142,14 @@ def measured(asked: Questions, model: Classifier) -> dict[str, Any]:
             on the model's features explains, cross-validated, over all images; `explained_pictures` over
             those that were not made for a class.
         explains: by class, the same of the model's logit by the version's features.
-        relapse, probe: of today's gate.
+        assessment, relapse, probe: of today's gate.
         mismatch: by kind, distance of the batch's statistics from those of the model's BatchNorms.
         kept_direction, stable_rank: by layer of more than one dimension, cosine similarity with the version's
             weights, and squared Frobenius norm over squared spectral norm.
     """
     kept = list(asked.roles.retain)
-    agreement, confidence, closeness, mismatch = {}, {}, {}, {}
-    features, logits = [], []
-    for kind, images in asked.images.items():
-        with BatchNormStatistics(model) as statistics:
-            inner, own = _run(model, images, len(images))
-            mismatch[kind] = float(statistics.take()) if statistics.layers else 0.0
-        features.append(inner)
-        logits.append(own)
+    agreement, confidence, closeness = {}, {}, {}
+    for kind, own in answers.logits.items():
         probability, wanted = own[:, kept].softmax(dim=1), asked.logits[kind][:, kept].softmax(dim=1)
         said = wanted.argmax(dim=1)
         weights = 1 / said.bincount(minlength=len(kept)).clamp(min=1)[said].double()
@@ -125,7 +157,9 @@ def measured(asked: Questions, model: Classifier) -> dict[str, Any]:
         agreement[kind] = float((weights * (probability.argmax(dim=1) == said)).sum())
         confidence[kind] = float((weights * probability.amax(dim=1)).sum())
         closeness[kind] = float((weights * torch.minimum(probability, wanted).sum(dim=1)).sum())
-    inner, own, version = torch.cat(features), torch.cat(logits), torch.cat(list(asked.logits.values()))
+    inner, own, version = (
+        torch.cat(list(of.values())) for of in (answers.features, answers.logits, asked.logits)
+    )
     pictures = torch.cat(
         [torch.full((len(x),), kind not in IMAGES_OF_CLASSES) for kind, x in asked.images.items()]
     )
@@ -137,11 +171,42 @@ def measured(asked: Questions, model: Classifier) -> dict[str, Any]:
         "explained": _explained(inner, version, asked.seed),
         "explained_pictures": _explained(inner[pictures], version[pictures], asked.seed),
         "explains": _explained(asked.features, own, asked.seed),
+        "assessment": asdict(assess(model, asked.check, asked.roles)),
         "relapse": list(relapse_curve(model, asked.check, asked.roles, RELAPSE)),
         "probe": probe_recall(model, asked.check, asked.roles, asked.seed),
-        "mismatch": mismatch,
+        "mismatch": answers.mismatch,
         "kept_direction": directions,
         "stable_rank": ranks,
+    }
+
+
+def inverted_back(
+    version: Classifier, model: Classifier, roles: Roles, settings: InversionSettings, seed: int
+) -> dict[str, float]:
+    """What the version makes of the model's own inverted images of the retain classes.
+
+    Returns:
+        recognised: share that the version takes for the class that they were made for.
+        cut: share of mixtures of them of which both say the same.
+        confidence: the version's mean probability of its own answers.
+        own: share that the model itself takes for the class.
+    """
+    short = replace(settings, iterations=min(settings.iterations, BACK_ITERATIONS), min_confidence=0.0)
+    labels = balanced_labels(roles, per_retain_class=BACK, per_forget_class=0)
+    made = deep_inversion(model, labels, short, seed=derive_seed(seed, "inverted back"))
+    draws = generator(seed, "inverted back")
+    mixed = cut_together(made.images, made.images[torch.randperm(len(labels), generator=draws)], draws)
+    kept = torch.tensor(roles.retain)
+    own, told, own_cut, told_cut = (
+        _run(who, images)[1][:, kept].softmax(dim=1)
+        for images in (made.images, mixed)
+        for who in (model, version)
+    )
+    return {
+        "recognised": float((kept[told.argmax(dim=1)] == made.labels).double().mean()),
+        "cut": float((own_cut.argmax(dim=1) == told_cut.argmax(dim=1)).double().mean()),
+        "confidence": float(told.amax(dim=1).mean()),
+        "own": float((kept[own.argmax(dim=1)] == made.labels).double().mean()),
     }
 
 

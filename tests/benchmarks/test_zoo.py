@@ -13,9 +13,9 @@ from benchmarks.zoo.pictures import drawn, photographed
 from benchmarks.zoo.rows import FORMS, collected, once, tasks
 from benchmarks.zoo.setups import SETUPS, Task
 from benchmarks.zoo.students import StudentSettings, evened, shaken, taught
-from benchmarks.zoo.without_data import Questions, asked_of, measured
+from benchmarks.zoo.without_data import Questions, answered, asked_of, inverted_back, measured
 from rayunlearn.errors import BadInput
-from rayunlearn.inversion.deep_inversion import SyntheticSet
+from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet
 from rayunlearn.methods.distillation import kl_divergence, lower_to_minimum
 from rayunlearn.methods.trivial import mask_logit
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
@@ -173,9 +173,10 @@ def test_the_version_agrees_with_itself_and_explains_itself(teacher: Classifier)
     """Agreement 1 with its own confidence, and all of every logit; a hidden class is explained as well."""
     asked = asked_by(teacher)
     for model in (teacher, mask_logit(teacher, [0])):
-        found = measured(asked, model)
+        found = measured(asked, model, answered(asked, model))
         assert found["agreement"] == pytest.approx({"drawn": 1.0, "other": 1.0})
         assert min(*found["explained"], *found["explains"]) > 0.99
+        assert found["assessment"]["retain_correct"] == int((asked.check.labels > 0).sum())
         assert found["closeness"] == pytest.approx({"drawn": 1.0, "other": 1.0})
         assert found["kept_direction"] == pytest.approx([1.0] * len(found["kept_direction"]), abs=0.1)
         own = asked.logits["drawn"][:, 1:].softmax(dim=1).amax(dim=1)
@@ -188,7 +189,8 @@ def test_another_model_agrees_by_chance(teacher: Classifier) -> None:
     with torch.no_grad():
         turned.head.weight.neg_()
         turned.head.bias.neg_()
-    found = measured(asked_by(teacher), turned)
+    asked = asked_by(teacher)
+    found = measured(asked, turned, answered(asked, turned))
     assert max(found["agreement"].values()) < 0.5
     assert min(found["explained"]) > 0.99, "its features are the version's"
     assert max(found["closeness"].values()) < 0.5
@@ -198,7 +200,20 @@ def test_another_model_agrees_by_chance(teacher: Classifier) -> None:
         for layer in turned.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.weight.zero_()
-    assert max(measured(asked_by(teacher), turned)["explained"]) < 0.01
+    assert max(measured(asked, turned, answered(asked, turned))["explained"]) < 0.01
+
+
+def test_the_version_knows_its_own_images_again(teacher: Classifier) -> None:
+    """And not those of a model that says the contrary of what it is asked."""
+    turned = copy.deepcopy(teacher)
+    with torch.no_grad():
+        turned.head.weight.neg_()
+        turned.head.bias.neg_()
+    roles, settings = Roles(retain=(1, 2, 3), target=(0,)), InversionSettings()
+    same = inverted_back(teacher, mask_logit(teacher, [0]), roles, settings, 0)
+    assert min(same["recognised"], same["own"], same["cut"]) > 0.9
+    other = inverted_back(teacher, turned, roles, settings, 0)
+    assert other["recognised"] < 0.4 and other["cut"] < 0.5
 
 
 def test_who_is_told_the_class_alone_learns_nothing_else(teacher: Classifier) -> None:
