@@ -89,14 +89,20 @@ def test_ours_moves_to_the_oracle_from_a_quarter_of_the_examples(three: list[Moo
 
 
 @pytest.mark.learned
-def test_relearning_ends_where_the_examples_are_undecided(moons: Moons) -> None:
-    """On average, and not before: a higher end is reached by fewer points, farther from the oracle."""
-    half, early = (few_shot(moons, 0.5, replace(SMALL, until=until)) for until in (0.5, 0.8))
-    examples = moons.inputs[moons.examples(0.5)]
-    for ours, until in ((half, 0.5), (early, 0.8)):
-        assert float(ours.model.probabilities(examples).mean()) == pytest.approx(until, abs=2e-3)
-    assert early.points > 0 and early.points < half.points
-    assert to_oracle(moons, early.model) > to_oracle(moons, half.model)
+def test_relearning_ends_where_the_examples_are_undecided(three: list[Moons]) -> None:
+    """On average, and not before: a higher end is reached by fewer points, farther from the oracle.
+
+    Means over three draws of data; of a single one the difference was 0.044 +- 0.015 over six root seeds.
+    """
+    ends: dict[float, list[float]] = {0.5: [], 0.8: []}
+    for moons in three:
+        half, early = (few_shot(moons, 0.5, replace(SMALL, until=until)) for until in ends)
+        examples = moons.inputs[moons.examples(0.5)]
+        for ours, until in zip((half, early), ends, strict=True):
+            assert float(ours.model.probabilities(examples).mean()) == pytest.approx(until, abs=2e-3)
+            ends[until].append(to_oracle(moons, ours.model))
+        assert early.points > 0 and early.points < half.points
+    assert mean(ends[0.8]) > mean(ends[0.5])
 
 
 def test_examples_that_are_not_the_behaviour_are_refused(moons: Moons) -> None:
