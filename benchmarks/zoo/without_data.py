@@ -190,6 +190,8 @@ def inverted_back(
         cut: share of mixtures of them of which both say the same.
         confidence: the version's mean probability of its own answers.
         own: share that the model itself takes for the class.
+        own_mismatch, mismatch: distance of the images' statistics from those of the model's BatchNorms, and
+            from those of the version's.
     """
     short = replace(settings, iterations=min(settings.iterations, BACK_ITERATIONS), min_confidence=0.0)
     labels = balanced_labels(roles, per_retain_class=BACK, per_forget_class=0)
@@ -207,7 +209,16 @@ def inverted_back(
         "cut": float((own_cut.argmax(dim=1) == told_cut.argmax(dim=1)).double().mean()),
         "confidence": float(told.amax(dim=1).mean()),
         "own": float((kept[own.argmax(dim=1)] == made.labels).double().mean()),
+        "own_mismatch": _mismatch(model, made.images),
+        "mismatch": _mismatch(version, made.images),
     }
+
+
+def _mismatch(model: Classifier, images: Tensor) -> float:
+    """0 for a model without BatchNorm."""
+    with BatchNormStatistics(model) as statistics:
+        _run(model, images, len(images))
+        return float(statistics.take()) if statistics.layers else 0.0
 
 
 @torch.no_grad()

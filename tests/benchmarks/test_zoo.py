@@ -212,8 +212,16 @@ def test_the_version_knows_its_own_images_again(teacher: Classifier) -> None:
     roles, settings = Roles(retain=(1, 2, 3), target=(0,)), InversionSettings()
     same = inverted_back(teacher, mask_logit(teacher, [0]), roles, settings, 0)
     assert min(same["recognised"], same["own"], same["cut"]) > 0.9
+    assert same["own_mismatch"] == pytest.approx(same["mismatch"])
     other = inverted_back(teacher, turned, roles, settings, 0)
     assert other["recognised"] < 0.4 and other["cut"] < 0.5
+    statistics = [m for m in turned.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for layer in statistics:
+            assert layer.running_mean is not None
+            layer.running_mean += 5
+    strange = inverted_back(teacher, turned, roles, settings, 0)
+    assert strange["own_mismatch"] > 2 * other["own_mismatch"] and strange["mismatch"] > 0
 
 
 def test_who_is_told_the_class_alone_learns_nothing_else(teacher: Classifier) -> None:
