@@ -33,15 +33,15 @@ from rayunlearn.settings import stated
 
 DAMAGES = (1.0, 2.0, 5.0, 10.0, 20.0)
 """Points of D_r that noise is to cost."""
-EARLY = (0.05, 0.1, 0.2, 0.4, 0.7)
+EARLY = (0.05, 0.15, 0.4)
 """Shares of a retraining's steps at which a model is kept that has learned too little."""
-TRAJECTORY = (0.1, 0.25, 0.5, 0.75, 1.0)
+TRAJECTORY = (0.15, 0.5, 1.0)
 """Shares of a method's steps at which a checkpoint is kept besides the one that the rule chooses."""
 LONG_TRAJECTORY = tuple(round(0.2 * n, 1) for n in range(1, 21))
 """The same, of its steps, of a run that goes on to four times as many."""
 CHECKPOINTS = 30
 """That the stopping rule sees of a run."""
-LADDER = (0.05, 0.1, 0.2, 0.4, 0.8)
+LADDER = (0.1, 0.2, 0.4, 0.8)
 """Noise on the version's weights, by their root mean square: no data are needed to make these models."""
 STOPPED = ("gated_inversion", "gkt")
 """Methods whose stop is judged."""
@@ -218,21 +218,21 @@ class Workshop:
         number: int,
         *,
         hard: bool = False,
-    ) -> dict[str, Weights]:
-        """A student of the version's answers on images of one kind, at a third and at the end."""
+    ) -> Weights:
+        """A student of the version's answers on images of one kind."""
         seed = derive_seed(self.seed, "student", kind, number)
         begun = None if start is None else version_id(start)
         made_from = ("student", version_id(parent), begun, repr(roles), kind, seed, hard, stated(STUDENT))
 
-        def make() -> dict[str, Weights]:
+        def make() -> Weights:
             model = build_classifier(self.spec, seed)
             if start is not None:
                 model.load_state_dict(start)
             pool = self._pool(kind, parent, roles, seed)
             teacher = version_model(self.spec, parent)
-            return taught(model, teacher, pool, roles.forget, STUDENT, seed, keep=(0.33, 1.0), hard=hard)
+            return taught(model, teacher, pool, roles.forget, STUDENT, seed, hard=hard)
 
-        return self.cache.steps(made_from, make)
+        return self.cache.tensors(made_from, make)
 
     def _pool(self, kind: str, parent: Weights, roles: Roles, seed: int) -> Tensor:
         if kind == "pictures":
@@ -304,7 +304,7 @@ def members(shop: Workshop, task: Task) -> Iterator[Member]:
         steps = shaken(parent, scale, derive_seed(task.seed, "ladder"))
         yield Member(family="ladder", name=f"ladder-{scale:g}", weights=steps)
     for number, kind in enumerate(("inverted", "inverted and pictures")):
-        stand_in = shop.student(None, parent, roles, kind, number, hard=True)["1"]
+        stand_in = shop.student(None, parent, roles, kind, number, hard=True)
         yield Member(family="stand-in", name=f"stand-in-{number}", weights=stand_in)
     golds = [shop.retrained(roles.forget, number) for number in range(2)]
     for number, gold in enumerate(golds):
@@ -338,9 +338,8 @@ def members(shop: Workshop, task: Task) -> Iterator[Member]:
     for kind in ("inverted", "pictures", "photographs", "retain"):
         starts = {"nothing": None, "shaken": shrunk, "hidden": hidden["mask_logit"]}
         for number, (start, begun) in enumerate(starts.items()):
-            for share, weights in shop.student(begun, parent, roles, kind, number).items():
-                if share == "1" or start == "nothing":
-                    yield Member(family="student", name=f"student-{kind}-{start}-{share}", weights=weights)
+            student = shop.student(begun, parent, roles, kind, number)
+            yield Member(family="student", name=f"student-{kind}-{start}", weights=student)
 
 
 def _hidden(shop: Workshop, parent: Weights, roles: Roles) -> dict[str, Weights]:

@@ -22,7 +22,7 @@ from rayunlearn.models.classifiers import Classifier, version_model
 from rayunlearn.models.weights import version_id
 from rayunlearn.runtime.machine import machine_facts
 
-FORMS = {"truth": 1, "without_data": 1, "inverted_back": 2}
+FORMS = {"truth": 2, "without_data": 2, "inverted_back": 2}
 """Counted up when what is measured changes."""
 UNTRUE = ("ladder", "stand-in")
 """Families of which nothing has to be known on real data."""

@@ -50,9 +50,9 @@ def evened(teacher: Classifier, pool: Tensor, forget: Sequence[int], most: float
 
 def taught(
     student: Classifier, teacher: Classifier, pool: Tensor, forget: Sequence[int],
-    settings: StudentSettings, seed: int, *, keep: Sequence[float] = (1.0,), hard: bool = False,
-) -> dict[str, Weights]:  # fmt: skip
-    """The student at some shares of its steps, by share; it is changed in place.
+    settings: StudentSettings, seed: int, *, hard: bool = False,
+) -> Weights:  # fmt: skip
+    """The student's weights in the end; it is changed in place.
 
     Each batch is drawn by weight. Half of its images are cut together with another one (CutMix), and the
     teacher answers what came of it: by its logits, or where `hard` by the class that it names, which says
@@ -61,7 +61,6 @@ def taught(
     images, _, weights = evened(teacher, pool, forget)
     optimizer = torch.optim.AdamW(student.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps)
-    found: dict[str, Weights] = {}
     for step in range(settings.steps):
         draws = generator(seed, "student batch", step)
         ids = torch.multinomial(weights, settings.batch_size, replacement=True, generator=draws)
@@ -76,10 +75,7 @@ def taught(
         loss.backward()
         optimizer.step()
         schedule.step()
-        for share in keep:
-            if step + 1 == round(share * settings.steps):
-                found[f"{share:g}"] = copy.deepcopy({k: v.detach() for k, v in student.state_dict().items()})
-    return found
+    return copy.deepcopy({name: weight.detach() for name, weight in student.state_dict().items()})
 
 
 def shaken(weights: Weights, scale: float, seed: int) -> Weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,11 +11,13 @@ from benchmarks.zoo.cache import Weights
 from benchmarks.zoo.members import Workshop
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.anamnesis import RelearnSettings, relearn
-from rayunlearn.evaluation.probe import ProbeSettings, linear_probe
+from rayunlearn.evaluation.probe import ProbeReport, ProbeSettings, linear_probe
 from rayunlearn.models.classifiers import version_model
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed
 
+TEST = 5000
+"""Test images at most, the first ones."""
 PROBE_SHOWN = (1, 10)
 """Real training images a class from which a linear probe learns ..."""
 PROBE_DRAWS = {1: 6, 10: 2}
@@ -30,12 +33,12 @@ def truth(shop: Workshop, weights: Weights, roles: Roles) -> dict[str, Any]:
     """Accuracies on the test images, and what of the classes to be gone probe and relearning find.
 
     Returns:
-        correct, count, predicted: by class, on all test images.
-        probe_1, probe_10: share of the forget classes' test images that a linear probe knows, mean of draws.
+        correct, count, predicted: by class, on the test images.
+        probe_1, probe_10: shares of the forget and of the other classes' test images that a probe knows.
         relearned: of `relearn_count` forget images those recognised after 0, 1, ... steps of relearning.
     """
     model = version_model(shop.spec, weights)
-    dataset, test = shop.dataset, shop.parts.test_ids
+    dataset, test = shop.dataset, shop.parts.test_ids[:TEST]
     counts = class_counts(model, dataset.images[test], dataset.labels[test], shop.spec.num_classes)
     shown = _first(shop, shop.parts.train_ids, RELEARN_SHOWN)
     asked = _first(shop, test, PROBE_ASKED)
@@ -48,16 +51,23 @@ def truth(shop: Workshop, weights: Weights, roles: Roles) -> dict[str, Any]:
             linear_probe(
                 model, *shown, *asked, roles.forget, ProbeSettings(train_per_class=per_class),
                 derive_seed(shop.seed, "zoo probe", draw),
-            ).forget
+            )
             for draw in range(PROBE_DRAWS[per_class])
         ]  # fmt: skip
-        row[f"probe_{per_class}"] = sum(r.correct for r in found) / sum(r.count for r in found)
+        row[f"probe_{per_class}"] = mean_recall(found)
     images, labels = _first(shop, test, RELEARN_ASKED)
     gone = torch.isin(labels, torch.tensor(roles.forget))
     curve = relearn(
         model, *shown, images[gone], labels[gone], 1.0, RELEARN, derive_seed(shop.seed, "zoo relearning")
     )
     return row | {"relearned": list(curve.correct), "relearn_count": curve.count}
+
+
+def mean_recall(reports: Sequence[ProbeReport]) -> tuple[float, float]:
+    """Of the forget classes and of the others, over some draws."""
+    forget = sum(r.forget.correct for r in reports) / sum(r.forget.count for r in reports)
+    retain = sum(r.retain.correct for r in reports) / sum(r.retain.count for r in reports)
+    return forget, retain
 
 
 def _first(shop: Workshop, ids: torch.Tensor, per_class: int) -> tuple[torch.Tensor, torch.Tensor]:

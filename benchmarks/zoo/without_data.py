@@ -12,6 +12,8 @@ from torch import Tensor
 from benchmarks.zoo.cache import Weights
 from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.pictures import drawn, photographed
+from benchmarks.zoo.truth import mean_recall
+from rayunlearn.evaluation.probe import ProbeSettings, linear_probe
 from rayunlearn.evaluation.synthetic import (
     RelapseSettings,
     assess,
@@ -36,6 +38,7 @@ PICTURES = 300
 """Of a kind."""
 FOLDS = 3
 RIDGE = 1.0
+PROBE_SHOWN, PROBE_DRAWS = (1, 5), 5
 RELAPSE = RelapseSettings(steps=6)
 BACK, BACK_ITERATIONS = 6, 100
 """A model's own inverted images of each retain class, and the most steps that they are made in."""
@@ -143,6 +146,8 @@ def measured(asked: Questions, model: Classifier, answers: Answers) -> dict[str,
             those that were not made for a class.
         explains: by class, the same of the model's logit by the version's features.
         assessment, relapse, probe: of today's gate.
+        probes: by images shown of each class, shares of the held-out inverted images of the target and of the
+            other classes that a linear probe knows.
         mismatch: by kind, distance of the batch's statistics from those of the model's BatchNorms.
         kept_direction, stable_rank: by layer of more than one dimension, cosine similarity with the version's
             weights, and squared Frobenius norm over squared spectral norm.
@@ -174,6 +179,7 @@ def measured(asked: Questions, model: Classifier, answers: Answers) -> dict[str,
         "assessment": asdict(assess(model, asked.check, asked.roles)),
         "relapse": list(relapse_curve(model, asked.check, asked.roles, RELAPSE)),
         "probe": probe_recall(model, asked.check, asked.roles, asked.seed),
+        "probes": {str(shown): _probed(asked, model, shown) for shown in PROBE_SHOWN},
         "mismatch": answers.mismatch,
         "kept_direction": directions,
         "stable_rank": ranks,
@@ -226,6 +232,20 @@ def _run(model: Classifier, images: Tensor, batch_size: int = 256) -> tuple[Tens
     """Features and logits."""
     features = torch.cat([model.features(part) for part in images.split(batch_size)])
     return features, model.head(features)
+
+
+def _probed(asked: Questions, model: Classifier, shown: int) -> tuple[float, float]:
+    images, labels = asked.check.images, asked.check.labels
+    half = torch.arange(len(labels)) % 2 == 0
+    settings = ProbeSettings(train_per_class=shown)
+    reports = [
+        linear_probe(
+            model, images[half], labels[half], images[~half], labels[~half], asked.roles.target, settings,
+            derive_seed(asked.seed, "probe", draw),
+        )
+        for draw in range(PROBE_DRAWS)
+    ]  # fmt: skip
+    return mean_recall(reports)
 
 
 def _explained(features: Tensor, logits: Tensor, seed: int) -> list[float]:
