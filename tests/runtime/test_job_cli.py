@@ -119,7 +119,7 @@ def test_a_job_from_two_flags(requests: Path, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_samples_then_a_class(requests: Path, tmp_path: Path) -> None:
+def test_samples_then_a_class(on_cluster: Run, requests: Path, tmp_path: Path) -> None:
     """A job that forgets two samples and then a class: served, audited against gold models without both.
 
     The table tells the samples by their number. The same file again is served already.
@@ -136,7 +136,7 @@ def test_samples_then_a_class(requests: Path, tmp_path: Path) -> None:
     )
     where = ("--requests", requests, "--storage", tmp_path / "storage")
     settings = (*BANK, "method=retrain", "train.epochs=4")
-    ended = run_job(*where, settings=settings)
+    ended = on_cluster(*where, settings=settings)
     assert ended.code == ExitCode.OK, ended.out + ended.err
     assert re.search(r"two +2 samples +served +unlearned", ended.out), ended.out
     assert re.search(r"one +0 +served +unlearned", ended.out) and "after 2" in ended.out
@@ -152,7 +152,7 @@ def test_samples_then_a_class(requests: Path, tmp_path: Path) -> None:
     left_out = [r["measure"] for r in reader.read("audits").to_pylist() if "left_out" in r["parameters"]]
     assert left_out == ["probe", "anamnesis"]
     rows_before = reader.read("requests").num_rows
-    assert run_job(*where, settings=settings).code == ExitCode.OK
+    assert on_cluster(*where, settings=settings).code == ExitCode.OK
     assert reader.read("requests").num_rows == rows_before
 
 

@@ -18,8 +18,11 @@ from tests.runtime.tiny import BANK, ROOT, environment, forget, memory_store, ti
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-LONG = (*BANK, "gated_inversion.cycles=400", "gated_inversion.schedule_cycles=400", "audit.enabled=false")
-STOPPED_AT = 20
+LONG = (
+    *BANK, "gated_inversion.cycles=200", "gated_inversion.schedule_cycles=200", "audit.enabled=false",
+    "validation.checkpoint_every=5",
+)  # fmt: skip
+STOPPED_AT = 4
 
 
 def submitted(head: Head, *command: str) -> str:
