@@ -92,12 +92,12 @@ _SMALL = (
     "gkt.batch_size=64", "gkt.generator_width=0.125", "gkt.cycles=240", "gkt.schedule_cycles=240",
     "gated_inversion.generator_width=0.125", "gated_inversion.cycles=120",
     "gated_inversion.schedule_cycles=120", "ispf.batch_size=64", "ispf.generator_width=0.125",
-    "ispf.epochs=12", "min_max.batch_size=64", "unsir.batch_size=64", "unsir.noise_copies=4",
+    "ispf.epochs=12", "min_max.batch_size=64", "min_max.noise_steps=120", "unsir.batch_size=64", "unsir.noise_copies=4",
     "bad_teacher.batch_size=64", "bad_teacher.lr=0.001", "amnesiac_relabel.batch_size=64",
     "amnesiac_relabel.lr=0.001", "delete.lr=0.003", "delete.steps=400",
     "inversion.iterations=200",
 )  # fmt: skip
-_DIGITS = ("gkt.cycles=240", "gkt.schedule_cycles=240", "ispf.epochs=20")
+_DIGITS = ("min_max.noise_steps=120", "gkt.cycles=240", "gkt.schedule_cycles=240", "ispf.epochs=20")
 _MNIST = (*_SMALL, "data.train_per_class=1000", "model.width=0.125", "train.batch_size=64")
 _NATURAL = (*_SMALL, "train.batch_size=128", "train.crop=2", "train.weight_decay=0.01")
 
