@@ -93,7 +93,8 @@ _SMALL = (
     "gated_inversion.generator_width=0.125", "gated_inversion.cycles=120",
     "gated_inversion.schedule_cycles=120", "ispf.batch_size=64", "ispf.generator_width=0.125",
     "ispf.epochs=12", "min_max.batch_size=64", "min_max.noise_steps=120",
-    "unsir.batch_size=64", "unsir.noise_copies=4", "bad_teacher.batch_size=64", "bad_teacher.lr=0.001", "amnesiac_relabel.batch_size=64",
+    "unsir.batch_size=64", "unsir.noise_copies=4", "bad_teacher.batch_size=64",
+    "bad_teacher.lr=0.001", "amnesiac_relabel.batch_size=64",
     "amnesiac_relabel.lr=0.001", "delete.lr=0.003", "delete.steps=400",
     "inversion.iterations=200",
 )  # fmt: skip
