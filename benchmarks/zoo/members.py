@@ -260,15 +260,15 @@ class Workshop:
             version = found.weights[found.chosen or max(found.weights)]
         return version
 
-    def damaged(self, weights: Weights, roles: Roles, points: float, known: float, seed: int) -> Weights:
-        """The model with so much noise that D_r is `points` below `known`.
+    def damaged(self, weights: Weights, roles: Roles, points: float, seed: int) -> Weights:
+        """The model with so much noise that its D_r is `points` lower.
 
         The noise's direction is the seed's; its size is found by bisection on test images.
         """
 
         def make() -> Weights:
             low, high = 0.0, 2.0
-            wanted = known - points / 100
+            wanted = self.accuracy(weights, roles.retain, most=2500) - points / 100
             best, nearest = weights, 1.0
             for _ in range(BISECTIONS):
                 middle = (low + high) / 2
@@ -279,9 +279,7 @@ class Workshop:
                 low, high = (middle, high) if reached > wanted else (low, middle)
             return best
 
-        return self.cache.tensors(
-            ("damaged", version_id(weights), points, round(known, 6), seed, BISECTIONS), make
-        )
+        return self.cache.tensors(("damaged", version_id(weights), points, seed, BISECTIONS), make)
 
     def accuracy(self, weights: Weights, classes: Sequence[int], *, most: int | None = None) -> float:
         """On test images of some classes, of the first so many."""
@@ -312,13 +310,11 @@ def members(shop: Workshop, task: Task) -> Iterator[Member]:
     for share, weights in golds[0].items():
         if share != "1":
             yield Member(family="undertrained", name=f"undertrained-{share}", weights=weights)
-    known = shop.accuracy(golds[0]["1"], roles.retain, most=2500)
     hidden = _hidden(shop, parent, roles)
-    for points in DAMAGES:
-        noisy = shop.damaged(golds[0]["1"], roles, points, known, derive_seed(task.seed, "noise"))
-        yield Member(family="noisy", name=f"noisy-{points:g}", weights=noisy)
-        noisy = shop.damaged(hidden["mask_logit"], roles, points, known, derive_seed(task.seed, "noise", 1))
-        yield Member(family="hidden-noisy", name=f"hidden-noisy-{points:g}", weights=noisy)
+    for family, whole in (("noisy", golds[0]["1"]), ("hidden-noisy", hidden["mask_logit"])):
+        for points in DAMAGES:
+            noisy = shop.damaged(whole, roles, points, derive_seed(task.seed, family))
+            yield Member(family=family, name=f"{family}-{points:g}", weights=noisy)
     for name, weights in hidden.items():
         yield Member(family="hidden", name=name, weights=weights)
     for method in (*DATA_FREE, *WITH_DATA):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.zoo.cache import Cache
+from benchmarks.zoo.cache import Cache, Weights
+from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.pictures import drawn, photographed
 from benchmarks.zoo.rows import FORMS, collected, once, tasks
 from benchmarks.zoo.setups import SETUPS, Task
@@ -269,3 +270,24 @@ def test_a_part_of_a_row_is_measured_once_for_a_model_and_a_form(
     assert row.get("truth") is None and row["without_data"] == 0.5
     write("truth", "b")
     assert len(made) == 4
+
+
+@pytest.mark.parametrize("whole", [0.9, 0.6])
+def test_a_damage_is_of_the_models_own_accuracy(
+    whole: float, teacher: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose D_r falls by half of the noise's size loses five points by noise of a tenth."""
+    weights = dict(teacher.state_dict())
+
+    def size(of: Weights) -> float:
+        moved = of["head.weight"] - weights["head.weight"]
+        return float(moved.square().mean().sqrt() / weights["head.weight"].square().mean().sqrt())
+
+    def accuracy(self: Workshop, of: Weights, classes: tuple[int, ...], *, most: int | None = None) -> float:
+        return whole - size(of) / 2
+
+    monkeypatch.setattr(Workshop, "accuracy", accuracy)
+    shop = object.__new__(Workshop)
+    shop.cache = Cache(tmp_path)
+    noisy = shop.damaged(weights, Roles(retain=(1, 2, 3), target=(0,)), 5.0, 1)
+    assert size(noisy) == pytest.approx(0.1, abs=0.002)
