@@ -299,8 +299,8 @@ def members(shop: Workshop, task: Task) -> Iterator[Member]:
     parent = shop.parent(task)
     yield Member(family="version", name="version", weights=parent)
     for scale in LADDER:
-        steps = shaken(parent, scale, derive_seed(task.seed, "ladder"))
-        yield Member(family="ladder", name=f"ladder-{scale:g}", weights=steps)
+        noisy = shaken(parent, scale, derive_seed(task.seed, "ladder"))
+        yield Member(family="ladder", name=f"ladder-{scale:g}", weights=noisy)
     for number, kind in enumerate(("inverted", "inverted and pictures")):
         stand_in = shop.student(None, parent, roles, kind, number, hard=True)
         yield Member(family="stand-in", name=f"stand-in-{number}", weights=stand_in)

@@ -22,7 +22,7 @@ from rayunlearn.models.classifiers import Classifier, version_model
 from rayunlearn.models.weights import version_id
 from rayunlearn.runtime.machine import machine_facts
 
-FORMS = {"truth": 2, "without_data": 2, "inverted_back": 2}
+FORMS = {"truth": 2, "without_data": 3, "inverted_back": 2}
 """Counted up when what is measured changes."""
 UNTRUE = ("ladder", "stand-in")
 """Families of which nothing has to be known on real data."""
@@ -65,17 +65,17 @@ def build(group: list[Task], folder: Path) -> None:
             if member.family not in UNTRUE:
                 once(path, "truth", about, partial(truth, shop, member.weights, roles))
             model = version_model(shop.spec, member.weights)
-            once(path, "without_data", about, partial(_measured, cache, task, asked, model))
+            once(path, "without_data", about, partial(_measured, cache, about, asked, model))
             back = partial(inverted_back, asked.version, model, roles, shop.recipe.inversion, shop.seed)
             once(path, "inverted_back", about, back)
         print(f"{task.name}: {perf_counter() - began:.0f} s", flush=True)
 
 
-def _measured(cache: Cache, task: Task, asked: Questions, model: Classifier) -> dict[str, Any]:
+def _measured(cache: Cache, about: Mapping[str, Any], asked: Questions, model: Classifier) -> dict[str, Any]:
     """The measures; the answers themselves are kept in the cache, where others can be tried on them."""
-    answers = answered(asked, model)
-    made_from = ("answers", task.name, FORMS["without_data"], version_id(dict(model.state_dict())))
-    cache.tensors(made_from, lambda: {kind: x.half() for kind, x in answers.logits.items()})
+    answers = answered(asked.images, model)
+    made_from = ("answers", about["task"], FORMS["without_data"], about["version"])
+    cache.tensors(made_from, lambda: {kind: answer.logits.half() for kind, answer in answers.items()})
     return measured(asked, model, answers)
 
 
@@ -91,14 +91,14 @@ def once(path: Path, part: str, about: Mapping[str, Any], make: Callable[[], Any
 
 
 def collected(folder: Path, built: list[Task]) -> pa.Table:
-    """The rows of some tasks."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    """The rows of some tasks; parts of one row are of one version."""
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for task in built:
         for path in sorted((folder / "rows").glob(f"{task.name}.*.json")):
             found = json.loads(path.read_text())
             about = found.pop("about")
             form = about.pop("form")
-            row = rows.setdefault((task.name, about["name"]), about)
+            row = rows.setdefault((task.name, about["name"], about["version"]), about)
             for part in FORMS.keys() & found.keys():
                 if form == FORMS[part]:
                     row[part] = found[part]

@@ -43,9 +43,12 @@ def evened(teacher: Classifier, pool: Tensor, forget: Sequence[int], most: float
         logits = torch.cat([teacher(part) for part in pool.split(256)])
     keep = logits.softmax(dim=1)[:, list(forget)].sum(dim=1) < most
     answers = lower_to_minimum(logits[keep], forget)
-    said = answers.argmax(dim=1)
-    counts = said.bincount(minlength=answers.shape[1]).clamp(min=1)
-    return pool[keep], answers, 1 / counts[said].double()
+    return pool[keep], answers, even_weights(answers.argmax(dim=1))
+
+
+def even_weights(said: Tensor) -> Tensor:
+    """A weight for each answer `[N]`, by which every class that is answered has the same in all."""
+    return 1 / said.bincount()[said].double()
 
 
 def taught(

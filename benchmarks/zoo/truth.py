@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from benchmarks.zoo.cache import Weights
 from benchmarks.zoo.members import Workshop
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.anamnesis import RelearnSettings, relearn
-from rayunlearn.evaluation.probe import ProbeReport, ProbeSettings, linear_probe
+from rayunlearn.evaluation.probe import ProbeSettings, linear_probe, recall
 from rayunlearn.models.classifiers import version_model
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed
@@ -54,20 +53,13 @@ def truth(shop: Workshop, weights: Weights, roles: Roles) -> dict[str, Any]:
             )
             for draw in range(PROBE_DRAWS[per_class])
         ]  # fmt: skip
-        row[f"probe_{per_class}"] = mean_recall(found)
+        row[f"probe_{per_class}"] = recall(found)
     images, labels = _first(shop, test, RELEARN_ASKED)
     gone = torch.isin(labels, torch.tensor(roles.forget))
     curve = relearn(
         model, *shown, images[gone], labels[gone], 1.0, RELEARN, derive_seed(shop.seed, "zoo relearning")
     )
     return row | {"relearned": list(curve.correct), "relearn_count": curve.count}
-
-
-def mean_recall(reports: Sequence[ProbeReport]) -> tuple[float, float]:
-    """Of the forget classes and of the others, over some draws."""
-    forget = sum(r.forget.correct for r in reports) / sum(r.forget.count for r in reports)
-    retain = sum(r.retain.correct for r in reports) / sum(r.retain.count for r in reports)
-    return forget, retain
 
 
 def _first(shop: Workshop, ids: torch.Tensor, per_class: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,13 +12,12 @@ from torch import Tensor
 from benchmarks.zoo.cache import Weights
 from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.pictures import drawn, photographed
-from benchmarks.zoo.truth import mean_recall
-from rayunlearn.evaluation.probe import ProbeSettings, linear_probe
+from benchmarks.zoo.students import even_weights
 from rayunlearn.evaluation.synthetic import (
     RelapseSettings,
     assess,
     balanced_labels,
-    probe_recall,
+    probe_recalls,
     relapse_curve,
 )
 from rayunlearn.inversion.augmentations import cut_together, moved
@@ -38,11 +37,26 @@ PICTURES = 300
 """Of a kind."""
 FOLDS = 3
 RIDGE = 1.0
-PROBE_SHOWN, PROBE_DRAWS = (1, 5), 5
+PROBE_SHOWN = (1, 5)
 RELAPSE = RelapseSettings(steps=6)
 BACK, BACK_ITERATIONS = 6, 100
 """A model's own inverted images of each retain class, and the most steps that they are made in."""
 IMAGES_OF_CLASSES = ("inverted", "moved", "cut", "mean", "noise", "more noise")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """What a model makes of some images.
+
+    Attributes:
+        features: `[N, D]`.
+        logits: `[N, K]`.
+        mismatch: distance of the batch's statistics from those of the model's BatchNorms.
+    """
+
+    features: Tensor
+    logits: Tensor
+    mismatch: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,8 +66,7 @@ class Questions:
     Attributes:
         images: of each kind, `[N, C, H, W]`.
         version: who was asked.
-        logits: of the version for them, `[N, K]`.
-        features: of the version for all of them, kind after kind, `[N, D]`.
+        answers: of the version, by kind.
         check: inverted images of all classes, which no method learned from.
         roles: of the request.
         seed: of draws.
@@ -61,8 +74,7 @@ class Questions:
 
     images: dict[str, Tensor]
     version: Classifier
-    logits: dict[str, Tensor]
-    features: Tensor
+    answers: dict[str, Answer]
     check: SyntheticSet
     roles: Roles
     seed: int
@@ -102,39 +114,27 @@ def asked_of(
     version: Classifier, images: Mapping[str, Tensor], check: SyntheticSet, roles: Roles, seed: int
 ) -> Questions:
     """The images with a version's answers."""
-    found = {kind: _run(version, x) for kind, x in images.items()}
     return Questions(
-        images=dict(images), version=version, logits={kind: logits for kind, (_, logits) in found.items()},
-        features=torch.cat([features for features, _ in found.values()]), check=check, roles=roles, seed=seed,
+        images=dict(images), version=version, answers=answered(images, version), check=check, roles=roles,
+        seed=seed,
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Answers:
-    """What a model makes of the images, each by kind.
-
-    Attributes:
-        features: `[N, D]`.
-        logits: `[N, K]`.
-        mismatch: distance of the batch's statistics from those of the model's BatchNorms.
-    """
-
-    features: dict[str, Tensor]
-    logits: dict[str, Tensor]
-    mismatch: dict[str, float]
+def answered(images: Mapping[str, Tensor], model: Classifier) -> dict[str, Answer]:
+    """A model's answers by kind of image."""
+    return {kind: _answer(model, x) for kind, x in images.items()}
 
 
-def answered(asked: Questions, model: Classifier) -> Answers:
-    """A model's answers, each kind of image in a batch of its own."""
-    found = Answers(features={}, logits={}, mismatch={})
-    for kind, images in asked.images.items():
-        with BatchNormStatistics(model) as statistics:
-            found.features[kind], found.logits[kind] = _run(model, images, len(images))
-            found.mismatch[kind] = float(statistics.take()) if statistics.layers else 0.0
-    return found
+@torch.no_grad()
+def _answer(model: Classifier, images: Tensor) -> Answer:
+    """All images are one batch, whose statistics are compared; a model without BatchNorm has mismatch 0."""
+    with BatchNormStatistics(model) as statistics:
+        features = model.features(images)
+        mismatch = float(statistics.take()) if statistics.layers else 0.0
+    return Answer(features=features, logits=model.head(features), mismatch=mismatch)
 
 
-def measured(asked: Questions, model: Classifier, answers: Answers) -> dict[str, Any]:
+def measured(asked: Questions, model: Classifier, answers: Mapping[str, Answer]) -> dict[str, Any]:
     """What a model says of a version's images.
 
     Returns:
@@ -145,25 +145,26 @@ def measured(asked: Questions, model: Classifier, answers: Answers) -> dict[str,
             on the model's features explains, cross-validated, over all images; `explained_pictures` over
             those that were not made for a class.
         explains: by class, the same of the model's logit by the version's features.
-        assessment, relapse, probe: of today's gate.
+        assessment, relapse: of today's gate.
         probes: by images shown of each class, shares of the held-out inverted images of the target and of the
-            other classes that a linear probe knows.
+            other classes that a linear probe knows; the gate's is that of the target, from one.
         mismatch: by kind, distance of the batch's statistics from those of the model's BatchNorms.
         kept_direction, stable_rank: by layer of more than one dimension, cosine similarity with the version's
             weights, and squared Frobenius norm over squared spectral norm.
     """
     kept = list(asked.roles.retain)
     agreement, confidence, closeness = {}, {}, {}
-    for kind, own in answers.logits.items():
-        probability, wanted = own[:, kept].softmax(dim=1), asked.logits[kind][:, kept].softmax(dim=1)
+    for kind, answer in answers.items():
+        probability, wanted = (a.logits[:, kept].softmax(dim=1) for a in (answer, asked.answers[kind]))
         said = wanted.argmax(dim=1)
-        weights = 1 / said.bincount(minlength=len(kept)).clamp(min=1)[said].double()
+        weights = even_weights(said)
         weights = weights / weights.sum()
         agreement[kind] = float((weights * (probability.argmax(dim=1) == said)).sum())
         confidence[kind] = float((weights * probability.amax(dim=1)).sum())
         closeness[kind] = float((weights * torch.minimum(probability, wanted).sum(dim=1)).sum())
-    inner, own, version = (
-        torch.cat(list(of.values())) for of in (answers.features, answers.logits, asked.logits)
+    (inner, own), (known, told) = (
+        (torch.cat([a.features for a in of.values()]), torch.cat([a.logits for a in of.values()]))
+        for of in (answers, asked.answers)
     )
     pictures = torch.cat(
         [torch.full((len(x),), kind not in IMAGES_OF_CLASSES) for kind, x in asked.images.items()]
@@ -173,14 +174,16 @@ def measured(asked: Questions, model: Classifier, answers: Answers) -> dict[str,
         "agreement": agreement,
         "confidence": confidence,
         "closeness": closeness,
-        "explained": _explained(inner, version, asked.seed),
-        "explained_pictures": _explained(inner[pictures], version[pictures], asked.seed),
-        "explains": _explained(asked.features, own, asked.seed),
+        "explained": _explained(inner, told, asked.seed),
+        "explained_pictures": _explained(inner[pictures], told[pictures], asked.seed),
+        "explains": _explained(known, own, asked.seed),
         "assessment": asdict(assess(model, asked.check, asked.roles)),
         "relapse": list(relapse_curve(model, asked.check, asked.roles, RELAPSE)),
-        "probe": probe_recall(model, asked.check, asked.roles, asked.seed),
-        "probes": {str(shown): _probed(asked, model, shown) for shown in PROBE_SHOWN},
-        "mismatch": answers.mismatch,
+        "probes": {
+            str(shown): probe_recalls(model, asked.check, asked.roles, asked.seed, train_per_class=shown)
+            for shown in PROBE_SHOWN
+        },
+        "mismatch": {kind: answer.mismatch for kind, answer in answers.items()},
         "kept_direction": directions,
         "stable_rank": ranks,
     }
@@ -206,46 +209,19 @@ def inverted_back(
     mixed = cut_together(made.images, made.images[torch.randperm(len(labels), generator=draws)], draws)
     kept = torch.tensor(roles.retain)
     own, told, own_cut, told_cut = (
-        _run(who, images)[1][:, kept].softmax(dim=1)
-        for images in (made.images, mixed)
-        for who in (model, version)
+        _answer(who, images) for images in (made.images, mixed) for who in (model, version)
+    )
+    said, told_said, said_cut, told_said_cut = (
+        kept[answer.logits[:, kept].argmax(dim=1)] for answer in (own, told, own_cut, told_cut)
     )
     return {
-        "recognised": float((kept[told.argmax(dim=1)] == made.labels).double().mean()),
-        "cut": float((own_cut.argmax(dim=1) == told_cut.argmax(dim=1)).double().mean()),
-        "confidence": float(told.amax(dim=1).mean()),
-        "own": float((kept[own.argmax(dim=1)] == made.labels).double().mean()),
-        "own_mismatch": _mismatch(model, made.images),
-        "mismatch": _mismatch(version, made.images),
+        "recognised": float((told_said == made.labels).double().mean()),
+        "cut": float((said_cut == told_said_cut).double().mean()),
+        "confidence": float(told.logits[:, kept].softmax(dim=1).amax(dim=1).mean()),
+        "own": float((said == made.labels).double().mean()),
+        "own_mismatch": own.mismatch,
+        "mismatch": told.mismatch,
     }
-
-
-def _mismatch(model: Classifier, images: Tensor) -> float:
-    """0 for a model without BatchNorm."""
-    with BatchNormStatistics(model) as statistics:
-        _run(model, images, len(images))
-        return float(statistics.take()) if statistics.layers else 0.0
-
-
-@torch.no_grad()
-def _run(model: Classifier, images: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
-    """Features and logits."""
-    features = torch.cat([model.features(part) for part in images.split(batch_size)])
-    return features, model.head(features)
-
-
-def _probed(asked: Questions, model: Classifier, shown: int) -> tuple[float, float]:
-    images, labels = asked.check.images, asked.check.labels
-    half = torch.arange(len(labels)) % 2 == 0
-    settings = ProbeSettings(train_per_class=shown)
-    reports = [
-        linear_probe(
-            model, images[half], labels[half], images[~half], labels[~half], asked.roles.target, settings,
-            derive_seed(asked.seed, "probe", draw),
-        )
-        for draw in range(PROBE_DRAWS)
-    ]  # fmt: skip
-    return mean_recall(reports)
 
 
 def _explained(features: Tensor, logits: Tensor, seed: int) -> list[float]:

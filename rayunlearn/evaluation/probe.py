@@ -114,6 +114,13 @@ def linear_probe(
     return task.report(probe.predict(task.test_x), converged=converged)
 
 
+def recall(reports: Sequence[ProbeReport]) -> tuple[float, float]:
+    """Shares of the forget classes' and of the others' test images that are known, over all reports."""
+    forget = sum(r.forget.correct for r in reports) / sum(r.forget.count for r in reports)
+    retain = sum(r.retain.correct for r in reports) / sum(r.retain.count for r in reports)
+    return forget, retain
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbeTask:
     """What any probe of frozen features learns from, and what it is asked.

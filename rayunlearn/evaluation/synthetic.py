@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts, evaluating
-from rayunlearn.evaluation.probe import ProbeSettings, linear_probe
+from rayunlearn.evaluation.probe import ProbeSettings, linear_probe, recall
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.roles import Roles
@@ -160,16 +160,24 @@ def probe_recall(model: Classifier, images: SyntheticSet, roles: Roles, seed: in
     Raises:
         BadInput: fewer than two images of a class.
     """
+    return probe_recalls(model, images, roles, seed)[0]
+
+
+def probe_recalls(
+    model: Classifier, images: SyntheticSet, roles: Roles, seed: int, *, train_per_class: int = 1
+) -> tuple[float, float]:
+    """The same of the classes to forget and of the others, from so many images of each class."""
     shown = torch.arange(len(images.labels)) % 2 == 0
-    settings = ProbeSettings(train_per_class=1)
-    found = [
-        linear_probe(
-            model, images.images[shown], images.labels[shown], images.images[~shown], images.labels[~shown],
-            roles.target, settings, derive_seed(seed, "gate probe", draw),
-        ).forget
-        for draw in range(PROBE_DRAWS)
-    ]  # fmt: skip
-    return sum(result.correct for result in found) / sum(result.count for result in found)
+    settings = ProbeSettings(train_per_class=train_per_class)
+    return recall(
+        [
+            linear_probe(
+                model, images.images[shown], images.labels[shown], images.images[~shown],
+                images.labels[~shown], roles.target, settings, derive_seed(seed, "gate probe", draw),
+            )
+            for draw in range(PROBE_DRAWS)
+        ]
+    )  # fmt: skip
 
 
 def balanced_labels(roles: Roles, *, per_retain_class: int, per_forget_class: int) -> Tensor:

@@ -16,6 +16,7 @@ from benchmarks.zoo.setups import SETUPS, Task
 from benchmarks.zoo.students import StudentSettings, evened, shaken, taught
 from benchmarks.zoo.without_data import Questions, answered, asked_of, inverted_back, measured
 from rayunlearn.errors import BadInput
+from rayunlearn.evaluation.synthetic import probe_recall
 from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet
 from rayunlearn.methods.distillation import kl_divergence, lower_to_minimum
 from rayunlearn.methods.trivial import mask_logit
@@ -173,14 +174,15 @@ def test_the_version_agrees_with_itself_and_explains_itself(teacher: Classifier)
     """Agreement 1 with its own confidence, and all of every logit; a hidden class is explained as well."""
     asked = asked_by(teacher)
     for model in (teacher, mask_logit(teacher, [0])):
-        found = measured(asked, model, answered(asked, model))
+        found = measured(asked, model, answered(asked.images, model))
         assert found["agreement"] == pytest.approx({"drawn": 1.0, "other": 1.0})
         assert min(*found["explained"], *found["explains"]) > 0.99
         assert min(found["probes"]["5"]) > 0.5
+        assert found["probes"]["1"][0] == probe_recall(model, asked.check, asked.roles, asked.seed)
         assert found["assessment"]["retain_correct"] == int((asked.check.labels > 0).sum())
         assert found["closeness"] == pytest.approx({"drawn": 1.0, "other": 1.0})
         assert found["kept_direction"] == pytest.approx([1.0] * len(found["kept_direction"]), abs=0.1)
-        own = asked.logits["drawn"][:, 1:].softmax(dim=1).amax(dim=1)
+        own = asked.answers["drawn"].logits[:, 1:].softmax(dim=1).amax(dim=1)
         assert float(own.min()) < found["confidence"]["drawn"] < float(own.max())
 
 
@@ -191,7 +193,7 @@ def test_another_model_agrees_by_chance(teacher: Classifier) -> None:
         turned.head.weight.neg_()
         turned.head.bias.neg_()
     asked = asked_by(teacher)
-    found = measured(asked, turned, answered(asked, turned))
+    found = measured(asked, turned, answered(asked.images, turned))
     assert max(found["agreement"].values()) < 0.5
     assert min(found["explained"]) > 0.99, "its features are the version's"
     assert max(found["closeness"].values()) < 0.5
@@ -201,7 +203,7 @@ def test_another_model_agrees_by_chance(teacher: Classifier) -> None:
         for layer in turned.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.weight.zero_()
-    assert max(measured(asked, turned, answered(asked, turned))["explained"]) < 0.01
+    assert max(measured(asked, turned, answered(asked.images, turned))["explained"]) < 0.01
 
 
 def test_the_version_knows_its_own_images_again(teacher: Classifier) -> None:
@@ -270,6 +272,9 @@ def test_a_part_of_a_row_is_measured_once_for_a_model_and_a_form(
     assert row.get("truth") is None and row["without_data"] == 0.5
     write("truth", "b")
     assert len(made) == 4
+    write("without_data", "c")  # a build that ended here
+    (row,) = collected(tmp_path, [task]).to_pylist()
+    assert row["version"] == "c" and row.get("truth") is None, "parts of two versions are one row"
 
 
 @pytest.mark.parametrize("whole", [0.9, 0.6])
