@@ -128,13 +128,13 @@ def test_what_is_missing_is_found(tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_kill_of_each_kind(tmp_path: Path) -> None:
-    """An actor, a worker at a task, a node, and the driver before and after a write.
+    """An actor, a worker at a task, a node and the driver, and the driver before and after a write.
 
     All four requests are served once, by the weights of an undisturbed round that was placed otherwise, and
     the driver outlives every kill but its own. A round whose weights are others is found out.
     """
     kills = [
-        *(Kill(kind=kind, after_s=0.5) for kind in KINDS if kind != "driver"),
+        *(Kill(kind=kind, after_s=0.5) for kind in KINDS),
         Kill(kind="driver", failpoint="before put runs/state", count=25),
         Kill(kind="driver", failpoint="after create models", count=3),
     ]
@@ -143,10 +143,10 @@ def test_a_kill_of_each_kind(tmp_path: Path) -> None:
         made = Disturber(cluster, tmp_path / "made", kills, "split", random.Random(0)).run()
     assert calm.ended == [] and faults(calm, calm) == []
     assert faults(made, calm) == []
-    assert Counter(kill.kind for kill, _ in made.hits) == {"actor": 1, "worker": 1, "raylet": 1, "driver": 2}
+    assert Counter(kill.kind for kill, _ in made.hits) == {"actor": 1, "worker": 1, "raylet": 1, "driver": 3}
     told = figures(calm, [made])
-    assert told["kills"] == 5 and len(told["failpoints_hit"]) == 2
-    assert 0 <= told["cycles_repeated"] <= 5 * 2 * 2  # a checkpoint's two cycles of two runs, at each kill
+    assert told["kills"] == 6 and len(told["failpoints_hit"]) == 2
+    assert 0 <= told["cycles_repeated"] <= 6 * 2 * 2  # a checkpoint's two cycles of two runs, at each kill
 
     name = next(name for name in made.store.list("models") if LINEAGES[1] in name)
     made.store.put(name, made.store.get(name) + b" ")
