@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv --clear .venv; \
 	fi
 	@echo "Installing rayunlearn into .venv (the first time takes minutes: torch brings its CUDA libraries)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile \
 	  --constraint constraints.txt --editable '.[dev,bayes,optuna,s3-tests]'
 	@touch $@
 

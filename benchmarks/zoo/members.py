@@ -48,9 +48,16 @@ STOPPED = ("gated_inversion", "gkt")
 DATA_FREE = ("gated_inversion", "gkt", "ispf", "min_max", "delete")
 WITH_DATA = ("fine_tune", "amnesiac_relabel", "bad_teacher", "unsir")
 STUDENT = StudentSettings()
+STUDENTS = {
+    "inverted": ("nothing", "hidden"),
+    "pictures": ("shaken",),
+    "photographs": ("nothing", "shaken"),
+    "retain": ("nothing", "hidden"),
+}
+"""Kind of images -> starts of the students that learn from them."""
 POOL = 2000
 """Images of a kind that students learn from."""
-BISECTIONS = 12
+BISECTIONS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,12 +275,12 @@ class Workshop:
 
         def make() -> Weights:
             low, high = 0.0, 2.0
-            wanted = self.accuracy(weights, roles.retain, most=2500) - points / 100
+            wanted = self.accuracy(weights, roles.retain, most=1500) - points / 100
             best, nearest = weights, 1.0
             for _ in range(BISECTIONS):
                 middle = (low + high) / 2
                 noisy = shaken(weights, middle, seed)
-                reached = self.accuracy(noisy, roles.retain, most=2500)
+                reached = self.accuracy(noisy, roles.retain, most=1500)
                 if abs(reached - wanted) < nearest:
                     best, nearest = noisy, abs(reached - wanted)
                 low, high = (middle, high) if reached > wanted else (low, middle)
@@ -331,10 +338,11 @@ def members(shop: Workshop, task: Task) -> Iterator[Member]:
     last = max(found.weights)
     yield Member(family="method", name=f"delete-real-{last}", weights=found.weights[last], step=last)
     shrunk = shaken(parent, 0.5, derive_seed(task.seed, "start"))
-    for kind in ("inverted", "pictures", "photographs", "retain"):
-        starts = {"nothing": None, "shaken": shrunk, "hidden": hidden["mask_logit"]}
-        for number, (start, begun) in enumerate(starts.items()):
-            student = shop.student(begun, parent, roles, kind, number)
+    starts = {"nothing": None, "shaken": shrunk, "hidden": hidden["mask_logit"]}
+    for kind, of in STUDENTS.items():
+        for start in of:
+            number = list(starts).index(start)
+            student = shop.student(starts[start], parent, roles, kind, number)
             yield Member(family="student", name=f"student-{kind}-{start}", weights=student)
 
 

@@ -16,13 +16,13 @@ from benchmarks.zoo.cache import Cache
 from benchmarks.zoo.members import Workshop, members
 from benchmarks.zoo.setups import SETUPS, Task
 from benchmarks.zoo.truth import truth
-from benchmarks.zoo.without_data import Questions, answered, inverted_back, measured, questions
+from benchmarks.zoo.without_data import Questions, answered, measured, questions
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.models.classifiers import Classifier, version_model
 from rayunlearn.models.weights import version_id
 from rayunlearn.runtime.machine import machine_facts
 
-FORMS = {"truth": 2, "without_data": 3, "inverted_back": 2}
+FORMS = {"truth": 2, "without_data": 3}
 """Counted up when what is measured changes."""
 UNTRUE = ("ladder", "stand-in")
 """Families of which nothing has to be known on real data."""
@@ -66,8 +66,6 @@ def build(group: list[Task], folder: Path) -> None:
                 once(path, "truth", about, partial(truth, shop, member.weights, roles))
             model = version_model(shop.spec, member.weights)
             once(path, "without_data", about, partial(_measured, cache, about, asked, model))
-            back = partial(inverted_back, asked.version, model, roles, shop.recipe.inversion, shop.seed)
-            once(path, "inverted_back", about, back)
         print(f"{task.name}: {perf_counter() - began:.0f} s", flush=True)
 
 

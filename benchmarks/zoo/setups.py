@@ -89,13 +89,14 @@ THREE = {0: (ONE, TWO), 1: (SECOND,)}
 """One class, two classes; another original, a class and then a second one."""
 
 _SMALL = (
-    "gkt.batch_size=64", "gkt.generator_width=0.125", "gkt.cycles=240", "gkt.schedule_cycles=240",
+    "gkt.batch_size=64", "gkt.generator_width=0.125", "gkt.cycles=160", "gkt.schedule_cycles=160",
     "gated_inversion.generator_width=0.125", "gated_inversion.cycles=120",
-    "gated_inversion.schedule_cycles=120", "ispf.batch_size=64", "ispf.generator_width=0.125",
-    "ispf.epochs=12", "min_max.batch_size=64", "min_max.noise_steps=120",
+    "gated_inversion.schedule_cycles=120", "gated_inversion.batch_size=64",
+    "gated_inversion.inverted_per_class=40", "ispf.batch_size=64", "ispf.generator_width=0.125",
+    "ispf.epochs=10", "min_max.batch_size=64", "min_max.noise_steps=120",
     "unsir.batch_size=64", "unsir.noise_copies=4", "bad_teacher.batch_size=64",
-    "bad_teacher.lr=0.001", "amnesiac_relabel.batch_size=64",
-    "amnesiac_relabel.lr=0.001", "delete.lr=0.003", "delete.steps=400",
+    "bad_teacher.lr=0.001", "amnesiac_relabel.batch_size=64", "amnesiac_relabel.epochs=1",
+    "amnesiac_relabel.lr=0.001", "delete.lr=0.003", "delete.steps=300",
     "inversion.iterations=200",
 )  # fmt: skip
 _DIGITS = ("min_max.noise_steps=120", "gkt.cycles=240", "gkt.schedule_cycles=240", "ispf.epochs=20")

@@ -28,7 +28,7 @@ class StudentSettings:
         weight_decay: decoupled.
     """
 
-    steps: int = 400
+    steps: int = 300
     batch_size: int = 64
     lr: float = 3e-3
     weight_decay: float = 1e-4

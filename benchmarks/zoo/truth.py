@@ -10,7 +10,7 @@ from benchmarks.zoo.cache import Weights
 from benchmarks.zoo.members import Workshop
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.anamnesis import RelearnSettings, relearn
-from rayunlearn.evaluation.probe import ProbeSettings, linear_probe, recall
+from rayunlearn.evaluation.probe import ProbeSettings, linear_probes, recall
 from rayunlearn.models.classifiers import version_model
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed
@@ -46,13 +46,9 @@ def truth(shop: Workshop, weights: Weights, roles: Roles) -> dict[str, Any]:
         "predicted": counts.predicted.tolist(),
     }  # fmt: skip
     for per_class in PROBE_SHOWN:
-        found = [
-            linear_probe(
-                model, *shown, *asked, roles.forget, ProbeSettings(train_per_class=per_class),
-                derive_seed(shop.seed, "zoo probe", draw),
-            )
-            for draw in range(PROBE_DRAWS[per_class])
-        ]  # fmt: skip
+        seeds = [derive_seed(shop.seed, "zoo probe", draw) for draw in range(PROBE_DRAWS[per_class])]
+        settings = ProbeSettings(train_per_class=per_class)
+        found = linear_probes(model, *shown, *asked, roles.forget, settings, seeds)
         row[f"probe_{per_class}"] = recall(found)
     images, labels = _first(shop, test, RELEARN_ASKED)
     gone = torch.isin(labels, torch.tensor(roles.forget))

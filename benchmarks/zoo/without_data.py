@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,17 +16,11 @@ from benchmarks.zoo.students import even_weights
 from rayunlearn.evaluation.synthetic import (
     RelapseSettings,
     assess,
-    balanced_labels,
     probe_recalls,
     relapse_curve,
 )
 from rayunlearn.inversion.augmentations import cut_together, moved
-from rayunlearn.inversion.deep_inversion import (
-    BatchNormStatistics,
-    InversionSettings,
-    SyntheticSet,
-    deep_inversion,
-)
+from rayunlearn.inversion.deep_inversion import BatchNormStatistics, SyntheticSet
 from rayunlearn.models.classifiers import Classifier, version_model
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed, generator
@@ -39,8 +33,6 @@ FOLDS = 3
 RIDGE = 1.0
 PROBE_SHOWN = (1, 5)
 RELAPSE = RelapseSettings(steps=6)
-BACK, BACK_ITERATIONS = 6, 100
-"""A model's own inverted images of each retain class, and the most steps that they are made in."""
 IMAGES_OF_CLASSES = ("inverted", "moved", "cut", "mean", "noise", "more noise")
 
 
@@ -186,41 +178,6 @@ def measured(asked: Questions, model: Classifier, answers: Mapping[str, Answer])
         "mismatch": {kind: answer.mismatch for kind, answer in answers.items()},
         "kept_direction": directions,
         "stable_rank": ranks,
-    }
-
-
-def inverted_back(
-    version: Classifier, model: Classifier, roles: Roles, settings: InversionSettings, seed: int
-) -> dict[str, float]:
-    """What the version makes of the model's own inverted images of the retain classes.
-
-    Returns:
-        recognised: share that the version takes for the class that they were made for.
-        cut: share of mixtures of them of which both say the same.
-        confidence: the version's mean probability of its own answers.
-        own: share that the model itself takes for the class.
-        own_mismatch, mismatch: distance of the images' statistics from those of the model's BatchNorms, and
-            from those of the version's.
-    """
-    short = replace(settings, iterations=min(settings.iterations, BACK_ITERATIONS), min_confidence=0.0)
-    labels = balanced_labels(roles, per_retain_class=BACK, per_forget_class=0)
-    made = deep_inversion(model, labels, short, seed=derive_seed(seed, "inverted back"))
-    draws = generator(seed, "inverted back")
-    mixed = cut_together(made.images, made.images[torch.randperm(len(labels), generator=draws)], draws)
-    kept = torch.tensor(roles.retain)
-    own, told, own_cut, told_cut = (
-        _answer(who, images) for images in (made.images, mixed) for who in (model, version)
-    )
-    said, told_said, said_cut, told_said_cut = (
-        kept[answer.logits[:, kept].argmax(dim=1)] for answer in (own, told, own_cut, told_cut)
-    )
-    return {
-        "recognised": float((told_said == made.labels).double().mean()),
-        "cut": float((said_cut == told_said_cut).double().mean()),
-        "confidence": float(told.logits[:, kept].softmax(dim=1).amax(dim=1).mean()),
-        "own": float((said == made.labels).double().mean()),
-        "own_mismatch": own.mismatch,
-        "mismatch": told.mismatch,
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.probe import ProbeReport, probe_task
+from rayunlearn.evaluation.probe import ProbeReport, probe_tasks
 
 WEIGHTS = ("uniform", "distance")
 METRICS = ("euclidean", "cosine")
@@ -84,9 +84,9 @@ def knn_probe(
     from sklearn.neighbors import KNeighborsClassifier  # here, as in `linear_probe`
 
     where = "knn_probe"
-    task = probe_task(
+    (task,) = probe_tasks(
         model, train_images, train_labels, test_images, test_labels, forget,
-        settings.train_per_class, seed, where=where,
+        settings.train_per_class, [seed], where=where,
     )  # fmt: skip
     if len(task.train_y) < settings.k:
         allowed = f"at least k = {settings.k}, the number of neighbours"

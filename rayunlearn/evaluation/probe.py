@@ -98,20 +98,40 @@ def linear_probe(
     Raises:
         BadInput: a class has too few images, one class only, or features that are not finite.
     """
-    task = probe_task(
+    (report,) = linear_probes(
+        model, train_images, train_labels, test_images, test_labels, forget, settings, [seed]
+    )
+    return report
+
+
+def linear_probes(
+    model: nn.Module,
+    train_images: Tensor,
+    train_labels: Tensor,
+    test_images: Tensor,
+    test_labels: Tensor,
+    forget: Sequence[int],
+    settings: ProbeSettings,
+    seeds: Sequence[int],
+) -> list[ProbeReport]:
+    """`linear_probe` from the draws of several seeds; the model's features are taken once."""
+    tasks = probe_tasks(
         model, train_images, train_labels, test_images, test_labels, forget,
-        settings.train_per_class, seed, where="linear_probe",
+        settings.train_per_class, seeds, where="linear_probe",
     )  # fmt: skip
     # here, since every process of a run imports this module and the gate's alone comes by: a second each
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    probe = LogisticRegression(C=settings.C, max_iter=settings.max_iter)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        probe.fit(task.train_x, task.train_y)
-    converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-    return task.report(probe.predict(task.test_x), converged=converged)
+    reports = []
+    for task in tasks:
+        probe = LogisticRegression(C=settings.C, max_iter=settings.max_iter)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            probe.fit(task.train_x, task.train_y)
+        converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+        reports.append(task.report(probe.predict(task.test_x), converged=converged))
+    return reports
 
 
 def recall(reports: Sequence[ProbeReport]) -> tuple[float, float]:
@@ -154,7 +174,7 @@ class ProbeTask:
         )
 
 
-def probe_task(
+def probe_tasks(
     model: nn.Module,
     train_images: Tensor,
     train_labels: Tensor,
@@ -162,11 +182,11 @@ def probe_task(
     test_labels: Tensor,
     forget: Sequence[int],
     train_per_class: int | None,
-    seed: int,
+    seeds: Sequence[int],
     *,
     where: str,
-) -> ProbeTask:
-    """Check the sets, draw the training images and take the features; see `linear_probe`.
+) -> list[ProbeTask]:
+    """Check the sets, draw the training images of each seed and take the features; see `linear_probe`.
 
     Args:
         model: of the features.
@@ -176,7 +196,7 @@ def probe_task(
         test_labels: int64 [M].
         forget: class ids.
         train_per_class: training images of a class that are drawn; None: all.
-        seed: of the draw.
+        seeds: of the draws.
         where: named in errors.
     """
     num_classes = head_of(model, train_images[:2])[1].out_features
@@ -189,15 +209,24 @@ def probe_task(
     trained = torch.bincount(train_labels, minlength=num_classes).tolist()
     tested = torch.bincount(test_labels, minlength=num_classes).tolist()
     _check_samples(ids, trained, tested, train_per_class, where)
-    chosen = few_per_class(train_labels, train_per_class, seed)
-    scaler = StandardScaler()
-    return ProbeTask(
-        train_x=scaler.fit_transform(features_of(model, train_images[chosen]).double().numpy()),
-        train_y=train_labels[chosen].numpy(),
-        test_x=scaler.transform(features_of(model, test_images).double().numpy()),
-        test_y=test_labels.numpy(),
-        forget=tuple(ids),
+    draws = [few_per_class(train_labels, train_per_class, seed) for seed in seeds]
+    drawn = torch.cat(draws).unique()
+    train, test = (
+        features_of(model, images).double().numpy() for images in (train_images[drawn], test_images)
     )
+    tasks = []
+    for chosen in draws:
+        scaler = StandardScaler()
+        tasks.append(
+            ProbeTask(
+                train_x=scaler.fit_transform(train[torch.searchsorted(drawn, chosen).numpy()]),
+                train_y=train_labels[chosen].numpy(),
+                test_x=scaler.transform(test),
+                test_y=test_labels.numpy(),
+                forget=tuple(ids),
+            )
+        )
+    return tasks
 
 
 def _check_samples(

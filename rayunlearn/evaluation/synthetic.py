@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts, evaluating
-from rayunlearn.evaluation.probe import ProbeSettings, linear_probe, recall
+from rayunlearn.evaluation.probe import ProbeSettings, linear_probes, recall
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.roles import Roles
@@ -169,14 +169,12 @@ def probe_recalls(
     """The same of the classes to forget and of the others, from so many images of each class."""
     shown = torch.arange(len(images.labels)) % 2 == 0
     settings = ProbeSettings(train_per_class=train_per_class)
+    seeds = [derive_seed(seed, "gate probe", draw) for draw in range(PROBE_DRAWS)]
     return recall(
-        [
-            linear_probe(
-                model, images.images[shown], images.labels[shown], images.images[~shown],
-                images.labels[~shown], roles.target, settings, derive_seed(seed, "gate probe", draw),
-            )
-            for draw in range(PROBE_DRAWS)
-        ]
+        linear_probes(
+            model, images.images[shown], images.labels[shown], images.images[~shown],
+            images.labels[~shown], roles.target, settings, seeds,
+        )
     )  # fmt: skip
 
 

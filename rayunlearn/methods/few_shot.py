@@ -41,7 +41,7 @@ class FewShotSettings(FiltrationSettings):
             another classifier, for an earlier request) learns the version; the paper takes it as it is.
         keep_generator: hand the generator on to the lineage's next request, as long as no class is
             forgotten: it shows every class that it was trained with.
-        workers: of the Ray Train run that relearns; 0: the run's own process. Several share each step, and
+        workers: that relearn; 0: the run's own process. Several, a Ray Train run, share each step, and
             give the same weights up to the order of floating-point sums.
         examples_share: share of what is learned from that the given examples make up, relabelled and
             repeated; 0 in the paper. Where D' shows nothing of what the examples do, as of wrong labels that

@@ -114,9 +114,9 @@ class AuditSettings(MeasureSettings):
         enabled: False where no real data is at hand.
         measures: which ones a job makes; `python -m rayunlearn audit` makes any later.
         golds: models retrained without the forgotten classes, each from a seed of its own.
-        gold_workers: workers of the Ray Train run that retrains them.
-        relearn_workers: workers of the Ray Train runs in which models relearn, one run for each kind of
-            data shown; 0: the audit's own process, with the same counts.
+        gold_workers: workers that retrain them, from two on as a Ray Train run.
+        relearn_workers: workers of the runs in which models relearn, one run for each kind of data
+            shown, from two workers on a Ray Train run; 0: the audit's own process, with the same counts.
         shadows: models for the likelihood ratio attack, half of them trained with each sample; even.
         fixed_step: the "fixed cycle" rule that the synthetic stop is compared with takes the last
             checkpoint up to this one.

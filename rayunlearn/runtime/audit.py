@@ -63,7 +63,7 @@ class AuditInputs:
         seed: of the measures.
         shadows: weights of the shadow models that `shadow_candidates` and `shadow_plan` ask for.
         others: further models to measure, by name.
-        scratch: folder that all nodes reach, for relearning by Ray Train.
+        scratch: folder that all nodes reach, for relearning by workers of its own.
     """
 
     spec: ClassifierSpec
@@ -82,7 +82,7 @@ class AuditInputs:
     scratch: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a Ray Train run without a place for its files."""
+        """Refuse workers without a place for its files."""
         if self.settings.relearn_workers and self.scratch is None:
             allowed = "0, or a scratch folder with it"
             raise BadInput("audit.relearn_workers", self.settings.relearn_workers, allowed)
@@ -235,7 +235,7 @@ def forgotten_samples(dataset: LabelledImages, roles: Roles) -> Tensor:
 
 
 def _relearn_by_train(inputs: AuditInputs, samples: Tensor) -> Relearn:
-    """Relearning of a bench's models by Ray Train, started from the audit's process."""
+    """Relearning of a bench's models by workers, started from the audit's process."""
     workers, scratch = inputs.settings.relearn_workers, inputs.scratch
     assert scratch is not None, "checked by the inputs"
 

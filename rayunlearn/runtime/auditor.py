@@ -242,7 +242,7 @@ class Auditor:
     def _golds(
         self, published: list[Version], originals: Mapping[str, Weights | None]
     ) -> list[list[Weights]]:
-        """Models retrained without what each version has forgotten, by one Ray Train run.
+        """Models retrained without what each version has forgotten, by one run of workers.
 
         None for a version without a behaviour that nobody knows the samples of.
         """
@@ -258,7 +258,7 @@ class Auditor:
         ]
         if not jobs:
             return [[] for _ in published]
-        self.context.progress.phase("audit", f"retrain {len(jobs)} gold models by Ray Train")
+        self.context.progress.phase("audit", f"retrain {len(jobs)} gold models")
         golds = train_gold(
             jobs,
             [

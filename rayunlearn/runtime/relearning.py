@@ -1,4 +1,4 @@
-"""Relearning of several models by one Ray Train run, with the counts that one process gives.
+"""Relearning of several models by one run of workers, with the counts that one process gives.
 
 These processes are handed data and are never those of an unlearning run.
 """
@@ -17,6 +17,7 @@ from rayunlearn.evaluation.anamnesis import RelearnCurve, RelearnSettings, relea
 from rayunlearn.methods.global_batchnorm import convert_batchnorm
 from rayunlearn.models.classifiers import ClassifierSpec, version_model
 from rayunlearn.recipes import DataSettings
+from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.labelled import open_data
 from rayunlearn.runtime.train_run import Shard, train_run
 
@@ -88,7 +89,7 @@ def relearn_by_train(
     gpus_per_worker: float = 0.0,
     threads: int = 1,
 ) -> list[RelearnCurve]:
-    """Relearn models by one Ray Train run: starting a run costs more than a small model.
+    """Relearn models by one run of workers (`train_run`): starting it costs more than a small model.
 
     With one worker every curve is `relearn_job`'s, bit for bit at equal threads. With several each takes
     its slice of every mini-batch and of the forget images, and BatchNorm takes the mini-batch's
@@ -126,6 +127,4 @@ def relearn_by_train(
 
 def _relearn(jobs: list[RelearnJob], shard: Shard) -> list[RelearnCurve]:
     """A worker's part of every job, one after another."""
-    from ray.train.torch import get_device  # a second, which every process that imports this would pay
-
-    return [relearn_job(job, shard=shard, device=get_device()) for job in jobs]
+    return [relearn_job(job, shard=shard, device=own_device()) for job in jobs]

@@ -1,4 +1,4 @@
-"""Relearning by Ray Train: the steps of a few-shot run, shared out over workers.
+"""Relearning by workers of its own: the steps of a few-shot run, shared out over workers.
 
 Everything else of the run stays where it is. The workers are handed the run's state, its parts of D' by
 reference and nothing of the dataset, and are sealed as the processes of any run.
@@ -18,18 +18,19 @@ from rayunlearn.access import seal
 from rayunlearn.inversion.unlearning_set import UnlearningSet, joined
 from rayunlearn.methods.few_shot import Relearning
 from rayunlearn.runtime.cluster import role_share
+from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.ensemble import Ensemble, Job, RunInputs
 from rayunlearn.runtime.train_run import Shard, train_run
 from rayunlearn.runtime.wire import pack, unpack
 
 
 class TrainEnsemble:
-    """A run whose steps are Ray Train's; from checkpoint to checkpoint by one Ray Train run.
+    """A run whose steps are those of workers; from checkpoint to checkpoint by one `train_run`.
 
     Args:
         inner: holds the run and takes checkpoints.
         scratch: folder that all workers reach, for Train's own files.
-        workers: of each Ray Train run.
+        workers: of each; from two on it is a Ray Train run.
         threads: torch threads of each worker.
     """
 
@@ -88,11 +89,9 @@ class TrainEnsemble:
 
 def _advance(given: tuple[RunInputs, list[Any], dict[str, Any], int, int], shard: Shard) -> dict[str, Any]:
     """A worker's part of the steps; the state after them, which is the same on every worker."""
-    from ray.train.torch import get_device  # a second, which every process that imports this would pay
-
     inputs, references, state, first, last = given
     parts = [unpack(part) for part in ray.get(references)]
-    device = str(get_device())
+    device = own_device()
     seal()
     handed = replace(inputs.handed, approximated=joined(parts))
     run = Relearning(handed, inputs.settings, device, shard)

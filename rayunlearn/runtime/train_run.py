@@ -1,6 +1,8 @@
-"""A Ray Train run as a call: the same function on every worker, and what the first one's returned.
+"""Work on data shared by workers, as a call: the same function on each, and what the first one returned.
 
-These processes may be handed data and are never those of an unlearning run.
+Several workers are a Ray Train run. One worker is an actor: a Train run would start four processes beside it,
+which takes longer than to train a small model. These processes may be handed data and are never those of an
+unlearning run.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
+from ray.exceptions import RayError, RayTaskError
 
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.runtime.wire import pack, unpack
@@ -37,7 +41,7 @@ def train_run(
 
     Args:
         name: of the run, in words for errors: "training gold models".
-        work: called on each worker, inside a process group of all of them.
+        work: called on each worker, of several inside a process group of all of them.
         given: handed to each; tensors in it travel as arrays.
         scratch: folder that all workers reach, for Train's own files; nothing stays there.
         workers: at least 1.
@@ -51,6 +55,9 @@ def train_run(
     """
     if workers < 1:
         raise BadInput("workers", workers, "an integer >= 1", where=name)
+    resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
+    if workers == 1:
+        return _alone(name, work, given, resources, threads)
     # here, since every process of a run imports this module and few begin a Train run: a second each
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -58,15 +65,15 @@ def train_run(
     packed = pack(given)
 
     def on_worker() -> Any:
-        import ray.train
+        import ray.train.torch
 
-        torch.set_num_threads(threads)
+        if gpus_per_worker:  # of the node's GPUs, which Train shows to each of its workers
+            torch.cuda.set_device(ray.train.torch.get_device())
         context = ray.train.get_context()
         shard = context.get_world_rank(), context.get_world_size()
-        made = work(unpack(packed), shard)
-        return pack(made) if shard[0] == 0 else None
+        made = _worked(work, packed, shard, threads)
+        return made if shard[0] == 0 else None
 
-    resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
     place = Path(scratch).absolute()
     place.mkdir(parents=True, exist_ok=True)
     # a folder of its own: a run of the same name as an earlier one would go on from what that left
@@ -88,6 +95,40 @@ def train_run(
                 if isinstance(refused, BadInput):
                     raise refused from error
             raise RayUnlearnError(f"{name} failed: {error}") from error
+
+
+def _worked(work: Callable[[Any, Shard], Any], packed: Any, shard: Shard, threads: int) -> Any:
+    """What a worker of a shard does, packed."""
+    torch.set_num_threads(threads)
+    return pack(work(unpack(packed), shard))
+
+
+class _Alone:
+    """The process of one worker. An actor, since Ray gives the process of a task to other tasks."""
+
+    def run(self, *given: Any) -> Any:
+        """See `_worked`."""
+        return _worked(*given)
+
+
+_AloneActor: Any = ray.remote(_Alone)
+
+
+def _alone(
+    name: str, work: Callable[[Any, Shard], Any], given: Any, resources: dict[str, float], threads: int
+) -> Any:
+    """`train_run` of one worker."""
+    actor = _AloneActor.options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0)).remote()
+    try:
+        return unpack(ray.get(actor.run.remote(work, pack(given), (0, 1), threads)))
+    except RayTaskError as error:
+        if isinstance(error.cause, BadInput):
+            raise error.cause from error
+        raise RayUnlearnError(f"{name} failed: {error}") from error
+    except RayError as error:
+        raise RayUnlearnError(f"{name} failed: {error}") from error
+    finally:
+        ray.kill(actor)
 
 
 @contextmanager

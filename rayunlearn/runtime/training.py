@@ -1,4 +1,4 @@
-"""Training on real data: the original as one task, gold models by Ray Train, shadow models in shadows.py.
+"""Training on real data: the original as one task, gold models by workers, shadow models in shadows.py.
 
 These processes are handed data and are never those of an unlearning run.
 """
@@ -265,7 +265,7 @@ def train_gold(
     gpus_per_worker: float = 0.0,
     threads: int = 1,
 ) -> list[dict[str, Tensor]]:
-    """Train gold models by one Ray Train run: starting a run costs more than a small model.
+    """Train gold models by one run of workers (`train_run`): starting it costs more than a small model.
 
     With several workers each takes its slice of every global batch and BatchNorm takes the global
     batch's statistics, so the result equals one worker's up to rounding.

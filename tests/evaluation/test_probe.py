@@ -13,6 +13,7 @@ from rayunlearn.evaluation.probe import (
     ProbeReport,
     ProbeSettings,
     linear_probe,
+    linear_probes,
 )
 from tests.evaluation.pixels import CLASSES, SIZE, Pixels, images_of
 
@@ -94,6 +95,16 @@ def test_the_few_sample_probe_draws_by_seed() -> None:
     assert len({probe(2.0, train_per_class=3, seed=s).retain.correct for s in range(5)}) > 1
     assert few.retain.recall < probe(2.0).retain.recall
     assert probe(2.0, train_per_class=100) == probe(2.0)
+
+
+def test_draws_in_one_call_are_those_of_a_call_each() -> None:
+    """Though the features are taken once, of the images that any of the draws has."""
+    labels = torch.arange(CLASSES).repeat(50)
+    sets = images_of(labels, 2.0, 1), labels, images_of(labels, 2.0, 2), labels
+    settings = ProbeSettings(train_per_class=2)
+    together = linear_probes(Pixels(), *sets, [0], settings, [3, 4, 5])
+    assert together == [linear_probe(Pixels(), *sets, [0], settings, seed) for seed in (3, 4, 5)]
+    assert len({report.retain.correct for report in together}) > 1
 
 
 def test_an_unfinished_fit_is_said() -> None:

@@ -203,7 +203,7 @@ def test_a_job_in_a_bucket(address: str, tmp_path: Path) -> None:
     """
     (tmp_path / "requests.jsonl").write_text('{"request_id": "forget-0", "target": [0]}\n')
     command = ("--requests", tmp_path / "requests.jsonl", "--storage", address)
-    ended = run_job(*command, settings=BANK, timeout_s=600)
+    ended = run_job(*command, settings=(*BANK, "audit.gold_workers=2"), timeout_s=600)
     assert ended.code == ExitCode.OK, ended.out + ended.err
     store = Store.open(address, create=False)
     (report,) = store.list("reports")

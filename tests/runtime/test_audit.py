@@ -1,4 +1,4 @@
-"""The audit of weights: relearning in its own process and by Ray Train, and the images of an attack."""
+"""The audit of weights: relearning in its own process and by a worker, and the images of an attack."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def rows(inputs: AuditInputs) -> list[dict[str, Any]]:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_relearning_by_ray_train_gives_the_same_rows(tmp_path: Path) -> None:
-    """One worker of Ray Train, started from the audit's process: every row is the one without it, curves
+def test_relearning_by_a_worker_gives_the_same_rows(tmp_path: Path) -> None:
+    """One worker, started from the audit's process: every row is the one without it, curves
     and all. Negative control: other mini-batches give other rows."""
     here = rows(inputs())
     settings = replace(inputs().settings, relearn_workers=1)
@@ -92,7 +92,7 @@ def test_inverted_images_are_those_that_were_scored() -> None:
     assert max(len(row["parameters"].split(",")) for row in rows) < 20
 
 
-def test_relearning_by_ray_train_needs_a_place() -> None:
+def test_relearning_by_workers_needs_a_place() -> None:
     """Workers without a folder that they reach are refused, and so is a number of them below 0."""
     settings = replace(inputs().settings, relearn_workers=2)
     with pytest.raises(BadInput, match=r"audit.relearn_workers is 2; allowed: 0, or a scratch folder"):

@@ -97,7 +97,7 @@ def test_figures_go_to_a_folder_and_nowhere_else(
 ) -> None:
     """`--figures` writes PNG files of curves, ROC and images, named for the version; the store gets none.
 
-    Relearning goes through Ray Train here.
+    Relearning goes to a worker here.
     """
     folder = tmp_path / "new" / "figures"
     named = options(

@@ -1,4 +1,4 @@
-"""Requests that give examples, on sealed actors and by Ray Train: the same version wherever it is made."""
+"""Requests that give examples, on sealed actors and by a worker: the same version wherever it is made."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_any_number_of_workers_makes_the_same_d_prime(cluster: None, whole: str,
     assert published(opened) == whole
 
 
-def test_ray_train_relearns_to_the_same_bits(cluster: None, whole: str, tmp_path: Path) -> None:
-    """One worker of Ray Train gives the version that the run's own process gives; its workers are sealed."""
+def test_a_worker_relearns_to_the_same_bits(cluster: None, whole: str, tmp_path: Path) -> None:
+    """A worker of its own gives the version that the run's own process gives; it is sealed."""
     inner = open_ensemble(Placement.COLOCATED, cpus_per_role=0.5)
     assert published(TrainEnsemble(inner, tmp_path, workers=1, threads=1)) == whole
 

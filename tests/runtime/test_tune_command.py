@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
+from jobs.tune_sweep import Options
 from rayunlearn.errors import ExitCode
+from rayunlearn.runtime.tune_command import run_sweep
 from tests.runtime.tiny import ROOT, environment
 
 BEHAVIOUR = {"request_id": "b", "kind": "examples", "target": [9], "examples": "e",
@@ -28,16 +31,27 @@ BEHAVIOUR = {"request_id": "b", "kind": "examples", "target": [9], "examples": "
     ],
 )
 def test_what_cannot_be_searched_is_refused_at_once(
-    flags: tuple[str, ...], said: str, tmp_path: Path
+    flags: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One sentence, exit code 2, and not even a storage location."""
-    requests = tmp_path / "requests.jsonl"
-    requests.write_text(json.dumps(BEHAVIOUR) + "\n")
+    options = tyro.cli(Options, args=[*command(tmp_path), *flags], config=(tyro.conf.UseAppendAction,))
+    assert run_sweep(**vars(options)) == ExitCode.BAD_INPUT
+    assert said in capsys.readouterr().out
+    assert not (tmp_path / "storage").exists()
+
+
+def test_a_refusal_ends_the_process(tmp_path: Path) -> None:
+    """With exit code 2, the sentence and no traceback."""
     done = subprocess.run(
-        [sys.executable, "jobs/tune_sweep.py", "--requests", str(requests),
-         "--storage", str(tmp_path / "storage"), *flags],
+        [sys.executable, "jobs/tune_sweep.py", *command(tmp_path), "--budget", "16 trails"],
         cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == ExitCode.BAD_INPUT, done.stderr
-    assert said in done.stdout + done.stderr
-    assert not (tmp_path / "storage").exists()
+    assert "--budget is '16 trails'" in done.stdout and done.stderr == ""
+
+
+def command(folder: Path) -> list[str]:
+    """Flags for a file with one request, of a behaviour, and a storage location that is not there."""
+    requests = folder / "requests.jsonl"
+    requests.write_text(json.dumps(BEHAVIOUR) + "\n")
+    return ["--requests", str(requests), "--storage", str(folder / "storage")]

@@ -13,6 +13,7 @@ from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
+from tests.runtime.conftest import Head
 from tests.runtime.tiny import BANK, NOON, forget, start_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -23,12 +24,14 @@ def statuses(store: Store) -> dict[str, str]:
     return {name: status(events) for name, events in request_events(LedgerReader(store)).items()}
 
 
-def test_it_stays_and_serves_what_comes(tmp_path: Path) -> None:
+def test_it_stays_and_serves_what_comes(head: Head, tmp_path: Path) -> None:
     """Before it starts and while it looks; SIGTERM ends it within seconds, with nothing left undone."""
     folder = tmp_path / "storage"
     store = Store.open(folder)
     Inbox(store).add(forget(0), now=NOON)
-    command = ("--storage", folder, "--inbox-only", "--watch", "--placement", "colocated")
+    command = (
+        "--storage", folder, "--inbox-only", "--watch", "--placement", "colocated", "--address", head.address
+    )  # fmt: skip
     job = start_job(*command, settings=(*BANK, "audit.enabled=false"))
     try:
         for name, target in (("forget-0", None), ("forget-2", 2)):
