@@ -97,12 +97,12 @@ def test_figures_go_to_a_folder_and_nowhere_else(
 ) -> None:
     """`--figures` writes PNG files of curves, ROC and images, named for the version; the store gets none.
 
-    Relearning goes to a worker here.
+    Relearning goes through Ray Train here.
     """
     folder = tmp_path / "new" / "figures"
     named = options(
         served, measures="anamnesis,likelihood_ratio,inversion", golds=1, figures=folder,
-        set=(*BANK, "audit.shadows=4", "audit.relearn_workers=1", "audit.inversion.epochs=2"),
+        set=(*BANK, "audit.shadows=4", "audit.relearn_workers=2", "audit.inversion.epochs=2"),
     )  # fmt: skip
     assert run_audit(named) == 0
     out = capsys.readouterr().out
