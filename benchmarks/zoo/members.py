@@ -15,8 +15,9 @@ from benchmarks.zoo.pictures import drawn, photographed
 from benchmarks.zoo.setups import Task
 from benchmarks.zoo.students import StudentSettings, shaken, taught
 from rayunlearn.evaluation.accuracy import class_counts
+from rayunlearn.evaluation.stand_ins import stand_in
 from rayunlearn.evaluation.synthetic import assess, balanced_labels
-from rayunlearn.inversion.deep_inversion import SyntheticSet, deep_inversion
+from rayunlearn.inversion.deep_inversion import BatchNormStatistics, SyntheticSet, deep_inversion
 from rayunlearn.methods.registry import method_named
 from rayunlearn.methods.training import StepInfo
 from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logit
@@ -33,15 +34,15 @@ from rayunlearn.settings import stated
 
 DAMAGES = (1.0, 2.0, 5.0, 10.0, 20.0)
 """Points of D_r that noise is to cost."""
-EARLY = (0.05, 0.15, 0.4)
+EARLY = (0.1, 0.4)
 """Shares of a retraining's steps at which a model is kept that has learned too little."""
-TRAJECTORY = (0.15, 0.5, 1.0)
+TRAJECTORY = (0.2, 1.0)
 """Shares of a method's steps at which a checkpoint is kept besides the one that the rule chooses."""
 LONG_TRAJECTORY = tuple(round(0.2 * n, 1) for n in range(1, 21))
 """The same, of its steps, of a run that goes on to four times as many."""
 CHECKPOINTS = 30
 """That the stopping rule sees of a run."""
-LADDER = (0.1, 0.2, 0.4, 0.8)
+LADDER = (0.2, 0.4)
 """Noise on the version's weights, by their root mean square: no data are needed to make these models."""
 STOPPED = ("gated_inversion", "gkt")
 """Methods whose stop is judged."""
@@ -49,10 +50,8 @@ DATA_FREE = ("gated_inversion", "gkt", "ispf", "min_max", "delete")
 WITH_DATA = ("fine_tune", "amnesiac_relabel", "bad_teacher", "unsir")
 STUDENT = StudentSettings()
 STUDENTS = {
-    "inverted": ("nothing", "hidden"),
-    "pictures": ("shaken",),
-    "photographs": ("nothing", "shaken"),
-    "retain": ("nothing", "hidden"),
+    "inverted": ("nothing", "hidden"), "pictures": ("shaken",), "photographs": ("nothing",),
+    "retain": ("nothing",),
 }
 """Kind of images -> starts of the students that learn from them."""
 POOL = 2000
@@ -114,6 +113,16 @@ class Workshop:
         """Trained on all classes."""
         return self._trained(training_job(self.recipe, self.spec, self.seed), ())["1"]
 
+    @property
+    def _fast(self) -> tuple[str, ...]:
+        """What tells models that were trained in half precision from others."""
+        return ("bfloat16",) if self.setup.half else ()
+
+    def _precision(self) -> torch.autocast:
+        """Where networks are trained; methods and measures have single precision, as for users."""
+        # without its cache, which would keep a whole training on the weights of its first step
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.setup.half, cache_enabled=False)
+
     def _trained(self, job: TrainingJob, shares: Sequence[float]) -> dict[str, Weights]:
         """A classifier at some shares of its training and at its end, by share."""
         shares = (*shares, 1.0)
@@ -126,10 +135,11 @@ class Workshop:
                     if info.step + 1 == round(share * info.total):
                         found[f"{share:g}"] = copy.deepcopy(dict(info.model.state_dict()))
 
-            fit(job, on_step=keep)
+            with self._precision():
+                fit(job, on_step=keep)
             return found
 
-        return self.cache.steps(("trained", job.key, shares), make)
+        return self.cache.steps(("trained", job.key, shares, *self._fast), make)
 
     def retrained(self, excluded: Sequence[int], number: int) -> dict[str, Weights]:
         """The `number`-th model retrained without some classes, at some shares of its training."""
@@ -216,20 +226,27 @@ class Workshop:
         sizes = self.recipe.validation
         return self.inverted(parent, roles, "stop", sizes.per_retain_class, sizes.per_forget_class)
 
+    def stand_in(self, parent: Weights, roles: Roles, number: int) -> Weights:
+        """One that the gate would train."""
+        settings, seed = self.recipe.stand_ins, derive_seed(self.seed, "stand-in", number)
+        made_from = ("stand-in", version_id(parent), repr(roles), stated(settings), seed, *self._fast)
+
+        def make() -> Weights:
+            version = version_model(self.spec, parent)
+            with self._precision():
+                made = stand_in(version, self.stop_set(parent, roles), roles, settings, seed)
+            return dict(made.state_dict())
+
+        return self.cache.tensors(made_from, make)
+
     def student(
-        self,
-        start: Weights | None,
-        parent: Weights,
-        roles: Roles,
-        kind: str,
-        number: int,
-        *,
-        hard: bool = False,
+        self, start: Weights | None, parent: Weights, roles: Roles, kind: str, number: int
     ) -> Weights:
         """A student of the version's answers on images of one kind."""
         seed = derive_seed(self.seed, "student", kind, number)
         begun = None if start is None else version_id(start)
-        made_from = ("student", version_id(parent), begun, repr(roles), kind, seed, hard, stated(STUDENT))
+        of = version_id(parent), begun, repr(roles), kind, seed, stated(STUDENT), *self._fast
+        made_from = ("student", *of)
 
         def make() -> Weights:
             model = build_classifier(self.spec, seed)
@@ -237,15 +254,14 @@ class Workshop:
                 model.load_state_dict(start)
             pool = self._pool(kind, parent, roles, seed)
             teacher = version_model(self.spec, parent)
-            return taught(model, teacher, pool, roles.forget, STUDENT, seed, hard=hard)
+            with self._precision():
+                return taught(model, teacher, pool, roles.forget, STUDENT, seed)
 
         return self.cache.tensors(made_from, make)
 
     def _pool(self, kind: str, parent: Weights, roles: Roles, seed: int) -> Tensor:
         if kind == "pictures":
             return drawn(self.spec, POOL, seed)
-        if kind == "inverted and pictures":
-            return torch.cat([self._pool(part, parent, roles, seed) for part in ("inverted", "pictures")])
         if kind == "photographs":
             return photographed(self.spec, POOL, seed)
         if kind == "retain":
@@ -308,9 +324,9 @@ def members(shop: Workshop, task: Task) -> Iterator[Member]:
     for scale in LADDER:
         noisy = shaken(parent, scale, derive_seed(task.seed, "ladder"))
         yield Member(family="ladder", name=f"ladder-{scale:g}", weights=noisy)
-    for number, kind in enumerate(("inverted", "inverted and pictures")):
-        stand_in = shop.student(None, parent, roles, kind, number, hard=True)
-        yield Member(family="stand-in", name=f"stand-in-{number}", weights=stand_in)
+    for number in range(shop.recipe.stand_ins.number):
+        weights = shop.stand_in(parent, roles, number)
+        yield Member(family="stand-in", name=f"stand-in-{number}", weights=weights)
     golds = [shop.retrained(roles.forget, number) for number in range(2)]
     for number, gold in enumerate(golds):
         yield Member(family="retrained", name=f"retrained-{number}", weights=gold["1"])
@@ -324,7 +340,10 @@ def members(shop: Workshop, task: Task) -> Iterator[Member]:
             yield Member(family=family, name=f"{family}-{points:g}", weights=noisy)
     for name, weights in hidden.items():
         yield Member(family="hidden", name=name, weights=weights)
+    normalised = bool(BatchNormStatistics(version_model(shop.spec, parent)).layers)
     for method in (*DATA_FREE, *WITH_DATA):
+        if method == "ispf" and not normalised:
+            continue  # its images are made to match BatchNorm's statistics
         found = shop.run(parent, roles, method, length=task.length if method in STOPPED else 1.0)
         last = max(found.weights)
         for step, weights in found.weights.items():

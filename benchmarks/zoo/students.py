@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.zoo.cache import Weights
@@ -40,7 +39,7 @@ def evened(teacher: Classifier, pool: Tensor, forget: Sequence[int], most: float
     The weights make the teacher's answers even over the classes that it gives.
     """
     with torch.no_grad():
-        logits = torch.cat([teacher(part) for part in pool.split(256)])
+        logits = torch.cat([teacher(part).float() for part in pool.split(256)])
     keep = logits.softmax(dim=1)[:, list(forget)].sum(dim=1) < most
     answers = lower_to_minimum(logits[keep], forget)
     return pool[keep], answers, even_weights(answers.argmax(dim=1))
@@ -53,13 +52,12 @@ def even_weights(said: Tensor) -> Tensor:
 
 def taught(
     student: Classifier, teacher: Classifier, pool: Tensor, forget: Sequence[int],
-    settings: StudentSettings, seed: int, *, hard: bool = False,
+    settings: StudentSettings, seed: int,
 ) -> Weights:  # fmt: skip
     """The student's weights in the end; it is changed in place.
 
     Each batch is drawn by weight. Half of its images are cut together with another one (CutMix), and the
-    teacher answers what came of it: by its logits, or where `hard` by the class that it names, which says
-    nothing of the classes to forget.
+    teacher answers what came of it.
     """
     images, _, weights = evened(teacher, pool, forget)
     optimizer = torch.optim.AdamW(student.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
@@ -70,10 +68,10 @@ def taught(
         x, half = images[ids], settings.batch_size // 2
         x[:half] = cut_together(x[:half], x[half : 2 * half], draws)
         with torch.no_grad():
-            told = lower_to_minimum(teacher(x), forget)
+            told = lower_to_minimum(teacher(x).float(), forget)
         student.train()
-        answers = student(x)
-        loss = F.cross_entropy(answers, told.argmax(dim=1)) if hard else kl_divergence(told, answers)
+        answers = student(x).float()
+        loss = kl_divergence(told, answers)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

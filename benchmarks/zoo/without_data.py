@@ -13,12 +13,7 @@ from benchmarks.zoo.cache import Weights
 from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.pictures import drawn, photographed
 from benchmarks.zoo.students import even_weights
-from rayunlearn.evaluation.synthetic import (
-    RelapseSettings,
-    assess,
-    probe_recalls,
-    relapse_curve,
-)
+from rayunlearn.evaluation.synthetic import assess, probe_recall
 from rayunlearn.inversion.augmentations import cut_together, moved
 from rayunlearn.inversion.deep_inversion import BatchNormStatistics, SyntheticSet
 from rayunlearn.models.classifiers import Classifier, version_model
@@ -32,7 +27,6 @@ PICTURES = 300
 FOLDS = 3
 RIDGE = 1.0
 PROBE_SHOWN = (1, 5)
-RELAPSE = RelapseSettings(steps=6)
 IMAGES_OF_CLASSES = ("inverted", "moved", "cut", "mean", "noise", "more noise")
 
 
@@ -137,9 +131,9 @@ def measured(asked: Questions, model: Classifier, answers: Mapping[str, Answer])
             on the model's features explains, cross-validated, over all images; `explained_pictures` over
             those that were not made for a class.
         explains: by class, the same of the model's logit by the version's features.
-        assessment, relapse: of today's gate.
+        assessment: counts of the gate.
         probes: by images shown of each class, shares of the held-out inverted images of the target and of the
-            other classes that a linear probe knows; the gate's is that of the target, from one.
+            other classes that a linear probe knows; the gate's is that from one.
         mismatch: by kind, distance of the batch's statistics from those of the model's BatchNorms.
         kept_direction, stable_rank: by layer of more than one dimension, cosine similarity with the version's
             weights, and squared Frobenius norm over squared spectral norm.
@@ -170,9 +164,8 @@ def measured(asked: Questions, model: Classifier, answers: Mapping[str, Answer])
         "explained_pictures": _explained(inner[pictures], told[pictures], asked.seed),
         "explains": _explained(known, own, asked.seed),
         "assessment": asdict(assess(model, asked.check, asked.roles)),
-        "relapse": list(relapse_curve(model, asked.check, asked.roles, RELAPSE)),
         "probes": {
-            str(shown): probe_recalls(model, asked.check, asked.roles, asked.seed, train_per_class=shown)
+            str(shown): probe_recall(model, asked.check, asked.roles, asked.seed, train_per_class=shown)
             for shown in PROBE_SHOWN
         },
         "mismatch": {kind: answer.mismatch for kind, answer in answers.items()},

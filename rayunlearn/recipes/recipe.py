@@ -10,7 +10,7 @@ from typing import Any
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.evaluation.bench import MeasureSettings
 from rayunlearn.evaluation.measures import check_measures
-from rayunlearn.evaluation.synthetic import RelapseSettings
+from rayunlearn.evaluation.stand_ins import StandInSettings
 from rayunlearn.inversion.deep_inversion import InversionSettings
 from rayunlearn.methods.amnesiac_relabel import RelabelSettings
 from rayunlearn.methods.amnesiac_rollback import RollbackSettings
@@ -182,7 +182,7 @@ class Recipe:
     few_shot: FewShotSettings = field(default_factory=FewShotSettings)
     trivial: TrivialSettings = field(default_factory=TrivialSettings)
     stopping: StoppingSettings = field(default_factory=StoppingSettings)
-    relapse: RelapseSettings = field(default_factory=RelapseSettings)
+    stand_ins: StandInSettings = field(default_factory=StandInSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
 

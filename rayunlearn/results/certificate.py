@@ -20,6 +20,7 @@ from rayunlearn.results.comparison import returned_classes
 from rayunlearn.results.evidence import Evidence, Row
 from rayunlearn.results.page import rendered
 from rayunlearn.results.store import Store
+from rayunlearn.scheduling.gate import UNDECIDED
 
 FORMAT = 1
 """Goes up when a key of the JSON changes its meaning or goes."""
@@ -356,7 +357,11 @@ def _warnings(
     """What nobody who reads the certificate may miss."""
     found = []
     if status == "served" and last["reason"]:
-        found.append(f"It was published although it was refused: {last['reason']}.")
+        if last["reason"].startswith(UNDECIDED):
+            chosen = "the settings have such results published (gate.undecided)"
+            found.append(f"It was published undecided, since {chosen}: {last['reason']}.")
+        else:
+            found.append(f"It was published although it was refused: {last['reason']}.")
     if status == "served" and after is None:
         found.append("The ledger has no version that the run published for this request.")
     if status != "served" and after is not None:

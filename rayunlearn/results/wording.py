@@ -90,6 +90,16 @@ CHECK_NAMES: dict[str, str] = {
 }
 """What the gate's measures are of a request by examples."""
 
+PROBE_NAMES: dict[str, str] = {
+    "probe_recall": "a probe of the features knows, of the class to forget",
+    "retain_probe_recall": "a probe of the features knows, of the other classes",
+    "parent_probe_recall": "in the version before: of the class to forget",
+    "parent_retain_probe_recall": "in the version before: of the other classes",
+    "stand_in_probe_recall": "in models that never saw the class: of it",
+    "stand_in_retain_probe_recall": "in models that never saw the class: of the other classes",
+}
+"""What the gate's measures of the features are; all are of images that no model learned from."""
+
 MISLABELLED_NAMES: dict[str, str] = {
     "mislabelled_accuracy": "right label",
     "mislabelled_taught": "wrong label, as taught",

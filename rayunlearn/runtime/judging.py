@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
+from statistics import mean
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +22,8 @@ from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.ensemble import Job
-from rayunlearn.runtime.sealed import invert, measure, probe, relapse
+from rayunlearn.runtime.sealed import invert, measure, probe, probe_stand_in
+from rayunlearn.scheduling.erasing import Recall, Scale
 from rayunlearn.scheduling.gate import GateMeasures
 from rayunlearn.scheduling.stopping import CheckpointRecord, Choice
 from rayunlearn.seeds import derive_seed
@@ -62,36 +64,43 @@ def gate_jobs(
     spec: ClassifierSpec,
     candidate: Weights,
     parent: Weights,
-    check: Evidence,
+    sets: Mapping[str, Evidence],
     roles: Roles,
     recipe: Recipe,
     seed: int,
 ) -> list[Job]:
-    """What the gate has measured; `gate_measures` takes the answers."""
+    """What the gate has measured; `gate_measures` takes the answers.
+
+    Stand-ins learn from the set by which the run was stopped, and are probed with the other one.
+    """
+    check = sets["check"]
     jobs: list[Job] = [(measure, (spec, model, check, roles)) for model in (candidate, parent)]
     if roles.target:
-        jobs.append((relapse, (spec, candidate, check, roles, recipe.relapse)))
-        jobs.append((probe, (spec, candidate, check, roles, seed)))
+        jobs += [(probe, (spec, model, check, roles, seed)) for model in (candidate, parent)]
+        for number in range(recipe.stand_ins.number):
+            own = derive_seed(seed, "stand-in", number)
+            jobs.append((probe_stand_in, (spec, parent, sets["stop"], check, roles, recipe.stand_ins, own)))
     return jobs
 
 
 def gate_measures(answers: Sequence[Any], roles: Roles) -> GateMeasures:
     """What the gate sees of a candidate."""
-    candidate, parent, *hidden = answers
+    candidate, parent, *probes = answers
+    recalls = [Recall(forget=forget, retain=retain) for forget, retain in probes]
     return GateMeasures(
         retain_correct=candidate.retain_correct,
         retain_count=candidate.retain_count,
         forget_correct=candidate.forget_correct,
         forget_count=candidate.forget_count,
         parent_retain_correct=parent.retain_correct,
-        relearn_accuracy=tuple(hidden[0]) if hidden else (),
-        probe_recall=hidden[1] if hidden else None,
+        recall=recalls[0] if recalls else None,
+        scale=Scale(version=recalls[1], stand_ins=tuple(recalls[2:])) if recalls else None,
         forgotten_share=dict(zip(roles.forgotten, candidate.forgotten_share, strict=True)),
         kind=roles.kind,
     )
 
 
-def gate_rows(measures: GateMeasures, choice: Choice, roles: Roles, recipe: Recipe) -> list[dict[str, Any]]:
+def gate_rows(measures: GateMeasures, choice: Choice, roles: Roles) -> list[dict[str, Any]]:
     """What the gate saw, and which checkpoint it saw it of, as rows of evaluations without their stamp."""
     told = json.dumps({"reason": choice.reason, "admissible": len(choice.admissible)})
     rows = [
@@ -104,12 +113,17 @@ def gate_rows(measures: GateMeasures, choice: Choice, roles: Roles, recipe: Reci
     forget = roles.target or roles.erased
     if forget:
         rows.append(_share("forget_accuracy", forget, measures.forget_correct, measures.forget_count))
-    for step, accuracy in enumerate(measures.relearn_accuracy):
-        figures = {"value": accuracy, "step": step, "parameters": json.dumps(asdict(recipe.relapse))}
-        rows.append({"classes": roles.target, "measure": "relapse_accuracy", **figures})
-    if measures.probe_recall is not None:
-        rows.append({"classes": roles.target, "measure": "probe_recall", "value": measures.probe_recall})
+    if measures.recall is not None and measures.scale is not None:
+        ends = {"": [measures.recall], "parent_": [measures.scale.version]}
+        for whose, recalls in {**ends, "stand_in_": measures.scale.stand_ins}.items():
+            rows.append(_mean(f"{whose}probe_recall", roles.target, [r.forget for r in recalls]))
+            rows.append(_mean(f"{whose}retain_probe_recall", roles.retain, [r.retain for r in recalls]))
     return rows
+
+
+def _mean(name: str, classes: Sequence[int], values: Sequence[float]) -> dict[str, Any]:
+    told = {"parameters": json.dumps({"each": values})} if len(values) > 1 else {}
+    return {"classes": classes, "measure": name, "value": mean(values), **told}
 
 
 def _share(name: str, classes: Sequence[int], correct: int, count: int) -> dict[str, Any]:

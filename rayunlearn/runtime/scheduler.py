@@ -43,7 +43,7 @@ from rayunlearn.runtime.recovery import outlasting
 from rayunlearn.runtime.requested import coalesced, request_row, roles_of, run_seed
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.training_logs import drop_steps, load_log
-from rayunlearn.scheduling.gate import Verdict, judge
+from rayunlearn.scheduling.gate import UNDECIDED, Verdict, judge
 from rayunlearn.scheduling.requests import Request, run_id
 from rayunlearn.scheduling.stopping import Choice, choose, should_stop
 from rayunlearn.seeds import derive_seed
@@ -237,12 +237,14 @@ class _Run:
                 choice = replace(choice, step=step)
             candidate = self.files.student(step)
             with self._phase("gate"):
-                verdict = self._gate(ensemble, weights, candidate, choice, sets["check"])
+                verdict = self._gate(ensemble, weights, candidate, choice, sets)
         finally:
             ensemble.close()
         if not verdict.passed:
-            refusals.append(f"gate: {'; '.join(verdict.reasons)}")
-            if not self.recipe.publish_refused:
+            undecided = verdict.outcome == "cannot tell"
+            refusals.append(f"{UNDECIDED if undecided else 'gate'}: {'; '.join(verdict.reasons)}")
+            chosen = undecided and self.recipe.gate.undecided == "publish"
+            if not (chosen or self.recipe.publish_refused):
                 return self._fail(refusals, choice)
         with self._phase("publish"):
             # before the version: whoever finds that finds what comes with it
@@ -416,12 +418,12 @@ class _Run:
         weights: dict[str, Tensor],
         candidate: dict[str, Tensor],
         choice: Choice,
-        check: Evidence,
+        sets: Mapping[str, Evidence],
     ) -> Verdict:
-        jobs = gate_jobs(self.spec, candidate, weights, check, self.roles, self.recipe, self.seed)
+        jobs = gate_jobs(self.spec, candidate, weights, sets, self.roles, self.recipe, self.seed)
         measures = gate_measures(ensemble.map(jobs), self.roles)
         if not self._rows("evaluations", measure="chosen_step"):
-            rows = gate_rows(measures, choice, self.roles, self.recipe)
+            rows = gate_rows(measures, choice, self.roles)
             identity = version_id(candidate)
             self.context.ledger.append("evaluations", [self._evaluation(identity, r) for r in rows])
         return judge(measures, self.recipe.gate)

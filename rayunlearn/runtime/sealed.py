@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rayunlearn.access import seal
 from rayunlearn.evaluation.judged import Evidence, judged
-from rayunlearn.evaluation.synthetic import Assessment, RelapseSettings, probe_recall, relapse_curve
+from rayunlearn.evaluation.stand_ins import StandInSettings, stand_in
+from rayunlearn.evaluation.synthetic import Assessment, probe_recall
 from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet, deep_inversion
 from rayunlearn.models.classifiers import ClassifierSpec, version_model
 from rayunlearn.roles import Roles
@@ -46,19 +47,6 @@ def measure(
     return judged(version_model(spec, weights).to(device), check_set, roles)
 
 
-def relapse(
-    spec: ClassifierSpec,
-    weights: dict[str, Tensor],
-    check_set: SyntheticSet,
-    roles: Roles,
-    settings: RelapseSettings,
-    *,
-    device: str = "cpu",
-) -> tuple[float, ...]:
-    """`relapse_curve` of a model given by its weights; runs in a sealed process."""
-    return relapse_curve(version_model(spec, weights).to(device), check_set, roles, settings)
-
-
 def probe(
     spec: ClassifierSpec,
     weights: dict[str, Tensor],
@@ -67,9 +55,25 @@ def probe(
     seed: int,
     *,
     device: str = "cpu",
-) -> float:
+) -> tuple[float, float]:
     """`probe_recall` of a model given by its weights; runs in a sealed process."""
     return probe_recall(version_model(spec, weights).to(device), check_set, roles, seed)
+
+
+def probe_stand_in(
+    spec: ClassifierSpec,
+    weights: dict[str, Tensor],
+    images: SyntheticSet,
+    check_set: SyntheticSet,
+    roles: Roles,
+    settings: StandInSettings,
+    seed: int,
+    *,
+    device: str = "cpu",
+) -> tuple[float, float]:
+    """`probe_recall` of a stand-in for a version given by its weights; runs in a sealed process."""
+    made = stand_in(version_model(spec, weights).to(device), images, roles, settings, seed)
+    return probe_recall(made, check_set, roles, seed)
 
 
 class SealedProcess:

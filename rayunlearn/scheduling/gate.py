@@ -1,18 +1,23 @@
 """The gate: may a result be published, by synthetic measures alone.
 
-Every check is made, also after one has failed, so that a parked result says all that is wrong with it. Of
-single samples there is no synthetic image: what asks whether a class is gone is not asked of a request that
-names some. Of a behaviour it is asked whether it is still shown; that it could come back is not, since what
-it is made of, the classes, are to stay.
+Every check is made, also after one has failed, so that a parked result says all that is wrong with it. A
+check that has no power on this network says so: the verdict is then that nothing can be told.
+
+Of single samples there is no synthetic image: what asks whether a class is gone is not asked of a request
+that names some. Of a behaviour it is asked whether it is still shown; that it could come back is not, since
+what it is made of, the classes, are to stay.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rayunlearn.errors import BadInput
 from rayunlearn.scheduling.bounds import check_correct, check_count, check_forget, check_share
+from rayunlearn.scheduling.erasing import Erasing, Recall, Scale, judge_erasing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +30,12 @@ class GateMeasures:
         forget_correct: images of the classes to forget that the result gets right ...
         forget_count: ... of so many.
         parent_retain_correct: the parent version's number right on the same retain images.
-        relearn_accuracy: accuracy on held-out synthetic forget images after 0, 1, 2, ... steps of
-            relearning, from a head whose constant bias offsets were removed first.
-        probe_recall: share of held-out synthetic forget images that a linear probe of the result's features
-            knows after one image of each class; None where no class is named.
+        recall: what a linear probe of the result's features knows after one synthetic image of each class;
+            None where no class is named.
+        scale: the same of the parent version and of stand-ins for Retrain; None with `recall`.
         forgotten_share: class forgotten by an earlier request -> share of all predictions that go to it.
         kind: of the request. Of "samples" forget counts are 0; of "examples" they are of the examples and,
-            where classes go, of samples of D' that are like them; retain counts are of the others. Neither
-            has a relearning curve.
+            where classes go, of samples of D' that are like them; retain counts are of the others.
     """
 
     retain_correct: int
@@ -40,8 +43,8 @@ class GateMeasures:
     forget_correct: int
     forget_count: int
     parent_retain_correct: int
-    relearn_accuracy: tuple[float, ...]
-    probe_recall: float | None
+    recall: Recall | None
+    scale: Scale | None
     forgotten_share: Mapping[int, float] = field(default_factory=dict, hash=False)
     kind: str = "classes"
 
@@ -52,20 +55,13 @@ class GateMeasures:
         check_correct("retain", self.retain_correct, self.retain_count)
         check_forget(self.forget_correct, self.forget_count, samples=self.kind == "samples")
         check_correct("retain", self.parent_retain_correct, self.retain_count, prefix="parent_")
-        no_class = self.kind != "classes"
-        if no_class and self.relearn_accuracy:
-            raise BadInput("relearn_accuracy", self.relearn_accuracy, f"() for a request of {self.kind}")
-        if no_class != (self.probe_recall is None):
-            allowed = "None for a request of samples or examples, and for no other"
-            raise BadInput("probe_recall", self.probe_recall, allowed)
-        if self.probe_recall is not None:
-            check_share("probe_recall", self.probe_recall)
-        for step, accuracy in enumerate(self.relearn_accuracy):
-            check_share(f"relearn_accuracy[{step}]", accuracy)
+        for name in ("recall", "scale"):
+            if (self.kind != "classes") != (getattr(self, name) is None):
+                allowed = "None for a request of samples or examples, and for no other"
+                raise BadInput(name, getattr(self, name), allowed)
         for class_id, share in self.forgotten_share.items():
             check_count("class in forgotten_share", class_id)
             check_share(f"forgotten_share[{class_id}]", share)
-        object.__setattr__(self, "relearn_accuracy", tuple(self.relearn_accuracy))
         object.__setattr__(self, "forgotten_share", dict(sorted(self.forgotten_share.items())))
 
 
@@ -76,53 +72,74 @@ class GateSettings:
     Attributes:
         max_forget: accuracy on the synthetic forget images.
         max_retain_drop: loss of accuracy against the parent on the same retain images, absolute.
-        relearn_steps: how many steps of relearning are looked at, step 0 besides.
-        max_relearn: a class that is back above this accuracy within `relearn_steps` was merely hidden.
-        max_probe: a class of which a probe knows more than this from the features is still in them.
+        max_position: place from the stand-ins for Retrain (0) to the parent version (1) up to which the
+            features count as those of a model that never saw the classes; well above 1 all are.
+        least_power: distance of these two ends from which on a class can be said to be still there.
+        undecided: what becomes of a result of which that cannot be told: "park" it, or "publish" it and
+            say so in the certificate.
         max_forgotten_share: share of predictions that go to any one class forgotten earlier.
     """
 
     max_forget: float = 0.0
     max_retain_drop: float = 0.10
-    relearn_steps: int = 3
-    max_relearn: float = 0.5
-    max_probe: float = 0.8
+    max_position: float = 0.5
+    least_power: float = 0.25
+    undecided: Literal["park", "publish"] = "park"
     max_forgotten_share: float = 0.02
 
     def __post_init__(self) -> None:
         """Refuse bounds outside 0 to 1."""
-        check_count("gate.relearn_steps", self.relearn_steps)
-        for name in ("max_forget", "max_retain_drop", "max_relearn", "max_probe", "max_forgotten_share"):
+        for name in ("max_forget", "max_retain_drop", "least_power", "max_forgotten_share"):
             check_share(f"gate.{name}", getattr(self, name))
+        if not 0 <= self.max_position < math.inf:
+            raise BadInput("gate.max_position", self.max_position, "a number >= 0")
+        if self.undecided not in ("park", "publish"):
+            raise BadInput("gate.undecided", self.undecided, "park, publish")
+
+
+Outcome = Literal["passed", "refused", "cannot tell"]
+
+UNDECIDED = "the gate cannot tell"
+"""What the reasons of a result begin with of which nothing can be told, where they are recorded."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Whether a result may be published and, if not, every reason why."""
 
-    passed: bool
+    outcome: Outcome
     reasons: tuple[str, ...]
 
     def __post_init__(self) -> None:
         """Refuse a verdict that its reasons contradict."""
-        if self.passed == bool(self.reasons):
-            raise BadInput("passed", self.passed, f"{not self.reasons} with {len(self.reasons)} reasons")
+        if (self.outcome == "passed") == bool(self.reasons):
+            raise BadInput("outcome", self.outcome, f"another one with {len(self.reasons)} reasons")
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check was passed."""
+        return self.outcome == "passed"
 
 
 def judge(measures: GateMeasures, settings: GateSettings) -> Verdict:
-    """Judge a result; a relearning curve shorter than `relearn_steps` fails for want of evidence.
+    """Judge a result: one check that refuses it decides, and one that can tell nothing leaves it undecided.
 
     >>> judge(
     ...     GateMeasures(
     ...         retain_correct=95, retain_count=100, forget_correct=3, forget_count=50,
-    ...         parent_retain_correct=98, relearn_accuracy=(0.0, 0.0, 0.1, 0.2), probe_recall=0.3,
+    ...         parent_retain_correct=98, recall=Recall(forget=0.3, retain=0.9),
+    ...         scale=Scale(
+    ...             version=Recall(forget=1, retain=1), stand_ins=(Recall(forget=0.2, retain=0.9),)
+    ...         ),
     ...     ),
     ...     GateSettings(),
     ... ).reasons
     ('forget accuracy is 6.00 % (3 of 50); at most 0.00 % is allowed',)
     """
-    reasons = tuple(reason for check in _CHECKS[measures.kind] for reason in check(measures, settings))
-    return Verdict(passed=not reasons, reasons=reasons)
+    refused = tuple(reason for check in _CHECKS[measures.kind] for reason in check(measures, settings))
+    undecided = _undecided(measures, settings)
+    outcome: Outcome = "refused" if refused else "cannot tell" if undecided else "passed"
+    return Verdict(outcome, refused + undecided)
 
 
 def _forget(measures: GateMeasures, settings: GateSettings) -> list[str]:
@@ -142,25 +159,36 @@ def _retain(measures: GateMeasures, settings: GateSettings) -> list[str]:
     return [f"{figure}: a drop of {_percent(drop)}; at most {_percent(settings.max_retain_drop)} is allowed"]
 
 
-def _relearn(measures: GateMeasures, settings: GateSettings) -> list[str]:
-    curve = measures.relearn_accuracy[: settings.relearn_steps + 1]
-    for step, accuracy in enumerate(curve):
-        if accuracy > settings.max_relearn:
-            figure = f"the class was merely hidden: forget accuracy is {_percent(accuracy)}"
-            bound = f"at most {_percent(settings.max_relearn)} within {settings.relearn_steps} is allowed"
-            return [f"{figure} after {step} steps of relearning; {bound}"]
-    if len(curve) <= settings.relearn_steps:
-        measured = f"relearning was measured at {len(curve)} of {settings.relearn_steps + 1} steps"
-        return [f"{measured} (0 to {settings.relearn_steps}); all are needed"]
-    return []
+def _erasing(measures: GateMeasures, settings: GateSettings) -> Erasing:
+    assert measures.recall is not None and measures.scale is not None, "asked of classes only"
+    return judge_erasing(
+        measures.recall,
+        measures.scale,
+        max_position=settings.max_position,
+        least_power=settings.least_power,
+    )
 
 
-def _probe(measures: GateMeasures, settings: GateSettings) -> list[str]:
-    assert measures.probe_recall is not None, "asked of classes only"
-    if measures.probe_recall <= settings.max_probe:
+def _erased(measures: GateMeasures, settings: GateSettings) -> list[str]:
+    if _erasing(measures, settings) != "still there":
         return []
-    figure = f"the class is still in the features: a probe knows {_percent(measures.probe_recall)} of it"
-    return [f"{figure} after one image of each class; at most {_percent(settings.max_probe)} is allowed"]
+    return [f"the class is still in the features: {_recalls(measures)}"]
+
+
+def _undecided(measures: GateMeasures, settings: GateSettings) -> tuple[str, ...]:
+    if measures.kind != "classes" or _erasing(measures, settings) != "cannot tell":
+        return ()
+    return (f"it cannot be told whether the class is still in the features: {_recalls(measures)}",)
+
+
+def _recalls(measures: GateMeasures) -> str:
+    assert measures.recall is not None and measures.scale is not None
+    known = [measures.recall, measures.scale.version, *measures.scale.stand_ins]
+    result, version, *stand_ins = (f"{_percent(r.forget)} (others {_percent(r.retain)})" for r in known)
+    return (
+        f"after one image of each class a probe knows {result} of it, of the parent's features {version}, "
+        f"of models that never saw the class {', '.join(stand_ins)}"
+    )
 
 
 def _forgotten(measures: GateMeasures, settings: GateSettings) -> list[str]:
@@ -173,7 +201,7 @@ def _forgotten(measures: GateMeasures, settings: GateSettings) -> list[str]:
 
 
 _CHECKS = {
-    "classes": (_forget, _retain, _relearn, _probe, _forgotten),
+    "classes": (_forget, _retain, _erased, _forgotten),
     "samples": (_retain, _forgotten),
     "examples": (_forget, _retain, _forgotten),
 }

@@ -178,7 +178,7 @@ def test_the_version_agrees_with_itself_and_explains_itself(teacher: Classifier)
         assert found["agreement"] == pytest.approx({"drawn": 1.0, "other": 1.0})
         assert min(*found["explained"], *found["explains"]) > 0.99
         assert min(found["probes"]["5"]) > 0.5
-        assert found["probes"]["1"][0] == probe_recall(model, asked.check, asked.roles, asked.seed)
+        assert found["probes"]["1"] == probe_recall(model, asked.check, asked.roles, asked.seed)
         assert found["assessment"]["retain_correct"] == int((asked.check.labels > 0).sum())
         assert found["closeness"] == pytest.approx({"drawn": 1.0, "other": 1.0})
         assert found["kept_direction"] == pytest.approx([1.0] * len(found["kept_direction"]), abs=0.1)
@@ -204,21 +204,6 @@ def test_another_model_agrees_by_chance(teacher: Classifier) -> None:
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.weight.zero_()
     assert max(measured(asked, turned, answered(asked.images, turned))["explained"]) < 0.01
-
-
-def test_who_is_told_the_class_alone_learns_nothing_else(teacher: Classifier) -> None:
-    """Two teachers that name the same classes, one surer: one student of hard labels, two of soft."""
-    surer, pool = copy.deepcopy(teacher), drawn(GREY, 64, 3)
-    with torch.no_grad():
-        surer.head.weight.mul_(2)
-        surer.head.bias.mul_(2)
-    ends = {}
-    for hard in (True, False):
-        for name, told in (("one", teacher), ("surer", surer)):
-            student, settings = build_classifier(GREY, 1), StudentSettings(steps=3, batch_size=16)
-            ends[hard, name] = taught(student, told, pool, [], settings, 0, hard=hard)["head.weight"]
-    assert torch.equal(ends[True, "one"], ends[True, "surer"])
-    assert not torch.equal(ends[False, "one"], ends[False, "surer"])
 
 
 def test_a_part_of_a_row_is_measured_once_for_a_model_and_a_form(

@@ -271,6 +271,12 @@ def test_publication_although_refused_or_unrecorded_is_warned_of() -> None:
     served["reason"] = "gate: no"
     (warning,) = made(tell(in_memory(), rows), "r1")["warnings"]
     assert "although it was refused: gate: no" in warning
+    served["reason"] = "the gate cannot tell: why"
+    (warning,) = made(tell(in_memory(), rows), "r1")["warnings"]
+    assert warning == (
+        "It was published undecided, since the settings have such results published (gate.undecided): "
+        "the gate cannot tell: why."
+    )
     c = made(tell(in_memory(), [(table, row) for table, row in rows if row is not served]), "r1")
     assert c["status"] == "pending" and c["versions"]["after"]["version"] == IDS[2]
     assert "was published for this request, which is not recorded as served" in c["warnings"][0]

@@ -76,7 +76,7 @@ def test_a_request_is_served(method: str) -> None:
     checkpoints = reader.read("checkpoints", run_id=outcome.run_id).to_pylist()
     assert len(checkpoints) == 1 if METHODS[method].fixed_length else len(checkpoints) >= 1
     measured = set(reader.read("evaluations", run_id=outcome.run_id).column("measure").to_pylist())
-    judged = {"retain_accuracy", "forget_accuracy", "relapse_accuracy", "probe_recall"}
+    judged = {"retain_accuracy", "forget_accuracy", "probe_recall", "stand_in_probe_recall"}
     assert {"chosen_step", *judged} <= measured
     events = [r["event"] for r in reader.read("runs", run_id=outcome.run_id).to_pylist()]
     assert events[0] == "started" and events[-1] == "published"

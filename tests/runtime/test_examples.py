@@ -135,7 +135,7 @@ def test_all_of_it_is_recorded() -> None:
     measures = [row["measure"] for row in evaluations]
     assert measures[0] == "threshold" and measures.count("yield") == 10
     assert {"chosen_step", "retain_accuracy", "forget_accuracy"} <= set(measures)
-    assert "relapse_accuracy" not in measures and "probe_recall" not in measures
+    assert not any("probe_recall" in measure for measure in measures)
     (asked_for,) = {row["examples"] for row in rows(store, "requests")}
     assert asked_for.startswith("sha256:") and rows(store, "requests")[0]["whole_classes"] is True
 

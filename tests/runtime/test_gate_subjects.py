@@ -46,8 +46,7 @@ def sets() -> dict[str, SyntheticSet]:
 def ask(candidate: Weights) -> tuple[Verdict, GateMeasures]:
     """The gate's verdict about a candidate, by the measures and in the order of a run's gate phase."""
     spec, weights = stored_original()
-    check = sets()["check"]
-    jobs = gate_jobs(spec, candidate, weights, check, ROLES, RECIPE, SEED)
+    jobs = gate_jobs(spec, candidate, weights, sets(), ROLES, RECIPE, SEED)
     measures = gate_measures(InlineEnsemble().map(jobs), ROLES)
     return judge(measures, RECIPE.gate), measures
 
@@ -83,15 +82,15 @@ def gold(seed: int = 0) -> Weights:
 def test_the_gate_is_the_recipe_s() -> None:
     """What is tested below are the bounds that the default job applies."""
     recipe = load_recipe("digits")
-    assert (RECIPE.gate, RECIPE.relapse, RECIPE.inversion) == (recipe.gate, recipe.relapse, recipe.inversion)
-    assert RECIPE.validation == recipe.validation
+    assert (RECIPE.gate, RECIPE.stand_ins) == (recipe.gate, recipe.stand_ins)
+    assert (RECIPE.inversion, RECIPE.validation) == (recipe.inversion, recipe.validation)
     _, measures = ask(gold())
-    assert measures.forget_count > 29 and len(measures.relearn_accuracy) > RECIPE.gate.relearn_steps
+    assert measures.forget_count > 29
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_retrain_is_not_taken_for_hidden(seed: int) -> None:
-    """A model retrained without the class has no forget image right, and next to none relearned.
+    """A model retrained without the class has no forget image right, and features like a stand-in's.
 
     Its retain accuracy is measured on images made from another model, and drops by a tenth to a fifth; of
     twenty such models one lost 27 %, which the gate refuses (docs/log.md, 90). No other reason is given.
@@ -99,8 +98,7 @@ def test_retrain_is_not_taken_for_hidden(seed: int) -> None:
     verdict, measures = ask(gold(seed))
     assert all(reason.startswith("retain accuracy is") for reason in verdict.reasons)
     assert measures.forget_correct == 0
-    assert max(measures.relearn_accuracy) < RECIPE.gate.max_relearn / 2
-    assert measures.probe_recall is not None and measures.probe_recall < RECIPE.gate.max_probe - 0.2
+    assert measures.recall is not None and measures.recall.forget < 0.6
 
 
 def test_a_finished_run_passes() -> None:
@@ -118,7 +116,7 @@ def finished() -> Weights:
 def test_the_unmodified_original_is_refused() -> None:
     """The original itself knows the class at once."""
     why = reasons(stored_original()[1])
-    assert "forget accuracy is 100.00 %" in why and "merely hidden" in why
+    assert "forget accuracy is 100.00 %" in why and "still in the features" in why
 
 
 def test_a_random_student_is_refused() -> None:
@@ -165,24 +163,24 @@ def test_a_class_that_is_coming_back_is_refused() -> None:
 def test_a_masked_logit_is_found_out(offset: float) -> None:
     """The original with its forget logit lowered: accuracy on the class 0, on the others as before.
 
-    Levelling the head's bias and a few steps bring the class back, and that is the only reason given.
+    The features are those of the original, and that is the only reason given.
     """
     spec, weights = stored_original()
     masked = dict(mask_logit(version_model(spec, weights), [TARGET], offset=offset).state_dict())
     verdict, measures = ask(masked)
     assert measures.forget_correct == 0 and measures.retain_correct >= measures.parent_retain_correct
-    assert not verdict.passed and len(verdict.reasons) == 2
-    assert verdict.reasons[0].startswith("the class was merely hidden")
-    assert verdict.reasons[1].startswith("the class is still in the features")
+    assert verdict.outcome == "refused" and len(verdict.reasons) == 1
+    assert verdict.reasons[0].startswith("the class is still in the features")
 
 
 @pytest.mark.parametrize("hide", [delete_head_row, gaussian_head])
 def test_a_head_that_was_cut_or_replaced_is_found_out(hide: Callable[..., Classifier]) -> None:
-    """No few steps bring such a class back; the probe of the untouched features tells."""
+    """The probe of the untouched features tells."""
     spec, weights = stored_original()
     model = version_model(spec, weights)
     more = {"retain": list(ROLES.retain), "seed": 0} if hide is gaussian_head else {"classes": [TARGET]}
     verdict, measures = ask(dict(hide(model, **more).state_dict()))
-    assert measures.forget_correct == 0 and measures.probe_recall is not None
-    assert measures.probe_recall > 0.95
+    assert measures.forget_correct == 0
+    assert measures.recall is not None and measures.scale is not None
+    assert measures.recall.forget > 0.95 and measures.recall == measures.scale.version
     assert any(reason.startswith("the class is still in the features") for reason in verdict.reasons)

@@ -9,12 +9,13 @@ import ray
 import torch
 
 from rayunlearn.errors import AccessDenied
-from rayunlearn.evaluation.synthetic import RelapseSettings, balanced_labels
+from rayunlearn.evaluation.stand_ins import StandInSettings
+from rayunlearn.evaluation.synthetic import balanced_labels
 from rayunlearn.inversion.deep_inversion import InversionSettings
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.sealed import SealedActor, invert, measure, relapse
+from rayunlearn.runtime.sealed import SealedActor, invert, measure, probe_stand_in
 from rayunlearn.runtime.wire import pack, unpack
 from tests.results.ledgers import row_of
 from tests.runtime.tiny import original
@@ -142,15 +143,15 @@ def test_no_other_process_can_be_started(actor: Any) -> None:
 
 
 def test_what_a_run_computes_works(actor: Any) -> None:
-    """Inversion, assessment and relearning work in the sealed process and give this process's bits."""
+    """Inversion, assessment and stand-ins work in the sealed process and give this process's bits."""
     spec, weights = original()
     labels = balanced_labels(ROLES, per_retain_class=2, per_forget_class=4)
     settings = InversionSettings(iterations=5, min_confidence=0)
     made = ask(actor, invert, spec, weights, labels, settings, 7)
     assert torch.equal(made.images, invert(spec, weights, labels, settings, 7).images)
     assert ask(actor, measure, spec, weights, made, ROLES) == measure(spec, weights, made, ROLES)
-    curve = ask(actor, relapse, spec, weights, made, ROLES, RelapseSettings())
-    assert curve == relapse(spec, weights, made, ROLES, RelapseSettings()) and len(curve) == 4
+    given = (spec, weights, made, made, ROLES, StandInSettings(steps=3), 7)
+    assert tuple(ask(actor, probe_stand_in, *given)) == probe_stand_in(*given)
 
 
 def test_a_refusal_does_not_end_the_process(actor: Any) -> None:

@@ -37,7 +37,7 @@ from tests.runtime.tiny import (
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
-UNPUBLISHABLE = ("gate.max_forget=0", "gate.max_relearn=0", "gate.max_retain_drop=0")
+UNPUBLISHABLE = ("gate.max_forget=0", "gate.max_position=0", "gate.max_retain_drop=0")
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +192,20 @@ def test_a_result_that_fails_the_gate(serve: Any) -> None:
     assert ended["reason"] == run["reason"] and ended["reason"].startswith("gate: retain accuracy is")
     assert statuses(store) == {"a": "failed"}
     assert len(list(store.list("models"))) == 1
+
+
+def test_a_result_of_which_nothing_can_be_told(serve: Any) -> None:
+    """It is parked, with the reason, or published with it where the operator has chosen so; exit 3 and 0."""
+    store, blind = memory_store(), ("gate.max_position=0", "gate.least_power=1")
+    text = '{"request_id": "a", "target": [0]}'
+    _, code = serve(store, text, tiny_recipe("digits", *blind))
+    assert code == ExitCode.NOTHING_ADMISSIBLE and statuses(store) == {"a": "failed"}
+    (ended,) = rows(store, "requests", event="failed")
+    assert ended["reason"].startswith("the gate cannot tell: it cannot be told whether")
+    _, code = serve(store, text, tiny_recipe("digits", *blind, "gate.undecided=publish"))
+    assert code == ExitCode.OK and statuses(store) == {"a": "served"}
+    (ended,) = rows(store, "requests", event="served")
+    assert ended["reason"].startswith("the gate cannot tell: it cannot be told whether")
 
 
 def test_a_run_without_an_admissible_checkpoint(serve: Any) -> None:

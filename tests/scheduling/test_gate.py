@@ -6,20 +6,21 @@ from typing import Any
 import pytest
 
 from rayunlearn.errors import BadInput
+from rayunlearn.scheduling.erasing import Recall, Scale
 from rayunlearn.scheduling.gate import GateMeasures, GateSettings, Verdict, judge
 
 SETTINGS = GateSettings(
-    max_forget=0.04, max_retain_drop=0.10, relearn_steps=3, max_relearn=0.5, max_probe=0.8,
-    max_forgotten_share=0.02,
+    max_forget=0.04, max_retain_drop=0.10, max_position=0.5, least_power=0.25, max_forgotten_share=0.02
 )
+KNOWN, UNSEEN = Recall(forget=1.0, retain=1.0), Recall(forget=0.2, retain=0.8)
 GOOD = GateMeasures(
     retain_correct=940,
     retain_count=1000,
     forget_correct=0,
     forget_count=50,
     parent_retain_correct=980,
-    relearn_accuracy=(0.0, 0.0, 0.1, 0.3),
-    probe_recall=0.4,
+    recall=Recall(forget=0.3, retain=0.9),
+    scale=Scale(version=KNOWN, stand_ins=(UNSEEN, UNSEEN)),
     forgotten_share={7: 0.0, 2: 0.01},
 )
 
@@ -32,14 +33,10 @@ AT_THE_BOUNDS = [
     ({"retain_correct": 880}, 0),
     ({"retain_correct": 879}, 1),
     ({"retain_correct": 1000}, 0),
-    ({"relearn_accuracy": (0.0, 0.0, 0.0, 0.49)}, 0),
-    ({"relearn_accuracy": (0.0, 0.0, 0.0, 0.5)}, 0),
-    ({"relearn_accuracy": (0.0, 0.0, 0.0, 0.51)}, 1),
-    ({"relearn_accuracy": (0.0, 0.0, 0.0, 0.0, 1.0)}, 0),
-    ({"relearn_accuracy": (0.51, 0.0, 0.0, 0.0)}, 1),
-    ({"probe_recall": 0.79}, 0),
-    ({"probe_recall": 0.8}, 0),
-    ({"probe_recall": 0.81}, 1),
+    ({"recall": Recall(forget=0.59, retain=0.6)}, 0),
+    ({"recall": Recall(forget=0.61, retain=0.6)}, 1),
+    ({"recall": Recall(forget=0.62, retain=1.0)}, 0),
+    ({"recall": Recall(forget=0.63, retain=1.0)}, 1),
     ({"forgotten_share": {2: 0.019}}, 0),
     ({"forgotten_share": {2: 0.02}}, 0),
     ({"forgotten_share": {2: 0.021}}, 1),
@@ -72,9 +69,8 @@ SUBJECTS: dict[str, tuple[dict[str, Any], str]] = {
     "a random student": ({"retain_correct": 110}, "retain accuracy"),
     "a checkpoint taken too early": ({"retain_correct": 700}, "retain accuracy"),
     "a checkpoint after the class came back": ({"forget_correct": 26}, "forget accuracy"),
-    "a forget logit merely masked": ({"relearn_accuracy": (0.97, 0.98, 0.98, 0.98)}, "merely hidden"),
-    "a deleted head row": ({"relearn_accuracy": (0.0, 0.2, 0.9, 0.9)}, "merely hidden"),
-    "a head replaced on the features as they were": ({"probe_recall": 0.99}, "still in the features"),
+    "a head replaced on the features as they were": ({"recall": KNOWN}, "still in the features"),
+    "features with noise": ({"recall": Recall(forget=0.8, retain=0.8)}, "still in the features"),
     "a class of an earlier request is back": ({"forgotten_share": {2: 0.09}}, "class 2, forgotten earlier"),
 }
 
@@ -86,13 +82,31 @@ def test_each_bad_subject_fails_for_its_own_reason(subject):
     (reason,) = judge(replace(GOOD, **change), SETTINGS).reasons
     assert words in reason
     assert reason.count("%") >= 2
-    assert "at most" in reason
+    assert "at most" in reason or "the parent's features 100.00 %" in reason
 
 
 def test_retrain_passes():
-    """The figures of a retrained model pass: forget 0, retain as the parent's, relearning slow."""
-    measures = replace(GOOD, retain_correct=985, relearn_accuracy=(0.0, 0.0, 0.0, 0.05))
-    assert judge(measures, SETTINGS) == Verdict(True, ())
+    """The figures of a retrained model pass: forget 0, retain as the parent's, features as of stand-ins."""
+    measures = replace(GOOD, retain_correct=985, recall=UNSEEN)
+    assert judge(measures, SETTINGS) == Verdict("passed", ())
+
+
+BLIND = replace(GOOD, scale=Scale(version=KNOWN, stand_ins=(KNOWN,)), recall=KNOWN)
+
+
+def test_what_cannot_be_told_is_no_pass_and_no_refusal():
+    """Where models that never saw the class know it as the parent does, the reason says so, with figures."""
+    verdict = judge(BLIND, SETTINGS)
+    assert verdict.outcome == "cannot tell" and not verdict.passed
+    (reason,) = verdict.reasons
+    assert reason.startswith("it cannot be told whether the class is still in the features")
+    assert reason.count("100.00 % (others 100.00 %)") == 3
+
+
+def test_a_refusal_decides_where_another_check_can_tell_nothing():
+    """Both reasons are given."""
+    verdict = judge(replace(BLIND, retain_correct=0), SETTINGS)
+    assert verdict.outcome == "refused" and len(verdict.reasons) == 2
 
 
 def test_no_check_is_cut_short():
@@ -101,27 +115,13 @@ def test_no_check_is_cut_short():
         GOOD,
         retain_correct=0,
         forget_correct=50,
-        relearn_accuracy=(1.0,) * 4,
-        probe_recall=1.0,
+        recall=KNOWN,
         forgotten_share={2: 0.5, 7: 0.5},
     )
     reasons = judge(bad, SETTINGS).reasons
-    words = ("forget accuracy", "retain accuracy", "merely hidden", "in the features", "class 2", "class 7")
-    assert len(reasons) == 6
+    words = ("forget accuracy", "retain accuracy", "in the features", "class 2", "class 7")
+    assert len(reasons) == 5
     assert all(word in reason for word, reason in zip(words, reasons, strict=True))
-
-
-@pytest.mark.parametrize("curve", [(), (0.0,), (0.0, 0.0, 0.0)])
-def test_missing_evidence_is_not_a_pass(curve):
-    """A relearning curve shorter than asked for fails rather than passes."""
-    (reason,) = judge(replace(GOOD, relearn_accuracy=curve), SETTINGS).reasons
-    assert f"{len(curve)} of 4 steps" in reason
-
-
-def test_a_short_curve_that_already_fails_says_why():
-    """A curve that ends early because the class is back is refused as hidden, not as short."""
-    (reason,) = judge(replace(GOOD, relearn_accuracy=(0.2, 0.9)), SETTINGS).reasons
-    assert "90.00 % after 1 steps" in reason
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,8 @@ def test_a_short_curve_that_already_fails_says_why():
         {"forget_correct": 51},
         {"forget_count": 0},
         {"parent_retain_correct": 1001},
-        {"relearn_accuracy": (0.0, float("nan"))},
-        {"relearn_accuracy": (1.5,)},
-        {"probe_recall": 1.1},
-        {"probe_recall": float("nan")},
-        {"probe_recall": None},
+        {"recall": None},
+        {"scale": None},
         {"forgotten_share": {2: -0.1}},
         {"forgotten_share": {"2": 0.1}},
     ],
@@ -154,11 +151,11 @@ def test_impossible_figures_are_refused(change):
     [
         ({"max_forget": -0.1}, "gate.max_forget"),
         ({"max_retain_drop": 1.1}, "gate.max_retain_drop"),
-        ({"max_relearn": float("nan")}, "gate.max_relearn"),
-        ({"max_probe": 2}, "gate.max_probe"),
+        ({"max_position": float("nan")}, "gate.max_position"),
+        ({"max_position": -0.1}, "gate.max_position"),
+        ({"least_power": 2}, "gate.least_power"),
+        ({"undecided": "guess"}, "gate.undecided"),
         ({"max_forgotten_share": "0.1"}, "gate.max_forgotten_share"),
-        ({"relearn_steps": -1}, "gate.relearn_steps"),
-        ({"relearn_steps": 1.5}, "gate.relearn_steps"),
     ],
 )
 def test_bad_settings_name_the_setting(change, name):
@@ -170,17 +167,18 @@ def test_bad_settings_name_the_setting(change, name):
 def test_a_verdict_cannot_contradict_its_reasons():
     """Passed with reasons, or failed without one, cannot be constructed."""
     with pytest.raises(BadInput):
-        Verdict(True, ("why",))
-    with pytest.raises(BadInput):
-        Verdict(False, ())
+        Verdict("passed", ("why",))
+    for outcome in ("refused", "cannot tell"):
+        with pytest.raises(BadInput):
+            Verdict(outcome, ())
 
 
-SAMPLES = replace(GOOD, kind="samples", forget_count=0, relearn_accuracy=(), probe_recall=None)
+SAMPLES = replace(GOOD, kind="samples", forget_count=0, recall=None, scale=None)
 
 
 def test_single_samples_are_judged_by_what_is_left():
     """Without a class to forget retain accuracy and classes forgotten earlier decide, at the same bounds."""
-    assert judge(SAMPLES, SETTINGS) == Verdict(True, ())
+    assert judge(SAMPLES, SETTINGS) == Verdict("passed", ())
     (reason,) = judge(replace(SAMPLES, retain_correct=879), SETTINGS).reasons
     assert "retain accuracy" in reason
     (reason,) = judge(replace(SAMPLES, forgotten_share={2: 0.021}), SETTINGS).reasons
@@ -188,9 +186,9 @@ def test_single_samples_are_judged_by_what_is_left():
 
 
 @pytest.mark.parametrize(
-    "change", [{"forget_count": 1}, {"relearn_accuracy": (0.0,)}, {"kind": "classes"}]
+    "change", [{"forget_count": 1}, {"recall": UNSEEN}, {"scale": GOOD.scale}, {"kind": "classes"}]
 )
 def test_no_image_shows_a_single_sample(change):
-    """Forget images or a relearning curve of samples are an error, and so are 0 of 0 images of a class."""
+    """Forget images or a probe's recall of samples are an error, and so are 0 of 0 images of a class."""
     with pytest.raises(BadInput):
         replace(SAMPLES, **change)
