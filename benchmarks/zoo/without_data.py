@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.zoo.before import relapse_curve
 from benchmarks.zoo.cache import Weights
 from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.pictures import drawn, photographed
@@ -132,6 +133,7 @@ def measured(asked: Questions, model: Classifier, answers: Mapping[str, Answer])
             those that were not made for a class.
         explains: by class, the same of the model's logit by the version's features.
         assessment: counts of the gate.
+        relapse: of the gate as it was.
         probes: by images shown of each class, shares of the held-out inverted images of the target and of the
             other classes that a linear probe knows; the gate's is that from one.
         mismatch: by kind, distance of the batch's statistics from those of the model's BatchNorms.
@@ -164,6 +166,7 @@ def measured(asked: Questions, model: Classifier, answers: Mapping[str, Answer])
         "explained_pictures": _explained(inner[pictures], told[pictures], asked.seed),
         "explains": _explained(known, own, asked.seed),
         "assessment": asdict(assess(model, asked.check, asked.roles)),
+        "relapse": relapse_curve(model, asked.check, asked.roles),
         "probes": {
             str(shown): probe_recall(model, asked.check, asked.roles, asked.seed, train_per_class=shown)
             for shown in PROBE_SHOWN

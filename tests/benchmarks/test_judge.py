@@ -1,0 +1,118 @@
+"""The scores of the judge, on rows whose truth and measures are made up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.judge import Task, Verdict, erasing, figures, keeping, tasks
+from rayunlearn.scheduling.gate import GateSettings
+
+SETTINGS = GateSettings()
+KEPT, GONE = (0, 1), 2
+
+
+def model(
+    family: str, name: str, *, real: tuple[float, float], synthetic: tuple[float, float], d_r: int = 90,
+    inverted: int = 100,
+) -> dict[str, Any]:
+    """A row: recalls of the class to forget and of the others, on real and inverted images, and D_r in %."""
+    return {
+        "task": "t", "dataset": "d", "model": "m", "family": family, "name": name, "retain": list(KEPT),
+        "target": [GONE],
+        "truth": {
+            "correct": [d_r, d_r, 0], "count": [100, 100, 100], "probe_1": list(real), "probe_10": list(real),
+        },
+        "without_data": {
+            "probes": {"1": list(synthetic)}, "relapse": [0.0],
+            "assessment": {
+                "retain_correct": inverted, "retain_count": 100, "forget_correct": 0, "forget_count": 50,
+                "retain_loss": 0.0, "forget_mass": 0.0, "forgotten_share": [],
+            },
+        },
+    }  # fmt: skip
+
+
+VERSION = model("version", "version", real=(0.9, 0.9), synthetic=(1, 1))
+ENDS = [
+    VERSION,
+    model("stand-in", "stand-in-0", real=(0, 0), synthetic=(0.2, 0.8)) | {"truth": None},
+    model("hidden", "mask_logit", real=(0.9, 0.9), synthetic=(1, 1)),
+    model("retrained", "retrained-0", real=(0.5, 0.9), synthetic=(0.25, 0.9)),
+    model("retrained", "retrained-1", real=(0.4, 0.9), synthetic=(0.3, 0.9)),
+]
+RUINED = model("noisy", "noisy-20", real=(0.4, 0.7), synthetic=(0.2, 0.6), d_r=70, inverted=60)
+SOUND = model("student", "student-inverted-nothing", real=(0.45, 0.9), synthetic=(0.3, 0.9))
+
+
+def zoo(*more: dict[str, Any]) -> dict[str, Task]:
+    """One task."""
+    return tasks([*ENDS, *more])
+
+
+def scored(found: dict[str, Task]) -> dict[str, Any]:
+    """By the gate's settings."""
+    return figures(found, lambda t, r: erasing(t, r, SETTINGS), lambda t, r: keeping(t, r, SETTINGS))
+
+
+def test_a_judge_that_is_right_has_every_point() -> None:
+    """Retrain and a sound student pass; hidden and ruined models are refused; the table counts them all."""
+    found = scored(zoo(RUINED, SOUND))
+    assert found == {
+        "retrain_passed": 1, "retrain_erased": 1, "hidden_refused": {"hidden": 1}, "erased_passed": 1,
+        "damaged_refused": 1, "sound_passed": 1, "cannot_tell": 0, "tasks": 1, "models": 5,
+    }  # fmt: skip
+
+
+def test_each_mistake_has_a_score_of_its_own() -> None:
+    """A Retrain refused, a hidden model passed, a ruined one passed, a sound one refused."""
+    wrong: dict[str, Verdict] = {"passed": "refused", "refused": "passed"}
+    found = figures(
+        zoo(RUINED, SOUND),
+        lambda t, r: wrong[erasing(t, r, SETTINGS)],
+        lambda t, r: wrong[keeping(t, r, SETTINGS)],
+    )
+    assert found["retrain_passed"] == found["retrain_erased"] == found["erased_passed"] == 0
+    assert found["damaged_refused"] == found["sound_passed"] == 0
+    assert found["hidden_refused"] == {"hidden": 1}, "refused for what it keeps, wrongly"
+
+
+def test_a_model_is_hidden_by_what_real_images_tell() -> None:
+    """A student whose features hold the class counts as hidden, and as a mistake where it passes.
+
+    Between the ends, or where no real probe tells them apart, nothing is asked.
+    """
+    leaking = model("student", "student-inverted-hidden", real=(0.85, 0.9), synthetic=(0.3, 0.9))
+    assert scored(zoo(leaking))["hidden_refused"] == {"hidden": 1, "student from hidden": 0}
+    between = model("student", "student-inverted-hidden", real=(0.7, 0.9), synthetic=(0.3, 0.9))
+    assert scored(zoo(between))["hidden_refused"] == {"hidden": 1}
+    near = [
+        row | {"truth": row["truth"] | {"probe_1": [0.85, 0.9], "probe_10": [0.85, 0.9]}}
+        if row["family"] == "retrained" else row
+        for row in ENDS
+    ]  # fmt: skip
+    assert scored(tasks(near))["hidden_refused"] == {}
+
+
+def test_abstaining_is_counted_over_tasks_that_can_be_told() -> None:
+    """Stand-ins that know the class as the version does leave the hidden baseline undecided."""
+    blind = [row for row in ENDS if row["family"] != "stand-in"]
+    blind.append(model("stand-in", "stand-in-0", real=(0, 0), synthetic=(0.98, 0.98)) | {"truth": None})
+    found = scored(tasks(blind))
+    assert found["cannot_tell"] == 1 and found["hidden_refused"] == {"hidden": 0}
+    assert found["retrain_passed"] == 1, "clearly below the version"
+
+
+def test_a_class_that_is_still_named_is_refused() -> None:
+    """Whatever the features hold."""
+    row = model("method", "gkt-1", real=(0.4, 0.9), synthetic=(0.2, 0.9))
+    row["without_data"]["assessment"]["forget_correct"] = 1
+    (task,) = zoo(row).values()
+    assert erasing(task, row, SETTINGS) == "refused"
+
+
+@pytest.mark.parametrize("family", ["version", "stand-in", "hidden", "retrained"])
+def test_a_task_without_an_end_is_left_out(family: str) -> None:
+    """The zoo may be half built."""
+    assert tasks([row for row in ENDS if row["family"] != family]) == {}
