@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +33,28 @@ def moved(images: Tensor, pixels: int, moves: Tensor, *, background: float | Non
     which = torch.arange(len(images), device=images.device)[:, None, None]
     # the channels come last where indices are on both sides of them
     return padded[which, :, down[:, :, None], across[:, None, :]].movedim(-1, 1)
+
+
+def turned(
+    images: Tensor, rotation: float, scaling: float, shift: float, draws: torch.Generator
+) -> Tensor:
+    """Images `[N, C, H, W]`, each turned, scaled and moved by a draw of its own.
+
+    Args:
+        images: what comes in at an edge is the edge's own pixel.
+        rotation: by up to so many degrees, to either side.
+        scaling: by up to this share, larger or smaller.
+        shift: by up to this share of the image's size, in each direction.
+        draws: uniform, four for each image.
+    """
+    turn, scale, across, down = 2 * torch.rand((4, len(images)), generator=draws) - 1
+    angle, zoom = turn * math.radians(rotation), 1 + scale * scaling
+    cosine, sine = zoom * angle.cos(), zoom * angle.sin()
+    # positions run from -1 to 1 along an image, which is twice its size
+    rows = [cosine, -sine, 2 * shift * across, sine, cosine, 2 * shift * down]
+    moves = torch.stack(rows, dim=1).view(-1, 2, 3).to(images)
+    grid = F.affine_grid(moves, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def cut_together(images: Tensor, others: Tensor, draws: torch.Generator) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
+from rayunlearn.inversion.augmentations import turned
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import generator
 
@@ -35,6 +36,11 @@ class InversionSettings:
         bounded: optimise the images through a sigmoid onto the valid pixel range, which is part of the
             deployed model's preprocessing; otherwise pixels are free, as in the paper.
         min_confidence: an image is kept only if the model gives its class at least this probability.
+        coarse: an image is the sum of a map of half and one of a quarter of its size, enlarged. What no
+            such map can draw are fine patterns, which this model takes for the class and no other does.
+        rotation: each image is turned by up to so many degrees in each step, by a draw of its own, ...
+        scaling: ... enlarged or shrunk by up to this share, ...
+        shift: ... and moved by up to this share of its size.
     """
 
     iterations: int = 200
@@ -45,17 +51,26 @@ class InversionSettings:
     jitter: int = 0
     bounded: bool = True
     min_confidence: float = 0.5
+    coarse: bool = field(default=False, metadata={"before": False})
+    rotation: float = field(default=0.0, metadata={"before": 0.0})
+    scaling: float = field(default=0.0, metadata={"before": 0.0})
+    shift: float = field(default=0.0, metadata={"before": 0.0})
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for field, least in (("iterations", 1), ("jitter", 0)):
-            if getattr(self, field) < least:
-                raise BadInput(f"inversion.{field}", getattr(self, field), f"a whole number >= {least}")
+        for name, least in (("iterations", 1), ("jitter", 0)):
+            if getattr(self, name) < least:
+                raise BadInput(f"inversion.{name}", getattr(self, name), f"a whole number >= {least}")
         if not 0 < self.lr < math.inf:
             raise BadInput("inversion.lr", self.lr, "a number above 0")
-        for field in ("bn_weight", "tv_weight", "l2_weight"):
-            if not 0 <= getattr(self, field) < math.inf:
-                raise BadInput(f"inversion.{field}", getattr(self, field), "a number >= 0")
+        for name in ("bn_weight", "tv_weight", "l2_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise BadInput(f"inversion.{name}", getattr(self, name), "a number >= 0")
+        if not 0 <= self.rotation <= 180:
+            raise BadInput("inversion.rotation", self.rotation, "degrees from 0 to 180")
+        for name in ("scaling", "shift"):
+            if not 0 <= getattr(self, name) < 1:
+                raise BadInput(f"inversion.{name}", getattr(self, name), "a number in [0, 1)")
         if not 0 <= self.min_confidence < 1:
             raise BadInput("inversion.min_confidence", self.min_confidence, "a number in [0, 1)")
 
@@ -208,13 +223,29 @@ def _optimised(
     device = next(model.parameters()).device
     low, high = spec.pixel_range
     wanted = labels.to(device)
-    shape = (len(labels), spec.in_channels, spec.image_size, spec.image_size)
-    free = torch.randn(shape, generator=draws).to(device).requires_grad_(True)
-    optimizer = torch.optim.Adam([free], lr=settings.lr, betas=(0.9, 0.99), foreach=False)
+    size = spec.image_size
+    free = [
+        torch.randn((len(labels), spec.in_channels, of, of), generator=draws).to(device).requires_grad_(True)
+        for of in ((max(2, size // 2), max(2, size // 4)) if settings.coarse else (size,))
+    ]
+    optimizer = torch.optim.Adam(free, lr=settings.lr, betas=(0.9, 0.99), foreach=False)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
 
     def images() -> Tensor:
-        return low + (high - low) * torch.sigmoid(free) if settings.bounded else free
+        whole, *finer = (
+            F.interpolate(part, size=(size, size), mode="bilinear", align_corners=False)
+            if settings.coarse
+            else part
+            for part in free
+        )
+        for part in finer:
+            whole = whole + part
+        return low + (high - low) * torch.sigmoid(whole) if settings.bounded else whole
+
+    def seen(x: Tensor) -> Tensor:
+        if not (settings.rotation or settings.scaling or settings.shift):
+            return x
+        return turned(x, settings.rotation, settings.scaling, settings.shift, draws)
 
     modes = [(module, module.training) for module in model.modules()]
     frozen = [p for p in model.parameters() if p.requires_grad]
@@ -225,13 +256,13 @@ def _optimised(
         with BatchNormStatistics(model) as statistics:
             for _ in range(settings.iterations):
                 x = images()
-                moved = _jitter(x, settings.jitter, low, draws)
+                moved = _jitter(seen(x), settings.jitter, low, draws)
                 logits = model(moved)
                 loss = F.cross_entropy(logits, wanted)
                 if statistics.layers:
                     loss = loss + settings.bn_weight * statistics.take()
                 else:
-                    moved = _jitter(x, max(1, settings.jitter), low, draws)
+                    moved = _jitter(seen(x), max(1, settings.jitter), low, draws)
                     again = _disturbed(model, moved, draws)
                     loss = loss + settings.bn_weight * F.cross_entropy(again, wanted)
                 loss = loss + settings.tv_weight * total_variation(x) + settings.l2_weight * x.square().mean()

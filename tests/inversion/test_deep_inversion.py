@@ -97,6 +97,37 @@ def test_bounded_images_stay_in_the_pixel_range(made: SyntheticSet, version: Cla
     assert float(free.images.min()) < low or float(free.images.max()) > high
 
 
+def test_coarse_images_have_no_fine_pattern(version: Classifier) -> None:
+    """A coarse free image of 8 x 8 is made of a map of 4 x 4: every other such map gives its own 16 numbers.
+
+    The maps enlarged span 16 of 64 dimensions (a quarter's map enlarged twice is not in them, but its 4
+    add at most 4), so images have rank 20 at most; plain ones of as many starts have all 40.
+    """
+    settings = InversionSettings(iterations=3, bounded=False, min_confidence=0.0)
+    labels = torch.arange(10).repeat(4)
+    ranks = [
+        torch.linalg.matrix_rank(
+            deep_inversion(version, labels, replace(settings, coarse=coarse), seed=0).images.flatten(1),
+            rtol=1e-4,
+        )
+        for coarse in (True, False)
+    ]
+    assert int(ranks[0]) <= 20 and int(ranks[1]) == 40
+
+
+@pytest.mark.parametrize("name", ["rotation", "scaling", "shift"])
+def test_images_are_seen_turned_and_kept_upright(version: Classifier, name: str) -> None:
+    """What is learned from is turned by the seed's draws; what is given is not the turned ones."""
+    settings = InversionSettings(iterations=5, min_confidence=0.0)
+    labels = torch.tensor([1, 4, 7])
+    asked = replace(settings, **{name: 0.2 if name != "rotation" else 20.0})
+    first, again = (deep_inversion(version, labels, asked, seed=0).images for _ in range(2))
+    assert torch.equal(first, again)
+    plain = deep_inversion(version, labels, settings, seed=0).images
+    assert not torch.equal(first, plain)
+    assert float((first - plain).abs().mean()) < float((plain - plain.flip(0)).abs().mean())
+
+
 def test_images_are_the_seeds_alone(version: Classifier) -> None:
     """Same seed, same bits; another seed, other images; the global generator is neither read nor moved."""
     settings = InversionSettings(iterations=25, min_confidence=0.0, jitter=1)
@@ -405,7 +436,8 @@ def test_classes_that_cannot_be_inverted_are_refused(version: Classifier) -> Non
     [
         ("iterations", 0), ("lr", 0.0), ("lr", math.nan), ("lr", math.inf), ("bn_weight", -1.0),
         ("tv_weight", math.nan), ("l2_weight", math.inf), ("jitter", -1), ("min_confidence", 1.0),
-        ("min_confidence", -0.1),
+        ("min_confidence", -0.1), ("rotation", -1.0), ("rotation", 181.0), ("rotation", math.nan),
+        ("scaling", 1.0), ("scaling", -0.1), ("shift", 1.0), ("shift", math.nan),
     ],
 )  # fmt: skip
 def test_settings_refuse_a_bad_value_by_name(name: str, value: float) -> None:
