@@ -132,7 +132,7 @@ def _before(task: Task, row: Row, bounds: before.Bounds | None = None) -> tuple[
 
 
 def _recall(row: Row) -> Recall:
-    forget, retain = row["without_data"]["probes"]["1"]
+    forget, retain = row["without_data"]["probes"]["inverted"]["1"]
     return Recall(forget=forget, retain=retain)
 
 

@@ -17,7 +17,12 @@ from benchmarks.zoo.students import StudentSettings, shaken, taught
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.stand_ins import stand_in
 from rayunlearn.evaluation.synthetic import assess, balanced_labels
-from rayunlearn.inversion.deep_inversion import BatchNormStatistics, SyntheticSet, deep_inversion
+from rayunlearn.inversion.deep_inversion import (
+    BatchNormStatistics,
+    InversionSettings,
+    SyntheticSet,
+    deep_inversion,
+)
 from rayunlearn.methods.registry import method_named
 from rayunlearn.methods.training import StepInfo
 from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logit
@@ -147,15 +152,22 @@ class Workshop:
         return self._trained(job, EARLY if number == 0 else ())
 
     def inverted(
-        self, parent: Weights, roles: Roles, use: str, per_retain: int, per_forget: int
+        self,
+        parent: Weights,
+        roles: Roles,
+        use: str,
+        per_retain: int,
+        per_forget: int,
+        settings: InversionSettings | None = None,
     ) -> SyntheticSet:
-        """DeepInversion images of a version."""
+        """DeepInversion images of a version, by the recipe's settings or others."""
+        settings = settings or self.recipe.inversion
         labels = balanced_labels(roles, per_retain_class=per_retain, per_forget_class=per_forget)
         seed = derive_seed(self.seed, "synthetic", use)
-        made_from = ("inverted", version_id(parent), labels.tolist(), stated(self.recipe.inversion), seed)
+        made_from = ("inverted", version_id(parent), labels.tolist(), stated(settings), seed)
         model = version_model(self.spec, parent)
         return self.cache.images(
-            made_from, lambda: deep_inversion(model, labels, self.recipe.inversion, seed=seed)
+            made_from, lambda: deep_inversion(model, labels, settings, seed=seed)
         )
 
     def run(

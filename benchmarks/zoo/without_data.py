@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from benchmarks.zoo.pictures import drawn, photographed
 from benchmarks.zoo.students import even_weights
 from rayunlearn.evaluation.synthetic import assess, probe_recall
 from rayunlearn.inversion.augmentations import cut_together, moved
-from rayunlearn.inversion.deep_inversion import BatchNormStatistics, SyntheticSet
+from rayunlearn.inversion.deep_inversion import BatchNormStatistics, InversionSettings, SyntheticSet
 from rayunlearn.models.classifiers import Classifier, version_model
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed, generator
@@ -28,7 +28,9 @@ PICTURES = 300
 FOLDS = 3
 RIDGE = 1.0
 PROBE_SHOWN = (1, 5)
-IMAGES_OF_CLASSES = ("inverted", "moved", "cut", "mean", "noise", "more noise")
+IMAGES_OF_CLASSES = (
+    "inverted", "moved", "cut", "mean", "noise", "more noise", "coarse", "coarse cut", "coarse mean",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +56,7 @@ class Questions:
         images: of each kind, `[N, C, H, W]`.
         version: who was asked.
         answers: of the version, by kind.
-        check: inverted images of all classes, which no method learned from.
+        checks: inverted images of all classes, which no method learned from, by how they were made.
         roles: of the request.
         seed: of draws.
     """
@@ -62,7 +64,7 @@ class Questions:
     images: dict[str, Tensor]
     version: Classifier
     answers: dict[str, Answer]
-    check: SyntheticSet
+    checks: dict[str, SyntheticSet]
     roles: Roles
     seed: int
 
@@ -70,12 +72,18 @@ class Questions:
 def questions(shop: Workshop, parent: Weights, roles: Roles) -> Questions:
     """Inverted images of the retain classes, these disturbed in several ways, and pictures of no class."""
     sizes, spec, seed = shop.recipe.validation, shop.spec, derive_seed(shop.seed, "questions")
-    check = shop.inverted(parent, roles, "check", sizes.per_retain_class, sizes.per_forget_class)
-    inverted, draws = check.of(roles.retain).images, generator(seed, "mixtures")
+    version = version_model(spec, parent)
+    of_version = parent, roles, "check", sizes.per_retain_class, sizes.per_forget_class
+    checks = {
+        "inverted": shop.inverted(*of_version),
+        "coarse": shop.inverted(*of_version, coarse(shop.recipe.inversion, version)),
+    }
+    inverted, coarse_ones = (check.of(roles.retain).images for check in checks.values())
+    draws = generator(seed, "mixtures")
     shift = max(1, spec.image_size // 8)
 
-    def others() -> Tensor:
-        return torch.cat([inverted[torch.randperm(len(inverted), generator=draws)] for _ in range(MIXED)])
+    def others(pool: Tensor = inverted) -> Tensor:
+        return torch.cat([pool[torch.randperm(len(pool), generator=draws)] for _ in range(MIXED)])
 
     def noise(scale: float) -> Tensor:
         below = others()
@@ -90,20 +98,36 @@ def questions(shop: Workshop, parent: Weights, roles: Roles) -> Questions:
         "mean": (others() + others()) / 2,
         "noise": noise(0.5),
         "more noise": noise(1.0),
+        "coarse": coarse_ones,
+        "coarse cut": cut_together(others(coarse_ones), others(coarse_ones), draws),
+        "coarse mean": (others(coarse_ones) + others(coarse_ones)) / 2,
         **{kind: make(spec, PICTURES, derive_seed(seed, kind)) for kind, make in pictures.items()},
     }
     under = inverted[torch.randint(len(inverted), (PICTURES,), generator=draws)]
     images |= {f"over {kind}": 0.6 * under + 0.4 * images[kind] for kind in pictures}
-    return asked_of(version_model(spec, parent), images, check, roles, seed)
+    return asked_of(version, images, checks, roles, seed)
+
+
+def coarse(settings: InversionSettings, version: Classifier) -> InversionSettings:
+    """Inversion to coarse images, turned, scaled and moved while they are made (docs/log.md, 97)."""
+    normalised = bool(BatchNormStatistics(version).layers)
+    return replace(
+        settings, iterations=150, lr=0.3, bn_weight=0.1 if normalised else settings.bn_weight, bounded=True,
+        jitter=0, coarse=True, rotation=15.0, scaling=0.15, shift=0.05,
+    )  # fmt: skip
 
 
 def asked_of(
-    version: Classifier, images: Mapping[str, Tensor], check: SyntheticSet, roles: Roles, seed: int
+    version: Classifier,
+    images: Mapping[str, Tensor],
+    checks: Mapping[str, SyntheticSet],
+    roles: Roles,
+    seed: int,
 ) -> Questions:
     """The images with a version's answers."""
     return Questions(
-        images=dict(images), version=version, answers=answered(images, version), check=check, roles=roles,
-        seed=seed,
+        images=dict(images), version=version, answers=answered(images, version), checks=dict(checks),
+        roles=roles, seed=seed,
     )  # fmt: skip
 
 
@@ -134,8 +158,8 @@ def measured(asked: Questions, model: Classifier, answers: Mapping[str, Answer])
         explains: by class, the same of the model's logit by the version's features.
         assessment: counts of the gate.
         relapse: of the gate as it was.
-        probes: by images shown of each class, shares of the held-out inverted images of the target and of the
-            other classes that a linear probe knows; the gate's is that from one.
+        probes: by how images were made and how many are shown of each class, shares of the held-out ones of
+            the target and of the other classes that a linear probe knows; the gate's is that from one.
         mismatch: by kind, distance of the batch's statistics from those of the model's BatchNorms.
         kept_direction, stable_rank: by layer of more than one dimension, cosine similarity with the version's
             weights, and squared Frobenius norm over squared spectral norm.
@@ -165,11 +189,14 @@ def measured(asked: Questions, model: Classifier, answers: Mapping[str, Answer])
         "explained": _explained(inner, told, asked.seed),
         "explained_pictures": _explained(inner[pictures], told[pictures], asked.seed),
         "explains": _explained(known, own, asked.seed),
-        "assessment": asdict(assess(model, asked.check, asked.roles)),
-        "relapse": relapse_curve(model, asked.check, asked.roles),
+        "assessment": asdict(assess(model, asked.checks["inverted"], asked.roles)),
+        "relapse": relapse_curve(model, asked.checks["inverted"], asked.roles),
         "probes": {
-            str(shown): probe_recall(model, asked.check, asked.roles, asked.seed, train_per_class=shown)
-            for shown in PROBE_SHOWN
+            made: {
+                str(shown): probe_recall(model, check, asked.roles, asked.seed, train_per_class=shown)
+                for shown in PROBE_SHOWN
+            }
+            for made, check in asked.checks.items()
         },
         "mismatch": {kind: answer.mismatch for kind, answer in answers.items()},
         "kept_direction": directions,

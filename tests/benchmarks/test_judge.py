@@ -25,7 +25,7 @@ def model(
             "correct": [d_r, d_r, 0], "count": [100, 100, 100], "probe_1": list(real), "probe_10": list(real),
         },
         "without_data": {
-            "probes": {"1": list(synthetic)}, "relapse": [0.0],
+            "probes": {"inverted": {"1": list(synthetic)}}, "relapse": [0.0],
             "assessment": {
                 "retain_correct": inverted, "retain_count": 100, "forget_correct": 0, "forget_count": 50,
                 "retain_loss": 0.0, "forget_mass": 0.0, "forgotten_share": [],

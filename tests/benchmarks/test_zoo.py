@@ -167,7 +167,7 @@ def asked_by(teacher: Classifier) -> Questions:
     with torch.no_grad():
         labels = teacher(images["drawn"]).argmax(dim=1)
     check = SyntheticSet(images=images["drawn"], labels=labels, requested=300)
-    return asked_of(teacher, images, check, Roles(retain=(1, 2, 3), target=(0,)), 0)
+    return asked_of(teacher, images, {"inverted": check}, Roles(retain=(1, 2, 3), target=(0,)), 0)
 
 
 def test_the_version_agrees_with_itself_and_explains_itself(teacher: Classifier) -> None:
@@ -177,9 +177,10 @@ def test_the_version_agrees_with_itself_and_explains_itself(teacher: Classifier)
         found = measured(asked, model, answered(asked.images, model))
         assert found["agreement"] == pytest.approx({"drawn": 1.0, "other": 1.0})
         assert min(*found["explained"], *found["explains"]) > 0.99
-        assert min(found["probes"]["5"]) > 0.5
-        assert found["probes"]["1"] == probe_recall(model, asked.check, asked.roles, asked.seed)
-        assert found["assessment"]["retain_correct"] == int((asked.check.labels > 0).sum())
+        (check,), (probes,) = asked.checks.values(), found["probes"].values()
+        assert min(probes["5"]) > 0.5
+        assert probes["1"] == probe_recall(model, check, asked.roles, asked.seed)
+        assert found["assessment"]["retain_correct"] == int((check.labels > 0).sum())
         assert found["closeness"] == pytest.approx({"drawn": 1.0, "other": 1.0})
         assert found["kept_direction"] == pytest.approx([1.0] * len(found["kept_direction"]), abs=0.1)
         own = asked.answers["drawn"].logits[:, 1:].softmax(dim=1).amax(dim=1)
