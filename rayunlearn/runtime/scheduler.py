@@ -43,7 +43,7 @@ from rayunlearn.runtime.recovery import outlasting
 from rayunlearn.runtime.requested import coalesced, request_row, roles_of, run_seed
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.training_logs import drop_steps, load_log
-from rayunlearn.scheduling.gate import UNDECIDED, Verdict, judge
+from rayunlearn.scheduling.gate import Verdict, judge
 from rayunlearn.scheduling.requests import Request, run_id
 from rayunlearn.scheduling.stopping import Choice, choose, should_stop
 from rayunlearn.seeds import derive_seed
@@ -241,9 +241,8 @@ class _Run:
         finally:
             ensemble.close()
         if not verdict.passed:
-            undecided = verdict.outcome == "cannot tell"
-            refusals.append(f"{UNDECIDED if undecided else 'gate'}: {'; '.join(verdict.reasons)}")
-            chosen = undecided and self.recipe.gate.undecided == "publish"
+            refusals.append(verdict.said)
+            chosen = verdict.outcome == "cannot tell" and self.recipe.gate.undecided == "publish"
             if not (chosen or self.recipe.publish_refused):
                 return self._fail(refusals, choice)
         with self._phase("publish"):

@@ -120,6 +120,11 @@ class Verdict:
         """Whether every check was passed."""
         return self.outcome == "passed"
 
+    @property
+    def said(self) -> str:
+        """The reasons, as they are recorded."""
+        return f"{UNDECIDED if self.outcome == 'cannot tell' else 'gate'}: {'; '.join(self.reasons)}"
+
 
 def judge(measures: GateMeasures, settings: GateSettings) -> Verdict:
     """Judge a result: one check that refuses it decides, and one that can tell nothing leaves it undecided.
