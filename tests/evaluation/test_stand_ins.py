@@ -78,7 +78,10 @@ def test_a_stand_in_is_its_seeds_and_leaves_the_version_alone(
 def test_a_stand_in_knows_what_it_saw(
     digits_version: Callable[..., Classifier], unseen: SyntheticSet
 ) -> None:
-    """Half of the digits teach it the other half of the retain classes (96 +- 1 %); the other it never names."""
+    """Half of the digits teach it the other half of the retain classes (96 +- 1 %).
+
+    The class to forget it never names.
+    """
     version = digits_version()
     first = torch.arange(len(unseen.labels)) % 2 == 0
     shown = SyntheticSet(images=unseen.images[first], labels=unseen.labels[first], requested=100)
