@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import Classifier, build_classifier, version_model
 from rayunlearn.recipes import load_recipe
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
+from rayunlearn.runtime.ensemble import InlineEnsemble, Job, RunInputs
 from rayunlearn.runtime.judging import gate_jobs, gate_measures, synthesis_jobs
 from rayunlearn.runtime.training import fit
 from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
@@ -43,11 +44,26 @@ def sets() -> dict[str, SyntheticSet]:
     return {name: function(*arguments) for name, (function, arguments) in jobs.items()}
 
 
-def ask(candidate: Weights) -> tuple[Verdict, GateMeasures]:
-    """The gate's verdict about a candidate, by the measures and in the order of a run's gate phase."""
+def asked(candidate: Weights) -> list[Job]:
+    """What a run's gate phase asks about a candidate."""
     spec, weights = stored_original()
-    jobs = gate_jobs(spec, candidate, weights, sets(), ROLES, RECIPE, SEED)
-    measures = gate_measures(InlineEnsemble().map(jobs), ROLES)
+    return gate_jobs(spec, candidate, weights, sets(), ROLES, RECIPE, SEED)
+
+
+@functools.cache
+def of_the_version() -> tuple[Any, list[Any]]:
+    """The answers that no candidate changes: about the version itself and its stand-ins."""
+    _, parent, _, *ends = asked(stored_original()[1])
+    answer, *recalls = InlineEnsemble().map([parent, *ends])
+    return answer, recalls
+
+
+def ask(candidate: Weights) -> tuple[Verdict, GateMeasures]:
+    """The gate's verdict about a candidate, by the measures of a run's gate phase."""
+    measure, _, probe, *_ = asked(candidate)
+    own, recall = InlineEnsemble().map([measure, probe])
+    parent, ends = of_the_version()
+    measures = gate_measures([own, parent, recall, *ends], ROLES)
     return judge(measures, RECIPE.gate), measures
 
 
