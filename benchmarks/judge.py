@@ -1,7 +1,8 @@
 """The gate's verdicts on the zoo, whose models' truth is known: `python -m benchmarks.judge`.
 
 The rows are those of `docs/results/zoo.parquet` (`python -m benchmarks.zoo`), so that it takes seconds.
-Erasing is judged by the gate's own bounds, which were fitted to no row. Keeping is judged by a predicted D_r,
+Erasing is judged by the gate itself, whose bounds are not fitted, but were chosen with some of these rows in
+sight (docs/log.md, 95). Keeping is judged by a predicted D_r,
 which is fitted to models of the other data sets (or networks), never to those that it is tried on. Under
 `before` stands the gate as it was, which judged keeping by accuracy on inverted images.
 
@@ -13,10 +14,10 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,13 +28,12 @@ from rich.table import Table
 
 from benchmarks.zoo import before
 from rayunlearn.evaluation.synthetic import Assessment
-from rayunlearn.scheduling.erasing import Recall, Scale, judge_erasing
-from rayunlearn.scheduling.gate import GateSettings
+from rayunlearn.scheduling.erasing import Recall, Scale
+from rayunlearn.scheduling.gate import GateMeasures, GateSettings, Outcome, judge
 from rayunlearn.scheduling.keeping import Calibration, Kept, Prediction
 
 STORED = Path(__file__).parents[1] / "docs" / "results" / "zoo.parquet"
 Row = dict[str, Any]
-Verdict = Literal["passed", "refused", "cannot tell"]
 
 TOLD = 0.1
 """By so much a probe on real images has to know more of the hidden baseline than of any Retrain model, of the
@@ -45,7 +45,7 @@ SOUND, DAMAGED = 1.0, 5.0
 """Points of D_r below Retrain: at most so many, and at least."""
 MAX_LOSS = 0.05
 """Share of the version's D_r that may be lost, as predicted."""
-HALF_LOST, LITTLE = 0.6, 0.15
+MOST_KEPT, LITTLE = 0.6, 0.15
 """Models with less of the version's D_r than the first count only so much in a calibration: how bad a ruined
 model is need not be known."""
 RIDGE = 3e-3
@@ -113,23 +113,24 @@ def tasks(rows: Iterable[Row]) -> dict[str, Task]:
     return {name: task for name, task in found.items() if all(task.of(family) for family in needed)}
 
 
-def erasing(task: Task, row: Row, settings: GateSettings) -> Verdict:
+def erasing(task: Task, row: Row, settings: GateSettings) -> Outcome:
     """What the gate says of what a model has erased."""
-    images = row["without_data"]["assessment"]
-    if images["forget_correct"] / images["forget_count"] > settings.max_forget:
-        return "refused"
-    scale = Scale(version=_recall(task.version), stand_ins=tuple(map(_recall, task.of("stand-in"))))
-    position, power = settings.max_position, settings.least_power
-    said = judge_erasing(_recall(row), scale, max_position=position, least_power=power)
-    return "passed" if said == "erased" else "cannot tell" if said == "cannot tell" else "refused"
+    found, parent = (Assessment(**r["without_data"]["assessment"]) for r in (row, task.version))
+    measures = GateMeasures(
+        retain_correct=found.retain_correct, retain_count=found.retain_count,
+        forget_correct=found.forget_correct, forget_count=found.forget_count,
+        parent_retain_correct=parent.retain_correct, recall=_recall(row),
+        scale=Scale(version=_recall(task.version), stand_ins=tuple(map(_recall, task.of("stand-in")))),
+    )  # fmt: skip
+    return judge(measures, replace(settings, max_retain_drop=1.0)).outcome
 
 
-def erasing_before(task: Task, row: Row) -> Verdict:
+def erasing_before(task: Task, row: Row) -> Outcome:
     """The same of the gate as it was."""
     return "passed" if _before(task, row)[1] else "refused"
 
 
-def keeping_before(task: Task, row: Row) -> Verdict:
+def keeping_before(task: Task, row: Row) -> Outcome:
     """What the gate as it was says of what a model has kept: by its accuracy on inverted images."""
     return "passed" if _before(task, row)[0] else "refused"
 
@@ -137,7 +138,7 @@ def keeping_before(task: Task, row: Row) -> Verdict:
 def _before(task: Task, row: Row) -> tuple[bool, bool]:
     found, parent = (Assessment(**r["without_data"]["assessment"]) for r in (row, task.version))
     measured = row["without_data"]
-    return before.passed(found, parent, measured["relapse"], _recall(row).forget, before.Bounds())
+    return before.passed(found, parent, measured["relapse"], _recall(row).forget)
 
 
 def kept(row: Row) -> Kept:
@@ -163,7 +164,7 @@ def fitted(zoo: Iterable[Task], spread: float) -> Calibration:
             true = share(task, row)
             x.append(kept(row).values)
             y.append(true)
-            weights.append((1 if true >= HALF_LOST else LITTLE) / len(task.judged))
+            weights.append((1 if true >= MOST_KEPT else LITTLE) / len(task.judged))
     measures, truth, w = np.array(x), np.array(y), np.array(weights)
     middle, scale = np.average(measures, axis=0, weights=w), measures.std(axis=0) + 1e-9
     z = np.c_[(measures - middle) / scale, np.ones(len(x))]
@@ -201,12 +202,12 @@ def _spread(groups: Sequence[Mapping[str, Task]]) -> float:
         calibration = fitted(others or part.values(), 0.0)
         for task in part.values():
             for row in task.judged:
-                if share(task, row) >= HALF_LOST:
+                if share(task, row) >= MOST_KEPT:
                     errors.append(abs(calibration.predict(kept(row)).share - share(task, row)))
     return float(np.quantile(errors, COVERED))
 
 
-def keeping(predicted: Mapping[tuple[str, str], Prediction], task: Task, row: Row) -> Verdict:
+def keeping(predicted: Mapping[tuple[str, str], Prediction], task: Task, row: Row) -> Outcome:
     """What is said of a model's loss, by its predicted D_r."""
     lost = 1 - predicted[task.version["task"], row["name"]].share
     return "passed" if lost <= MAX_LOSS else "refused"
@@ -220,7 +221,7 @@ def errors(zoo: Mapping[str, Task], predicted: Mapping[tuple[str, str], Predicti
     """
     off, covered, orders = [], [], []
     for name, task in zoo.items():
-        rows = [row for row in task.judged if share(task, row) >= HALF_LOST]
+        rows = [row for row in task.judged if share(task, row) >= MOST_KEPT]
         for row in rows:
             guess, true = predicted[name, row["name"]], share(task, row)
             off.append(100 * abs(guess.share - true))
@@ -254,7 +255,7 @@ def family(row: Row) -> str:
 
 
 def figures(
-    zoo: dict[str, Task], judge: Callable[[Task, Row], Verdict], keeps: Callable[[Task, Row], Verdict]
+    zoo: dict[str, Task], judge: Callable[[Task, Row], Outcome], keeps: Callable[[Task, Row], Outcome]
 ) -> dict[str, Any]:
     """Shares of models of which the verdict is right, each over those of which something is asked.
 
@@ -266,10 +267,10 @@ def figures(
         judge: of erasing.
         keeps: of keeping.
     """
-    golds: list[Verdict] = []
-    hidden: dict[str, list[Verdict]] = defaultdict(list)
-    erased: list[Verdict] = []
-    as_erased: list[Verdict] = []
+    golds: list[Outcome] = []
+    hidden: dict[str, list[Outcome]] = defaultdict(list)
+    erased: list[Outcome] = []
+    as_erased: list[Outcome] = []
     told, blind, damaged, sound = [], [], [], []
     for name, task in zoo.items():
         if task.places(task.rows["mask_logit"]):
@@ -301,15 +302,15 @@ def figures(
     }
 
 
-def _worse(one: Verdict, other: Verdict) -> Verdict:
+def _worse(one: Outcome, other: Outcome) -> Outcome:
     return max(one, other, key=("passed", "cannot tell", "refused").index)
 
 
-def _share(verdicts: Sequence[Verdict], wanted: Verdict) -> float | None:
+def _share(verdicts: Sequence[Outcome], wanted: Outcome) -> float | None:
     return verdicts.count(wanted) / len(verdicts) if verdicts else None
 
 
-def by_family(zoo: dict[str, Task], judge: Callable[[Task, Row], Verdict]) -> Table:
+def by_family(zoo: dict[str, Task], judge: Callable[[Task, Row], Outcome]) -> Table:
     """How many models of each family get which verdict of erasing."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for task in zoo.values():
@@ -328,7 +329,7 @@ def main(
     zoo = tasks(pq.read_table(stored).to_pylist())
     settings = GateSettings()
 
-    def now(task: Task, row: Row) -> Verdict:
+    def now(task: Task, row: Row) -> Outcome:
         return erasing(task, row, settings)
 
     console = Console()
@@ -337,7 +338,7 @@ def main(
     for column in ("dataset", "model"):
         predicted = predictions(zoo, column)
 
-        def keeps(task: Task, row: Row, predicted: Any = predicted) -> Verdict:
+        def keeps(task: Task, row: Row, predicted: Any = predicted) -> Outcome:
             return keeping(predicted, task, row)
 
         for group, part in _parts(zoo, column).items():

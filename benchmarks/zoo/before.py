@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +15,8 @@ from rayunlearn.roles import Roles
 STEPS, LR, MOMENTUM = 3, 0.01, 0.9
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """What that gate allowed, as shares."""
-
-    forget: float = 0.0
-    retain_drop: float = 0.10
-    relapse: float = 0.5
-    probe: float = 0.8
+MAX_FORGET, MAX_RETAIN_DROP, MAX_RELAPSE, MAX_PROBE = 0.0, 0.10, 0.5, 0.8
+"""What that gate allowed, as shares."""
 
 
 def relapse_curve(model: Classifier, images: SyntheticSet, roles: Roles) -> list[float]:
@@ -56,9 +49,9 @@ def relapse_curve(model: Classifier, images: SyntheticSet, roles: Roles) -> list
 
 
 def passed(
-    found: Assessment, parent: Assessment, relapse: list[float], recall: float, bounds: Bounds
+    found: Assessment, parent: Assessment, relapse: list[float], recall: float
 ) -> tuple[bool, bool]:
     """Whether that gate let a model pass: for what it keeps, and for what it has erased."""
     drop = (parent.retain_correct - found.retain_correct) / found.retain_count
-    gone = found.forget_correct / found.forget_count <= bounds.forget
-    return drop <= bounds.retain_drop, gone and max(relapse) <= bounds.relapse and recall <= bounds.probe
+    gone = found.forget_correct / found.forget_count <= MAX_FORGET
+    return drop <= MAX_RETAIN_DROP, gone and max(relapse) <= MAX_RELAPSE and recall <= MAX_PROBE

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from rayunlearn.errors import BadInput
+from rayunlearn.evaluation.accuracy import evaluating
 from rayunlearn.inversion.augmentations import cut_together
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.classifiers import Classifier, build_classifier
@@ -74,21 +75,16 @@ def stand_in(
     student = build_classifier(version.spec, derive_seed(seed, "stand-in")).to(device).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps)
-    was_training = version.training
-    version.eval()
-    try:
-        for step in range(settings.steps):
-            draws = generator(seed, "stand-in batch", step)
-            shown = pool[torch.randint(len(pool), (settings.batch_size,), generator=draws)]
-            half = settings.batch_size // 2
-            shown[:half] = cut_together(shown[:half], shown[half : 2 * half], draws)
-            shown = shown.to(device)
-            with torch.no_grad():
-                told = kept[version(shown)[:, kept].argmax(dim=1)]
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(student(shown), told).backward()
-            optimizer.step()
-            schedule.step()
-    finally:
-        version.train(was_training)
+    for step in range(settings.steps):
+        draws = generator(seed, "stand-in batch", step)
+        shown = pool[torch.randint(len(pool), (settings.batch_size,), generator=draws)]
+        half = settings.batch_size // 2
+        shown[:half] = cut_together(shown[:half], shown[half : 2 * half], draws)
+        shown = shown.to(device)
+        with evaluating(version):
+            told = kept[version(shown)[:, kept].argmax(dim=1)]
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(student(shown), told).backward()
+        optimizer.step()
+        schedule.step()
     return student.eval()

@@ -16,6 +16,7 @@ has no power to say that a class is still there; if none has, nothing can be tol
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import mean
 from typing import Literal
 
@@ -99,18 +100,10 @@ def judge_erasing(
     'cannot tell'
     """
     powerful = False
-    for place in (_forget, _relative):
+    for place in (attrgetter("forget"), attrgetter("relative")):
         high = place(scale.version)
         distance = high - mean(map(place, scale.stand_ins))
         if place(candidate) <= high - (1 - max_position) * max(distance, least_power):
             return "erased"
         powerful = powerful or distance >= least_power
     return "still there" if powerful else "cannot tell"
-
-
-def _forget(recall: Recall) -> float:
-    return recall.forget
-
-
-def _relative(recall: Recall) -> float:
-    return recall.relative

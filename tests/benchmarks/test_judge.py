@@ -8,7 +8,6 @@ import pytest
 
 from benchmarks.judge import (
     Task,
-    Verdict,
     erasing,
     errors,
     figures,
@@ -20,7 +19,7 @@ from benchmarks.judge import (
     share,
     tasks,
 )
-from rayunlearn.scheduling.gate import GateSettings
+from rayunlearn.scheduling.gate import GateSettings, Outcome
 
 SETTINGS = GateSettings()
 KEPT, GONE = (0, 1), 2
@@ -80,7 +79,7 @@ def test_a_judge_that_is_right_has_every_point() -> None:
 
 def test_each_mistake_has_a_score_of_its_own() -> None:
     """A Retrain refused, a hidden model passed, a ruined one passed, a sound one refused."""
-    wrong: dict[str, Verdict] = {"passed": "refused", "refused": "passed"}
+    wrong: dict[str, Outcome] = {"passed": "refused", "refused": "passed"}
     found = figures(
         zoo(RUINED, SOUND),
         lambda t, r: wrong[erasing(t, r, SETTINGS)],
