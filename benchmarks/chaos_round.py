@@ -33,8 +33,9 @@ SETTINGS = (
     f"gated_inversion.cycles={CYCLES}", f"gated_inversion.schedule_cycles={CYCLES}",
     "gated_inversion.batch_size=32", "gated_inversion.student_steps=4", "gated_inversion.generator_width=0.1",
     "gated_inversion.inverted_per_class=8", "stopping.min_retain=0", "stopping.leak=1",
-    "stopping.forget_tolerance=0.99", "gate.max_forget=1", "gate.max_retain_drop=1", "gate.max_position=9",
-    "stand_ins.number=1", "stand_ins.steps=1", "gate.max_forgotten_share=1", "audit.enabled=false",
+    "stopping.forget_tolerance=0.99", "gate.max_forget=1", "gate.max_loss=1", "gate.max_retain_drop=1",
+    "gate.max_position=9", "stand_ins.number=1", "stand_ins.steps=1", "gate.max_forgotten_share=1",
+    "audit.enabled=false",
 )  # fmt: skip
 """The digits recipe so small that a request takes seconds, and that whatever comes out is published."""
 

@@ -58,8 +58,8 @@ SETTINGS = (
     "validation.per_retain_class=6", "validation.per_forget_class=8", "gkt.cycles=20",
     "gkt.schedule_cycles=20", "gkt.batch_size=32", "gkt.student_steps=2", "gkt.generator_width=0.1",
     "stopping.min_retain=0", "stopping.leak=1", "stopping.forget_tolerance=0.99", "gate.max_forget=1",
-    "gate.max_retain_drop=1", "gate.max_position=9", "gate.max_forgotten_share=1", "stand_ins.number=1",
-    "stand_ins.steps=1",
+    "gate.max_loss=1", "gate.max_retain_drop=1", "gate.max_position=9", "gate.max_forgotten_share=1",
+    "stand_ins.number=1", "stand_ins.steps=1",
     "audit.enabled=false",
 )  # fmt: skip
 """Of the requests whose overhead is measured: a method that takes a second or two, and never a refusal."""

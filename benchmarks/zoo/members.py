@@ -17,12 +17,8 @@ from benchmarks.zoo.students import StudentSettings, shaken, taught
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.stand_ins import stand_in
 from rayunlearn.evaluation.synthetic import assess, balanced_labels
-from rayunlearn.inversion.deep_inversion import (
-    BatchNormStatistics,
-    InversionSettings,
-    SyntheticSet,
-    deep_inversion,
-)
+from rayunlearn.inversion.deep_inversion import BatchNormStatistics, SyntheticSet, deep_inversion
+from rayunlearn.inversion.deep_inversion import coarse as coarse_inversion
 from rayunlearn.methods.registry import method_named
 from rayunlearn.methods.training import StepInfo
 from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logit
@@ -158,14 +154,16 @@ class Workshop:
         use: str,
         per_retain: int,
         per_forget: int,
-        settings: InversionSettings | None = None,
+        *,
+        coarse: bool = False,
     ) -> SyntheticSet:
-        """DeepInversion images of a version, by the recipe's settings or others."""
-        settings = settings or self.recipe.inversion
+        """DeepInversion images of a version, plain or coarse ones, by the recipe's settings."""
+        model, settings = version_model(self.spec, parent), self.recipe.inversion
+        if coarse:
+            settings = coarse_inversion(settings, model)
         labels = balanced_labels(roles, per_retain_class=per_retain, per_forget_class=per_forget)
         seed = derive_seed(self.seed, "synthetic", use)
         made_from = ("inverted", version_id(parent), labels.tolist(), stated(settings), seed)
-        model = version_model(self.spec, parent)
         return self.cache.images(
             made_from, lambda: deep_inversion(model, labels, settings, seed=seed)
         )
@@ -173,7 +171,7 @@ class Workshop:
     def run(
         self, parent: Weights, roles: Roles, method: str, *, length: float = 1.0, real: bool = False
     ) -> Checkpoints:
-        """A run of a method with the recipe's settings, judged at its checkpoints as the service does it.
+        """A run of a method with the recipe's settings; the paper's rule chooses a checkpoint.
 
         Args:
             parent: the version to forget from.
@@ -202,7 +200,8 @@ class Workshop:
                 retain=self._samples(roles.retain) if "retain" in declared.data_access else None,
             )  # fmt: skip
             run = declared.begin(handed, settings, "cpu")
-            stop_set = self.stop_set(parent, roles)
+            sizes = self.recipe.validation
+            plain = self.inverted(parent, roles, "stop", sizes.per_retain_class, sizes.per_forget_class)
             last = round(run.steps * length)
             every = max(1, run.steps // CHECKPOINTS)
             kept: dict[int, Weights] = {}
@@ -213,7 +212,7 @@ class Workshop:
                 run.advance(step + 1, until)
                 step = until
                 model = run.checkpoint()
-                found = assess(model, stop_set, roles)
+                found = assess(model, plain, roles)
                 run.observe(found.retain_loss)
                 figures = {k: v for k, v in vars(found).items() if k in CheckpointRecord.__dataclass_fields__}
                 records.append(
@@ -236,12 +235,14 @@ class Workshop:
     def stop_set(self, parent: Weights, roles: Roles) -> SyntheticSet:
         """What a run is stopped by."""
         sizes = self.recipe.validation
-        return self.inverted(parent, roles, "stop", sizes.per_retain_class, sizes.per_forget_class)
+        return self.inverted(
+            parent, roles, "stop", sizes.per_retain_class, sizes.per_forget_class, coarse=True
+        )
 
     def stand_in(self, parent: Weights, roles: Roles, number: int) -> Weights:
         """One that the gate would train."""
         settings, seed = self.recipe.stand_ins, derive_seed(self.seed, "stand-in", number)
-        made_from = ("stand-in", version_id(parent), repr(roles), stated(settings), seed, *self._fast)
+        made_from = ("coarse stand-in", version_id(parent), repr(roles), stated(settings), seed, *self._fast)
 
         def make() -> Weights:
             version = version_model(self.spec, parent)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.zoo.cache import Weights
+from rayunlearn.evaluation.keeping import even_weights
 from rayunlearn.inversion.augmentations import cut_together
 from rayunlearn.methods.distillation import kl_divergence, lower_to_minimum
 from rayunlearn.models.classifiers import Classifier
@@ -43,11 +44,6 @@ def evened(teacher: Classifier, pool: Tensor, forget: Sequence[int], most: float
     keep = logits.softmax(dim=1)[:, list(forget)].sum(dim=1) < most
     answers = lower_to_minimum(logits[keep], forget)
     return pool[keep], answers, even_weights(answers.argmax(dim=1))
-
-
-def even_weights(said: Tensor) -> Tensor:
-    """A weight for each answer `[N]`, by which every class that is answered has the same in all."""
-    return 1 / said.bincount()[said].double()
 
 
 def taught(

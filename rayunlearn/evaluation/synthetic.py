@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.accuracy import class_counts, evaluating
+from rayunlearn.evaluation.answers import answers
 from rayunlearn.evaluation.probe import ProbeSettings, linear_probes, recall
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.classifiers import Classifier
@@ -47,31 +47,26 @@ def assess(model: Classifier, images: SyntheticSet, roles: Roles) -> Assessment:
     """Count what the model makes of a synthetic set; eval mode, its mode is put back.
 
     Raises:
-        BadInput: there are classes to forget and no image of them.
+        BadInput: there are classes to forget and no image of them, or a logit is not finite.
     """
-    classes = model.spec.num_classes
-    counts = class_counts(model, images.images, images.labels, classes)
-    retain_correct, retain_count = counts.sums(roles.retain)
-    forget_correct, forget_count = counts.sums(roles.target)
-    if roles.target and not forget_count:
+    return assessed(answers(model, images.images)[1], images.labels, roles)
+
+
+def assessed(logits: Tensor, labels: Tensor, roles: Roles) -> Assessment:
+    """`assess` of a model's logits `[N, K]` for images that were made for the classes `labels`, `[N]`."""
+    said = logits.argmax(dim=1)
+    retain, target = (torch.isin(labels, torch.tensor(c)) for c in (roles.retain, roles.target))
+    if roles.target and not target.any():
         raise BadInput("synthetic forget images", 0, f"at least 1 of the classes {list(roles.target)}")
-    with evaluating(model), torch.no_grad():
-        device = next(model.parameters()).device
-        mass = 0.0
-        if roles.target:
-            forget_images = images.of(roles.target).images.to(device)
-            mass = float(model(forget_images).softmax(dim=1)[:, list(roles.target)].sum(dim=1).mean())
-        retain = images.of(roles.retain)
-        loss = F.cross_entropy(model(retain.images.to(device)), retain.labels.to(device))
-    predicted = counts.predicted.tolist()
+    mass = logits[target].softmax(dim=1)[:, list(roles.target)].sum(dim=1).mean() if roles.target else 0.0
     return Assessment(
-        retain_correct=retain_correct,
-        retain_count=retain_count,
-        forget_correct=forget_correct,
-        forget_count=forget_count,
-        retain_loss=float(loss),
-        forget_mass=mass,
-        forgotten_share=tuple(predicted[c] / len(images.labels) for c in roles.forgotten),
+        retain_correct=int((said == labels)[retain].sum()),
+        retain_count=int(retain.sum()),
+        forget_correct=int((said == labels)[target].sum()),
+        forget_count=int(target.sum()),
+        retain_loss=float(F.cross_entropy(logits[retain], labels[retain])),
+        forget_mass=float(mass),
+        forgotten_share=tuple(float((said == c).sum()) / len(labels) for c in roles.forgotten),
     )
 
 

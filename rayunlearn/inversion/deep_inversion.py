@@ -75,6 +75,26 @@ class InversionSettings:
             raise BadInput("inversion.min_confidence", self.min_confidence, "a number in [0, 1)")
 
 
+def coarse(settings: InversionSettings, model: Classifier) -> InversionSettings:
+    """Inversion of a model to coarse images, turned, scaled and moved while they are made.
+
+    Other models of the same classes answer such images nearly as they answer real ones, where they take
+    plain inverted images for anything (docs/log.md, 97).
+
+    Args:
+        settings: of plain images; a model without BatchNorm has their weight of what stands in for it.
+        model: that is inverted.
+    """
+    normalised = bool(BatchNormStatistics(model).layers)
+    return replace(
+        settings, iterations=max(1, round(COARSE_SHARE * settings.iterations)), lr=0.3,
+        bn_weight=0.1 if normalised else settings.bn_weight, bounded=True, jitter=0, coarse=True,
+        rotation=15.0, scaling=0.15, shift=0.05,
+    )  # fmt: skip
+
+
+COARSE_SHARE = 0.5
+"""Of a plain image's iterations; a coarse one has fewer pixels of its own (docs/log.md, 99)."""
 ATTEMPTS = 4
 """With less and less weight on the BatchNorm statistics ..."""
 EASED = 3.0
@@ -129,7 +149,8 @@ class BatchNormStatistics:
         assert layer.running_var is not None
         (x,) = inputs
         mean = x.mean(dim=(0, 2, 3))
-        var = x.var(dim=(0, 2, 3), unbiased=True)
+        # `Tensor.var` over these dimensions takes twice as long on a CPU
+        var = (x - mean[:, None, None]).square().sum(dim=(0, 2, 3)) / (x.numel() / x.shape[1] - 1)
         self._terms.append((mean - layer.running_mean).norm() + (var - layer.running_var).norm())
 
     def take(self) -> Tensor:

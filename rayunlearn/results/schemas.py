@@ -131,6 +131,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "retain_loss": _FLOAT,  # mean cross-entropy on the retain images, nats
             "forget_mass": _FLOAT,  # mean softmax probability of the classes to forget, over the forget set
             "forgotten_share": _FLOATS,  # share of predictions for each class forgotten so far
+            "kept": _STRING,  # JSON: what was measured of it beside its version, on coarse images
             "pass_rate": _FLOAT,
             "generator_loss": _FLOAT,
             "student_loss": _FLOAT,
@@ -140,7 +141,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "at": _TIME,
             "trial": _STRING,  # of the sweep that is the run
         },
-        null=("retain_loss", "pass_rate", "generator_loss", "student_loss", "trial"),
+        null=("retain_loss", "kept", "pass_rate", "generator_loss", "student_loss", "trial"),
     ),
     "evaluations": _schema("evaluations", _MEASURES, null=_MEASURES_NULL),
     "audits": _schema("audits", _MEASURES, null=_MEASURES_NULL),
@@ -216,6 +217,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "cycles": _INT,
             "second_correct": _INT,  # of the second set's retain images, by the chosen checkpoint
             "second_count": _INT,
+            "second_predicted": _FLOAT,  # D_r as a share of the version's, as the second set predicts it
             "seconds": _FLOAT,  # that it held its place ...
             "busy_seconds": _FLOAT,  # ... and of these, in which its run was carried out
             "cpus": _FLOAT,
@@ -223,8 +225,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             "reason": _STRING,
         },
         null=(
-            "score", "step", "cycles", "second_correct", "second_count", "seconds", "busy_seconds", "cpus",
-            "gpus", "reason",
+            "score", "step", "cycles", "second_correct", "second_count", "second_predicted", "seconds",
+            "busy_seconds", "cpus", "gpus", "reason",
         ),
     ),
 }

@@ -172,6 +172,7 @@ def _second(row: _Row) -> CheckpointRecord:
     return CheckpointRecord(
         step=row["step"], retain_correct=row["second_correct"], retain_count=row["second_count"],
         forget_correct=0, forget_count=0, forget_mass=0.0, pass_rate=0.0, samples=True,
+        predicted=row["second_predicted"],
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ One interface, three executions with the same weights:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.judged import Evidence, judged
+from rayunlearn.evaluation.judged import Evidence, Grounds, Judge
 from rayunlearn.evaluation.synthetic import Assessment
 from rayunlearn.inversion.unlearning_set import UnlearningSet, joined
 from rayunlearn.methods.gkt.cycle import run_cycle
@@ -28,7 +29,6 @@ from rayunlearn.methods.gkt.run import build_run_generator, build_student, build
 from rayunlearn.methods.registry import method_named
 from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import Classifier
-from rayunlearn.roles import Roles
 from rayunlearn.runtime.sealed import Handle, SealedActor
 from rayunlearn.runtime.wire import pack, unpack
 
@@ -44,12 +44,23 @@ class RunInputs:
         settings: of the method.
         handed: all that the method is handed.
         stop_set: what checkpoints are judged by.
+        compared: whether what they have kept is measured as well, by coarse images in the stop set.
     """
 
     method: str
     settings: Any
     handed: Handed
     stop_set: Evidence
+    compared: bool = False
+
+    @property
+    def grounds(self) -> Grounds:
+        """What checkpoints are judged by."""
+        handed = self.handed
+        return Grounds(
+            evidence=self.stop_set, roles=handed.roles, spec=handed.spec,
+            version=handed.weights if self.compared else None, seed=handed.seed,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +69,10 @@ class Shared:
 
     Attributes:
         method: its name.
-        roles: of the request.
         parts: references, as the ensemble that is to hold the run wants them.
     """
 
     method: str
-    roles: Roles
     parts: tuple[ray.ObjectRef[Any], ...]
 
 
@@ -107,13 +116,14 @@ class Judged(Protocol):
 
 
 def take_checkpoint(
-    run: Judged, stop_set: Evidence, roles: Roles
+    run: Judged, judge: Judge
 ) -> tuple[Assessment, dict[str, Any], dict[str, Tensor]]:
     """The model's assessment, of which the run hears, the run's figures, and the model's weights."""
     model = run.checkpoint()
-    assessment = judged(model, stop_set, roles)
+    assessment, kept = judge.judge(model)
     run.observe(assessment.retain_loss)
-    return assessment, run.report(), {k: v.detach().cpu() for k, v in model.state_dict().items()}
+    report = run.report() | {"kept": None if kept is None else json.dumps(kept)}
+    return assessment, report, {k: v.detach().cpu() for k, v in model.state_dict().items()}
 
 
 def merge(assessment: Assessment, *reports: dict[str, Any]) -> dict[str, Any]:
@@ -146,10 +156,11 @@ class InlineEnsemble:
 
     def begin(self, inputs: RunInputs) -> int:
         """Build the run."""
-        self.inputs, handed = inputs, inputs.handed
+        handed = inputs.handed
         if self._parts:
             handed, self._parts = replace(handed, approximated=joined(self._parts)), []
         self.run = method_named(inputs.method).begin(handed, inputs.settings, self.device)
+        self.judge = Judge(inputs.grounds, self.device)
         return self.run.steps
 
     def advance(self, first: int, last: int) -> None:
@@ -158,8 +169,7 @@ class InlineEnsemble:
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Figures since the last checkpoint, and the weights as they would be published."""
-        inputs = self.inputs
-        assessment, report, weights = take_checkpoint(self.run, inputs.stop_set, inputs.handed.roles)
+        assessment, report, weights = take_checkpoint(self.run, self.judge)
         return merge(assessment, report), weights
 
     def state(self) -> dict[str, Any]:
@@ -197,11 +207,17 @@ class _ActorEnsemble:
         ]
 
     def map(self, jobs: Sequence[Job]) -> list[Any]:
-        """Side by side, dealt out over the actors in turn."""
-        answers = [
-            self.actors[i % len(self.actors)].run.remote(function, *pack(arguments), on_device=True)
-            for i, (function, arguments) in enumerate(jobs)
-        ]
+        """Side by side, in order; whichever actor is free takes the next."""
+        answers: list[Any] = []
+        at_work: dict[Any, Any] = {}
+        for i, (function, arguments) in enumerate(jobs):
+            if i < len(self.actors):
+                actor = self.actors[i]
+            else:
+                (ended, *_), _ = ray.wait(list(at_work))
+                actor = at_work.pop(ended)
+            answers.append(actor.run.remote(function, *pack(arguments), on_device=True))
+            at_work[answers[-1]] = actor
         return [unpack(answer) for answer in ray.get(answers)]
 
     def gpu_ids(self) -> list[list[str]]:
@@ -233,7 +249,7 @@ class ColocatedEnsemble(_ActorEnsemble):
     @staticmethod
     def share(inputs: RunInputs) -> Shared:
         """Inputs put into the object store once, for any number of runs."""
-        return Shared(method=inputs.method, roles=inputs.handed.roles, parts=(ray.put(pack(inputs)),))
+        return Shared(method=inputs.method, parts=(ray.put(pack(inputs)),))
 
     def receive(self, part: UnlearningSet) -> None:
         """Pass a part of what the run is to learn from on to the actor."""
@@ -277,12 +293,8 @@ class SplitEnsemble(_ActorEnsemble):
     @staticmethod
     def share(inputs: RunInputs) -> Shared:
         """Inputs put into the object store once, for any number of runs; each role's part by itself."""
-        parts = (*share_out(inputs.handed), inputs.stop_set)
-        return Shared(
-            method=inputs.method,
-            roles=inputs.handed.roles,
-            parts=tuple(ray.put(pack(part)) for part in parts),
-        )
+        parts = (*share_out(inputs.handed), inputs.grounds)
+        return Shared(method=inputs.method, parts=tuple(ray.put(pack(part)) for part in parts))
 
     def reset(self) -> None:
         """Nothing: `begin` replaces each role."""
@@ -293,8 +305,8 @@ class SplitEnsemble(_ActorEnsemble):
 
     def begin_shared(self, shared: Shared, settings: Any) -> int:
         """Build a run with settings of its own from inputs in the object store."""
-        self.settings, self.roles = settings, shared.roles
-        *parts, self._stop_set = shared.parts
+        self.settings = settings
+        *parts, grounds = shared.parts
         names = method_named(shared.method).roles
         builders = (build_teacher, build_student, build_run_generator)
         ray.get(
@@ -302,6 +314,7 @@ class SplitEnsemble(_ActorEnsemble):
                 actor.create.remote(name, build, part, settings)
                 for actor, name, build, part in zip(self.actors, names, builders, parts, strict=True)
             ]
+            + [self.actors[1].create.remote("judge", Judge, grounds)]
         )
         self.teacher, self.student, self.generator = (
             Handle(actor, name) for actor, name in zip(self.actors, names, strict=True)
@@ -319,7 +332,7 @@ class SplitEnsemble(_ActorEnsemble):
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Figures since the last checkpoint, and the weights as they would be published."""
-        student = self.actors[1].apply.remote("student", take_checkpoint, self._stop_set, self.roles)
+        student = self.actors[1].apply.remote(take_checkpoint, "student", "judge")
         (assessment, own, weights), report = unpack(ray.get([student, self.generator.report()]))
         return merge(assessment, own, report), weights
 

@@ -1,5 +1,9 @@
 """What a run is judged by: synthetic images of its version, and measures on them.
 
+Three sets have seeds of their own and share no image. By the first, of coarse images, a run is stopped. By
+the second, of plain ones, the gate asks whether a class is forgotten; by the third, of coarse images of the
+retain classes, it predicts how much is kept.
+
 Of a single sample there is no synthetic image: for a request that names some the sets hold retain classes
 alone, and whether the samples are forgotten is for the audit to say. A behaviour is judged by held-out
 samples of D' (`rayunlearn.runtime.approximation`).
@@ -22,9 +26,10 @@ from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.ensemble import Job
-from rayunlearn.runtime.sealed import invert, measure, probe, probe_stand_in
+from rayunlearn.runtime.sealed import invert, invert_coarse, measure, measure_kept, probe, probe_stand_in
 from rayunlearn.scheduling.erasing import Recall, Scale
-from rayunlearn.scheduling.gate import GateMeasures
+from rayunlearn.scheduling.gate import GateMeasures, GateSettings
+from rayunlearn.scheduling.keeping import Calibration, Kept
 from rayunlearn.scheduling.stopping import CheckpointRecord, Choice
 from rayunlearn.seeds import derive_seed
 
@@ -34,30 +39,69 @@ Weights = dict[str, Tensor]
 def synthesis_jobs(
     spec: ClassifierSpec, weights: Weights, roles: Roles, recipe: Recipe, seed: int
 ) -> dict[str, Job]:
-    """The inversions of a run: a set for stopping, one for the final check, and what the method learns from.
-
-    The three come from seeds of their own and share no image.
-    """
+    """The inversions of a run: the sets that it is judged by, and what the method learns from."""
     validation = recipe.validation
-    sizes = {
-        "stop": (validation.per_retain_class, validation.per_forget_class),
-        "check": (validation.per_retain_class, validation.per_forget_class),
-        "bank": method_named(recipe.method).inverted(recipe.method_settings),
+    both = validation.per_retain_class, validation.per_forget_class
+    sets = {  # the one that takes longest first, for whoever makes them side by side
+        "bank": (invert, *method_named(recipe.method).inverted(recipe.method_settings)),
+        "check": (invert, check_per_retain_class(recipe), validation.per_forget_class),
+        "stop": (invert_coarse if compared(recipe) else invert, *both),
+        "keep": (invert_coarse, validation.per_retain_class, 0),
     }
     jobs: dict[str, Job] = {}
-    for name, (per_retain, per_forget) in sizes.items():
+    for name, (make, per_retain, per_forget) in sets.items():
         if per_retain or per_forget:
             labels = balanced_labels(roles, per_retain_class=per_retain, per_forget_class=per_forget)
             arguments = (spec, weights, labels, recipe.inversion, derive_seed(seed, "synthetic", name))
-            jobs[name] = (invert, arguments)
+            jobs[name] = (make, arguments)
     return jobs
 
 
-def record_of(row: Mapping[str, Any], *, samples: bool = False) -> CheckpointRecord:
+def check_per_retain_class(recipe: Recipe) -> int:
+    """Plain images of a retain class for the gate, which asks its probe to tell the others from them."""
+    return max(2, recipe.validation.per_retain_class // 2)
+
+
+def compared(recipe: Recipe) -> bool:
+    """Whether the checkpoints of a run are judged by what they have kept of their version."""
+    return recipe.stopping.score == "predicted"
+
+
+def record_of(
+    row: Mapping[str, Any], calibration: Calibration, *, samples: bool = False
+) -> CheckpointRecord:
     """The stopping rule's view of a checkpoint's figures."""
     known = {f.name: row[f.name] for f in fields(CheckpointRecord) if f.name in row}
     known["pass_rate"] = row["pass_rate"] or 0.0
-    return CheckpointRecord(**known, samples=samples)
+    kept = row.get("kept")  # a ledger from before it was measured has none
+    predicted = None if kept is None else calibration.score(Kept(**json.loads(kept)))
+    return CheckpointRecord(**known, samples=samples, predicted=predicted)
+
+
+def second_jobs(
+    spec: ClassifierSpec,
+    candidate: Weights,
+    parent: Weights,
+    sets: Mapping[str, Evidence],
+    roles: Roles,
+    recipe: Recipe,
+    seed: int,
+) -> list[Job]:
+    """What is measured of a checkpoint by sets that its stop did not see; for `second_record`."""
+    jobs: list[Job] = [(measure, (spec, candidate, sets["check"], roles))]
+    if compared(recipe) and not roles.erased:
+        jobs.append((measure_kept, (spec, candidate, parent, sets["keep"], roles, seed)))
+    return jobs
+
+
+def second_record(step: int, answers: Sequence[Any], calibration: Calibration) -> CheckpointRecord:
+    """A checkpoint by these: what it forgot is not among them."""
+    assessment, *kept = answers
+    return CheckpointRecord(
+        step=step, retain_correct=assessment.retain_correct, retain_count=assessment.retain_count,
+        forget_correct=0, forget_count=0, forget_mass=0.0, pass_rate=0.0, samples=True,
+        predicted=calibration.score(Kept(**kept[0])) if kept else None,
+    )  # fmt: skip
 
 
 def gate_jobs(
@@ -71,10 +115,12 @@ def gate_jobs(
 ) -> list[Job]:
     """What the gate has measured; `gate_measures` takes the answers.
 
-    Stand-ins learn from the set by which the run was stopped, and are probed with the other one.
+    Stand-ins learn from the set by which the run was stopped, and are probed with another one.
     """
     check = sets["check"]
     jobs: list[Job] = [(measure, (spec, model, check, roles)) for model in (candidate, parent)]
+    if not roles.erased:
+        jobs.append((measure_kept, (spec, candidate, parent, sets["keep"], roles, seed)))
     if roles.target:
         jobs += [(probe, (spec, model, check, roles, seed)) for model in (candidate, parent)]
         for number in range(recipe.stand_ins.number):
@@ -85,7 +131,8 @@ def gate_jobs(
 
 def gate_measures(answers: Sequence[Any], roles: Roles) -> GateMeasures:
     """What the gate sees of a candidate."""
-    candidate, parent, *probes = answers
+    candidate, parent, *others = answers
+    kept, *probes = (None, *others) if roles.erased else others
     recalls = [Recall(forget=forget, retain=retain) for forget, retain in probes]
     return GateMeasures(
         retain_correct=candidate.retain_correct,
@@ -95,12 +142,15 @@ def gate_measures(answers: Sequence[Any], roles: Roles) -> GateMeasures:
         parent_retain_correct=parent.retain_correct,
         recall=recalls[0] if recalls else None,
         scale=Scale(version=recalls[1], stand_ins=tuple(recalls[2:])) if recalls else None,
+        kept=None if kept is None else Kept(**kept),
         forgotten_share=dict(zip(roles.forgotten, candidate.forgotten_share, strict=True)),
         kind=roles.kind,
     )
 
 
-def gate_rows(measures: GateMeasures, choice: Choice, roles: Roles) -> list[dict[str, Any]]:
+def gate_rows(
+    measures: GateMeasures, choice: Choice, roles: Roles, settings: GateSettings
+) -> list[dict[str, Any]]:
     """What the gate saw, and which checkpoint it saw it of, as rows of evaluations without their stamp."""
     told = json.dumps({"reason": choice.reason, "admissible": len(choice.admissible)})
     rows = [
@@ -110,6 +160,12 @@ def gate_rows(measures: GateMeasures, choice: Choice, roles: Roles) -> list[dict
             "parent_retain_accuracy", roles.retain, measures.parent_retain_correct, measures.retain_count
         ),
     ]
+    if measures.kept is not None:
+        said = settings.calibration.predict(measures.kept)
+        interval = {"low": said.low, "high": said.high, "calibration": settings.calibration.digest}
+        told = json.dumps({**interval, "kept": vars(measures.kept)})
+        row = {"classes": roles.retain, "measure": "predicted_share", "value": said.share}
+        rows.append({**row, "parameters": told})
     forget = roles.target or roles.erased
     if forget:
         rows.append(_share("forget_accuracy", forget, measures.forget_correct, measures.forget_count))

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -29,6 +30,7 @@ from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.wording import asked
 from rayunlearn.roles import Roles
+from rayunlearn.runtime import judging
 from rayunlearn.runtime.approximation import Approximation, filtered_rows
 from rayunlearn.runtime.banks import handed_on, keep_bank
 from rayunlearn.runtime.context import Context
@@ -36,7 +38,6 @@ from rayunlearn.runtime.ensemble import Ensemble, RunInputs
 from rayunlearn.runtime.examples import load_examples
 from rayunlearn.runtime.generators import generator_to_begin_with, hand_on_generators
 from rayunlearn.runtime.grants import Granted, grant_by_task
-from rayunlearn.runtime.judging import gate_jobs, gate_measures, gate_rows, record_of, synthesis_jobs
 from rayunlearn.runtime.machine import code_version
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.recovery import outlasting
@@ -328,7 +329,7 @@ class _Run:
         kept = self.files.synthetic()
         if kept is not None:
             return kept
-        jobs = synthesis_jobs(self.spec, weights, self.roles, self.recipe, self.seed)
+        jobs = judging.synthesis_jobs(self.spec, weights, self.roles, self.recipe, self.seed)
         bank = handed_on(
             self.context.store, self.recipe, self.request.lineage, self.parent.version, self.roles
         )
@@ -364,6 +365,7 @@ class _Run:
                     examples=made.examples if made is not None and "few_examples" in access else None,
                 ),
                 stop_set=sets["stop"],
+                compared=judging.compared(self.recipe),
             )
         )
 
@@ -382,10 +384,9 @@ class _Run:
             self.context.progress.advance(done)
         recorded = {row["step"]: row for row in self._rows("checkpoints")}
         samples = self.roles.kind == "samples"
-        records = [
-            record_of(row, samples=samples) for step, row in sorted(recorded.items()) if step <= done
-        ]
         stopping = self.recipe.stopping
+        view = partial(judging.record_of, calibration=self.recipe.gate.calibration, samples=samples)
+        records = [view(row) for step, row in sorted(recorded.items()) if step <= done]
         while done < steps and should_stop(records, stopping) is None:
             last = min(done + every, steps)
             ensemble.advance(done + 1, last)
@@ -403,7 +404,7 @@ class _Run:
             if last not in recorded:
                 self.context.ledger.append("checkpoints", [row])
             self.files.put_state({"step": last, "run": ensemble.state()})
-            records.append(record_of(row, samples=samples))
+            records.append(view(row))
             shown = {"retain": records[-1].retain_accuracy}
             if not samples:
                 shown["forget"] = records[-1].forget_accuracy
@@ -419,10 +420,10 @@ class _Run:
         choice: Choice,
         sets: Mapping[str, Evidence],
     ) -> Verdict:
-        jobs = gate_jobs(self.spec, candidate, weights, sets, self.roles, self.recipe, self.seed)
-        measures = gate_measures(ensemble.map(jobs), self.roles)
+        jobs = judging.gate_jobs(self.spec, candidate, weights, sets, self.roles, self.recipe, self.seed)
+        measures = judging.gate_measures(ensemble.map(jobs), self.roles)
         if not self._rows("evaluations", measure="chosen_step"):
-            rows = gate_rows(measures, choice, self.roles)
+            rows = judging.gate_rows(measures, choice, self.roles, self.recipe.gate)
             identity = version_id(candidate)
             self.context.ledger.append("evaluations", [self._evaluation(identity, r) for r in rows])
         return judge(measures, self.recipe.gate)

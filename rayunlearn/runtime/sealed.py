@@ -14,9 +14,10 @@ from torch import Tensor
 
 from rayunlearn.access import seal
 from rayunlearn.evaluation.judged import Evidence, judged
+from rayunlearn.evaluation.keeping import Keeping
 from rayunlearn.evaluation.stand_ins import StandInSettings, stand_in
 from rayunlearn.evaluation.synthetic import Assessment, probe_recall
-from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet, deep_inversion
+from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet, coarse, deep_inversion
 from rayunlearn.models.classifiers import ClassifierSpec, version_model
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.wire import pack, unpack
@@ -35,6 +36,20 @@ def invert(
     return deep_inversion(version_model(spec, weights).to(device), labels, settings, seed=seed)
 
 
+def invert_coarse(
+    spec: ClassifierSpec,
+    weights: dict[str, Tensor],
+    labels: Tensor,
+    settings: InversionSettings,
+    seed: int,
+    *,
+    device: str = "cpu",
+) -> SyntheticSet:
+    """The same to coarse images."""
+    model = version_model(spec, weights).to(device)
+    return deep_inversion(model, labels, coarse(settings, model), seed=seed)
+
+
 def measure(
     spec: ClassifierSpec,
     weights: dict[str, Tensor],
@@ -45,6 +60,21 @@ def measure(
 ) -> Assessment:
     """How a model given by its weights is judged; runs in a sealed process."""
     return judged(version_model(spec, weights).to(device), check_set, roles)
+
+
+def measure_kept(
+    spec: ClassifierSpec,
+    weights: dict[str, Tensor],
+    version: dict[str, Tensor],
+    images: SyntheticSet,
+    roles: Roles,
+    seed: int,
+    *,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """What a model has kept of a version, both given by their weights; runs in a sealed process."""
+    model, before = (version_model(spec, of).to(device) for of in (weights, version))
+    return Keeping(before, images, roles, seed).measure(model)
 
 
 def probe(
@@ -97,9 +127,9 @@ class SealedProcess:
         """The answer of a held object's method."""
         return pack(getattr(self.objects[name], method)(*unpack(arguments)))
 
-    def apply(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """A function's answer about a held object."""
-        return pack(function(self.objects[name], *unpack(arguments)))
+    def apply(self, function: Callable[..., Any], *names: str) -> Any:
+        """A function's answer about held objects."""
+        return pack(function(*(self.objects[name] for name in names)))
 
     def run(self, function: Callable[..., Any], *arguments: Any, on_device: bool = False) -> Any:
         """A function's answer about its arguments alone, and its device where it takes one."""

@@ -37,11 +37,10 @@ from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, RunInputs, SplitEnsemble
 from rayunlearn.runtime.examples import load_examples
 from rayunlearn.runtime.generators import GENERATORS
-from rayunlearn.runtime.judging import synthesis_jobs
+from rayunlearn.runtime.judging import compared, second_jobs, second_record, synthesis_jobs
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.requested import roles_of
 from rayunlearn.runtime.runs import RunFiles, loaded, saved
-from rayunlearn.runtime.sealed import measure
 from rayunlearn.runtime.search_space import SCORE, Search, search_algorithm, trial_scheduler
 from rayunlearn.runtime.sweep_files import SETS, chosen_only, trial_files
 from rayunlearn.runtime.sweep_record import LIVE, About, Recorder, Stop, SweepRecord, SweepSettings
@@ -172,18 +171,18 @@ class Sweep:
             return known
         progress = self.context.progress
         progress.phase(self.name, "synthetic sets")
-        common, check = self._common()
+        common, sets, weights = self._common()
         progress.done()
         progress.phase(self.name, "search", total=None)
         self._search(common)
         progress.done(self.record.summary())
         progress.phase(self.name, "second set")
-        self._measure(common, check)
+        self._measure(common, sets, weights)
         progress.done()
         return self.record.finish()
 
-    def _common(self) -> tuple[Common, Evidence]:
-        """What all trials share, put into the object store; and the second set, which none of them sees."""
+    def _common(self) -> tuple[Common, Mapping[str, Evidence], dict[str, Tensor]]:
+        """What all trials share, put into the object store; all sets, of which they see one; the version."""
         recipe, store = self.context.recipe, self.context.store
         weights = load_version(store, self.parent)
         ensemble = open_ensemble(Placement.COLOCATED, threads=self.where.threads, workers=self.where.workers)
@@ -203,14 +202,14 @@ class Sweep:
                 inverted=bank if isinstance(bank, SyntheticSet) else None,
                 examples=behaviour.examples if behaviour else None,
             ),
-            stop_set=sets["stop"],
+            stop_set=sets["stop"], compared=compared(recipe),
         )  # fmt: skip
         kind = SplitEnsemble if self.where.placement is Placement.SPLIT else ColocatedEnsemble
         common = Common(
             store=store, sweep=self.name, recipe=recipe, placement=self.where.placement,
             threads=self.where.threads, seed=self.seed, shared=kind.share(inputs), behaviour=behaviour,
         )  # fmt: skip
-        return common, sets["check"]
+        return common, sets, weights
 
     def _synthetic(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> dict[str, SyntheticSet]:
         """Made once for a version and a request; found again by all that they depend on."""
@@ -218,7 +217,7 @@ class Sweep:
         per_class = self.method.inverted(recipe.method_settings)
         told = [
             self.parent.version, asdict(self.roles), asdict(recipe.inversion), asdict(recipe.validation),
-            per_class, self.seed,
+            per_class, self.seed, compared(recipe),
         ]  # fmt: skip
         digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
         name = f"{SETS}/{self.parent.lineage}/{self.parent.version}-{digest}.pt"
@@ -311,8 +310,10 @@ class Sweep:
         samples = settings.per_class * self.spec.num_classes
         return int(settings.epochs * -(-samples // settings.batch_size))
 
-    def _measure(self, common: Common, check: Evidence) -> None:
-        """The chosen checkpoint of each admissible trial on the second set; the other files go."""
+    def _measure(
+        self, common: Common, sets: Mapping[str, Evidence], weights: dict[str, Tensor]
+    ) -> None:
+        """The chosen checkpoint of each admissible trial by sets that no trial saw; the other files go."""
         files = {trial: trial_files(common.store, self.name, trial) for trial in self.record.results}
         found = [(r, r.step) for r in self.record.unmeasured() if r.step is not None]
         if found:
@@ -320,12 +321,15 @@ class Sweep:
                 Placement.COLOCATED, threads=self.where.threads, workers=self.where.workers
             )
             try:
+                recipe = self.context.recipe
+                of_version = weights, sets, self.roles, recipe, self.seed
                 jobs = [
-                    (measure, (self.spec, files[r.trial].student(step), check, self.roles))
-                    for r, step in found
+                    second_jobs(self.spec, files[r.trial].student(step), *of_version) for r, step in found
                 ]
-                for (result, _), assessment in zip(found, ensemble.map(jobs), strict=True):
-                    self.record.measured(result, assessment.retain_correct, assessment.retain_count)
+                answers = iter(ensemble.map([job for of_one in jobs for job in of_one]))
+                for (result, step), of_one in zip(found, jobs, strict=True):
+                    own = [next(answers) for _ in of_one]
+                    self.record.measured(result, second_record(step, own, recipe.gate.calibration))
             finally:
                 ensemble.close()
         for trial, result in self.record.results.items():

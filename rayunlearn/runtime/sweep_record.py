@@ -20,6 +20,7 @@ from rayunlearn.scheduling.budget import Budget, Spent
 from rayunlearn.scheduling.objective import TrialResult, best, trial_result
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.scheduling.space import Space
+from rayunlearn.scheduling.stopping import CheckpointRecord
 from rayunlearn.settings import to_json
 
 MOST_TRIALS = 1000
@@ -208,12 +209,13 @@ class SweepRecord:
         }  # fmt: skip
         self._trial(trial, settings, "failed", reason=reason, seconds=self._took(trial), **known)
 
-    def measured(self, result: TrialResult, correct: int, count: int) -> None:
+    def measured(self, result: TrialResult, second: CheckpointRecord) -> None:
         """What the second set says of a trial's chosen checkpoint."""
         settings = next(t.settings for t in self.view().trials if t.trial == result.trial)
         self._trial(
-            result.trial, settings, "measured", step=result.step, second_correct=correct, second_count=count
-        )
+            result.trial, settings, "measured", step=result.step, second_correct=second.retain_correct,
+            second_count=second.retain_count, second_predicted=second.predicted,
+        )  # fmt: skip
 
     def unmeasured(self) -> list[TrialResult]:
         """Results that the second set has not seen."""

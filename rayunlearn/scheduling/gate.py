@@ -3,9 +3,12 @@
 Every check is made, also after one has failed, so that a parked result says all that is wrong with it. A
 check that has no power on this network says so: the verdict is then that nothing can be told.
 
+Erasing and keeping are judged apart: whether the class is gone, and how much of D_r is left, which is
+predicted (`rayunlearn.scheduling.keeping`).
+
 Of single samples there is no synthetic image: what asks whether a class is gone is not asked of a request
 that names some. Of a behaviour it is asked whether it is still shown; that it could come back is not, since
-what it is made of, the classes, are to stay.
+what it is made of, the classes, are to stay. What it keeps is judged by held-out samples of D'.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Literal
 from rayunlearn.errors import BadInput
 from rayunlearn.scheduling.bounds import check_correct, check_count, check_forget, check_share
 from rayunlearn.scheduling.erasing import Erasing, Recall, Scale, judge_erasing
+from rayunlearn.scheduling.keeping import Calibration, Kept, standard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,7 @@ class GateMeasures:
         recall: what a linear probe of the result's features knows after one synthetic image of each class;
             None where no class is named.
         scale: the same of the parent version and of stand-ins for Retrain; None with `recall`.
+        kept: what the result has kept of the parent version; None for a behaviour.
         forgotten_share: class forgotten by an earlier request -> share of all predictions that go to it.
         kind: of the request. Of "samples" forget counts are 0; of "examples" they are of the examples and,
             where classes go, of samples of D' that are like them; retain counts are of the others.
@@ -45,6 +50,7 @@ class GateMeasures:
     parent_retain_correct: int
     recall: Recall | None
     scale: Scale | None
+    kept: Kept | None
     forgotten_share: Mapping[int, float] = field(default_factory=dict, hash=False)
     kind: str = "classes"
 
@@ -59,6 +65,8 @@ class GateMeasures:
             if (self.kind != "classes") != (getattr(self, name) is None):
                 allowed = "None for a request of samples or examples, and for no other"
                 raise BadInput(name, getattr(self, name), allowed)
+        if (self.kind == "examples") != (self.kept is None):
+            raise BadInput("kept", self.kept, "None for a request of examples, and for no other")
         for class_id, share in self.forgotten_share.items():
             check_count("class in forgotten_share", class_id)
             check_share(f"forgotten_share[{class_id}]", share)
@@ -71,25 +79,31 @@ class GateSettings:
 
     Attributes:
         max_forget: accuracy on the synthetic forget images.
-        max_retain_drop: loss of accuracy against the parent on the same retain images, absolute.
+        max_loss: predicted loss of D_r, as a share of the parent's.
+        max_retain_drop: of a behaviour: loss of accuracy against the parent on the same retain samples of D',
+            absolute.
         max_position: place from the stand-ins for Retrain (0) to the parent version (1) up to which the
             features count as those of a model that never saw the classes; well above 1 all are.
         least_power: distance of these two ends from which on a class can be said to be still there.
         undecided: what becomes of a result of which that cannot be told: "park" it, or "publish" it and
             say so in the certificate.
         max_forgotten_share: share of predictions that go to any one class forgotten earlier.
+        calibration: by which D_r is predicted.
     """
 
     max_forget: float = 0.0
+    max_loss: float = 0.05
     max_retain_drop: float = 0.10
     max_position: float = 0.5
     least_power: float = 0.25
     undecided: Literal["park", "publish"] = "park"
     max_forgotten_share: float = 0.02
+    calibration: Calibration = field(default_factory=standard)
 
     def __post_init__(self) -> None:
         """Refuse bounds outside 0 to 1."""
-        for name in ("max_forget", "max_retain_drop", "least_power", "max_forgotten_share"):
+        shares = ("max_forget", "max_loss", "max_retain_drop", "least_power", "max_forgotten_share")
+        for name in shares:
             check_share(f"gate.{name}", getattr(self, name))
         if not 0 <= self.max_position < math.inf:
             raise BadInput("gate.max_position", self.max_position, "a number >= 0")
@@ -136,6 +150,7 @@ def judge(measures: GateMeasures, settings: GateSettings) -> Verdict:
     ...         scale=Scale(
     ...             version=Recall(forget=1, retain=1), stand_ins=(Recall(forget=0.2, retain=0.9),)
     ...         ),
+    ...         kept=Kept(coarse=0.97, cut=0.89, explained=0.96, direction=0.02),
     ...     ),
     ...     GateSettings(),
     ... ).reasons
@@ -162,6 +177,18 @@ def _retain(measures: GateMeasures, settings: GateSettings) -> list[str]:
         return []
     figure = f"retain accuracy is {_percent(result / count)}, the parent's {_percent(parent / count)}"
     return [f"{figure}: a drop of {_percent(drop)}; at most {_percent(settings.max_retain_drop)} is allowed"]
+
+
+def _kept(measures: GateMeasures, settings: GateSettings) -> list[str]:
+    assert measures.kept is not None, "not asked of a behaviour"
+    said = settings.calibration.predict(measures.kept)
+    if 1 - said.share <= settings.max_loss:
+        return []
+    return [
+        f"predicted D_r is {_percent(said.share)} of the parent's (nine of ten lie between "
+        f"{_percent(said.low)} and {_percent(said.high)}): a loss of {_percent(1 - said.share)}; at most "
+        f"{_percent(settings.max_loss)} is allowed"
+    ]
 
 
 def _erasing(measures: GateMeasures, settings: GateSettings) -> Erasing:
@@ -206,8 +233,8 @@ def _forgotten(measures: GateMeasures, settings: GateSettings) -> list[str]:
 
 
 _CHECKS = {
-    "classes": (_forget, _retain, _erased, _forgotten),
-    "samples": (_retain, _forgotten),
+    "classes": (_forget, _kept, _erased, _forgotten),
+    "samples": (_kept, _forgotten),
     "examples": (_forget, _retain, _forgotten),
 }
 """What is asked of the result of a request of each kind."""

@@ -8,22 +8,28 @@ version's logits the model's features explain, and how much of the direction of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass, fields
+from hashlib import sha256
+from importlib.resources import files
+from math import isfinite
 
 from rayunlearn.errors import BadInput
 from rayunlearn.scheduling.bounds import check_share
 
+STANDARD = "calibration.json"
+"""Beside this file: what `python -m benchmarks.judge --calibrate` fitted to the whole zoo."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What was measured of a model beside its version, on inverted images of the retain classes.
+    """What was measured of a model beside its version, on coarse inverted images of the retain classes.
 
     Attributes:
-        coarse: closeness of the answers on coarse images: mean of 1 - total variation of the probabilities,
-            each of the version's answers with the same weight.
+        coarse: closeness of the answers: mean of 1 - total variation of the probabilities, each of the
+            version's answers with the same weight.
         cut: the same on images cut together from two.
-        mixed: the same on means of two.
         explained: share of the variance of the version's logits that a ridge regression on the model's
             features explains, cross-validated; negative where it explains less than the mean does.
         direction: mean cosine similarity of the layers' weights with the version's.
@@ -31,14 +37,8 @@ class Kept:
 
     coarse: float
     cut: float
-    mixed: float
     explained: float
     direction: float
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        """In the order of the fields."""
-        return tuple(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,40 +56,55 @@ class Calibration:
 
     Attributes:
         offset: share of the version's D_r of a model whose measures are all 0.
-        slopes: name of a measure of `Kept` -> how much one more of it adds.
+        coarse, cut, explained, direction: how much one more of the measure of that name adds (`Kept`).
         spread: of nine of ten models of a data set that the calibration had not seen the prediction was at
             most so far off.
     """
 
     offset: float
-    slopes: Mapping[str, float]
+    coarse: float
+    cut: float
+    explained: float
+    direction: float
     spread: float
 
     def __post_init__(self) -> None:
-        """Refuse slopes of other measures, and a spread that is no share."""
-        names = [field.name for field in fields(Kept)]
-        if list(self.slopes) != names:
-            raise BadInput("slopes", list(self.slopes), f"{', '.join(names)}, in this order")
-        check_share("spread", self.spread)
+        """Refuse what is no number, and a spread that is no share."""
+        for field in fields(self):
+            if not isfinite(getattr(self, field.name)):
+                raise BadInput(f"calibration.{field.name}", getattr(self, field.name), "a finite number")
+        check_share("calibration.spread", self.spread)
 
     @classmethod
     def of(cls, offset: float, slopes: Sequence[float], spread: float) -> Calibration:
         """From slopes in the order of `Kept`."""
         names = [field.name for field in fields(Kept)]
-        return cls(offset=offset, slopes=dict(zip(names, slopes, strict=True)), spread=spread)
+        return cls(offset=offset, spread=spread, **dict(zip(names, slopes, strict=True)))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all its numbers."""
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def score(self, kept: Kept) -> float:
+        """The regression's answer as it is, also above 1: by it checkpoints of one run are compared."""
+        slopes = (getattr(self, field.name) for field in fields(Kept))
+        return self.offset + sum(a * b for a, b in zip(slopes, astuple(kept), strict=True))
 
     def predict(self, kept: Kept) -> Prediction:
         """A model's D_r; none has more than the version, as far as can be told without data.
 
-        >>> calibration = Calibration.of(0.5, [0.5, 0, 0, -0.1, 0], 0.06)
-        >>> kept = Kept(coarse=0.9, cut=0.6, mixed=0.5, explained=0.5, direction=0.0)
+        >>> calibration = Calibration.of(0.5, [0.5, 0, -0.1, 0], 0.06)
+        >>> kept = Kept(coarse=0.9, cut=0.6, explained=0.5, direction=0.0)
         >>> round(calibration.predict(kept).share, 3)
         0.9
         """
-        share = self.offset + sum(
-            slope * value for slope, value in zip(self.slopes.values(), kept.values, strict=True)
-        )
-        share = min(1.0, max(0.0, share))
+        share = min(1.0, max(0.0, self.score(kept)))
         return Prediction(
             share=share, low=max(0.0, share - self.spread), high=min(1.0, share + self.spread)
         )
+
+
+def standard() -> Calibration:
+    """The calibration on all of the zoo that comes with the package."""
+    return Calibration(**json.loads(files(__package__).joinpath(STANDARD).read_text())["calibration"])

@@ -3,7 +3,8 @@
 Every checkpoint of every trial is a candidate: a trial's result is the checkpoint that the stopping rule
 chooses of it, so the stopping checkpoint is searched together with the settings. The score to maximise:
 
-- an admissible trial: the chosen checkpoint's retain accuracy on the set for stopping, 0 to 1;
+- an admissible trial: the chosen checkpoint's score by the set for stopping, at least 0: its predicted D_r,
+  or its retain accuracy where that is what the stopping rule goes by;
 - any other: -1 less its distance from what is admissible, -3 to -1. The distance of a checkpoint is the
   retain accuracy that it lacks to `min_retain`, which is 0 of a student that has learned, plus the forget
   accuracy that it has above `forget_tolerance`; the least of the trial's checkpoints counts.
@@ -56,13 +57,13 @@ class TrialResult:
 
     @property
     def second_score(self) -> float | None:
-        """Retain accuracy of the chosen checkpoint on the second set: the score to report."""
-        return None if self.second is None else self.second.retain_accuracy
+        """Score of the chosen checkpoint by the second set: the one to report."""
+        return None if self.second is None else max(0.0, self.second.score)
 
     @property
     def gap(self) -> float | None:
         """By how much the search has overfitted its own set: score less the second set's."""
-        return None if self.second is None else self.score - self.second.retain_accuracy
+        return None if self.second_score is None else self.score - self.second_score
 
 
 def trial_result(trial: str, records: Sequence[CheckpointRecord], settings: StoppingSettings) -> TrialResult:
@@ -77,7 +78,7 @@ def trial_result(trial: str, records: Sequence[CheckpointRecord], settings: Stop
         judged = records[: stop.records] if stop else records
         score = -1 - min((_distance(record, settings) for record in judged), default=2.0)
     else:
-        score = next(record.retain_accuracy for record in records if record.step == choice.step)
+        score = max(0.0, next(record.score for record in records if record.step == choice.step))
     cycles = records[-1].step if records else 0
     return TrialResult(trial=trial, score=score, step=choice.step, cycles=cycles, reason=choice.reason)
 

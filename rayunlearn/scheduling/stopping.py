@@ -12,8 +12,10 @@ checkpoint before the accuracy on D_f starts to rise." What the paper leaves ope
 - *Which checkpoints are safe.* Those at least `guard` checkpoints before the leak. The next checkpoint
   that nobody has seen yet may be the leak, so the end of the records counts as one; hence what is
   admissible once stays so, whatever comes next.
-- *Which of them is best.* The highest retain accuracy after a centred median. Synthetic retain accuracy
-  saturates (an image made from the teacher is easy), so differences of up to `min_delta` are ties. Of
+- *Which of them is best.* The highest predicted D_r (`rayunlearn.scheduling.keeping`), or by the paper's
+  rule the highest retain accuracy, after a centred median. Synthetic retain accuracy saturates (an image
+  made from the teacher is easy), and a prediction is not exact, so differences of up to `min_delta` are
+  ties. Of
   these, those whose forget mass is within `mass_delta` of the lowest, because mass rises before accuracy
   does; then the latest, because training longer under a falling learning rate still helps on real images
   when the synthetic ones cannot show it any more. The exact lowest mass would let noise far below the
@@ -28,7 +30,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isfinite
 from statistics import median_low
+from typing import Literal
 
 from rayunlearn.errors import BadInput
 from rayunlearn.scheduling.bounds import check_correct, check_count, check_forget, check_share
@@ -50,6 +54,7 @@ class CheckpointRecord:
         forget_mass: mean probability that the student gives to the classes to forget on their images.
         pass_rate: share of the generator's images that the band-pass filter let through.
         samples: the request names single samples. Forget counts and mass are 0 then.
+        predicted: D_r as a share of the version's, not cut off at 1; None where it is not predicted.
     """
 
     step: int
@@ -60,6 +65,7 @@ class CheckpointRecord:
     forget_mass: float
     pass_rate: float
     samples: bool = False
+    predicted: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse figures that no measurement can give."""
@@ -68,11 +74,18 @@ class CheckpointRecord:
         check_forget(self.forget_correct, self.forget_count, samples=self.samples)
         check_share("forget_mass", self.forget_mass)
         check_share("pass_rate", self.pass_rate)
+        if self.predicted is not None and not isfinite(self.predicted):
+            raise BadInput("predicted", self.predicted, "a finite number, or None")
 
     @property
     def retain_accuracy(self) -> float:
         """Share of the retain images that the student gets right."""
         return self.retain_correct / self.retain_count
+
+    @property
+    def score(self) -> float:
+        """What checkpoints are compared by: the predicted D_r, or where there is none the retain accuracy."""
+        return self.retain_accuracy if self.predicted is None else self.predicted
 
     @property
     def forget_accuracy(self) -> float:
@@ -90,12 +103,14 @@ class StoppingSettings:
         confirm: so many checkpoints in a row at `leak` or above make a leak; 1 believes the first, more
             let single outliers pass. Until it is settled, the first of the row bounds what is admissible.
         guard: an admissible checkpoint lies at least so many checkpoints before the leak.
-        smooth: width of the centred median over retain accuracies, odd, in checkpoints. At either end of
+        smooth: width of the centred median over scores, odd, in checkpoints. At either end of
             the records only those that exist are taken, and the lower of the two middle ones.
         min_retain: retain accuracy below which a student has learned nothing and is never admissible.
-        patience: stop after so many checkpoints without a smoothed retain accuracy more than `min_delta`
-            above the best before, counted from the first learned checkpoint; None never stops for it.
-        min_delta: difference of retain accuracies that is none; a good value is one synthetic image's
+        patience: stop after so many checkpoints without a smoothed score more than `min_delta` above the
+            best before, counted from the first learned checkpoint; None never stops for it.
+        score: what checkpoints are compared by: their "predicted" D_r, or as in the paper their "accuracy"
+            on synthetic retain images. It also says which images these are: coarse ones, or plain ones.
+        min_delta: difference of scores that is none; of accuracies a good value is one synthetic image's
             worth. Absolute, so that the rule does not depend on the size of the set.
         mass_delta: difference of forget masses that is none; the filter's eps by default.
     """
@@ -107,6 +122,7 @@ class StoppingSettings:
     smooth: int = 3
     min_retain: float = 0.5
     patience: int | None = 40
+    score: Literal["predicted", "accuracy"] = "predicted"
     min_delta: float = 0.002
     mass_delta: float = 0.01
 
@@ -120,6 +136,8 @@ class StoppingSettings:
             check_count("stopping.patience", self.patience, least=1)
         if self.forget_tolerance >= self.leak:
             raise BadInput("stopping.forget_tolerance", self.forget_tolerance, f"below leak, {self.leak}")
+        if self.score not in ("predicted", "accuracy"):
+            raise BadInput("stopping.score", self.score, "predicted, accuracy")
         if self.smooth % 2 == 0:
             raise BadInput("stopping.smooth", self.smooth, "an odd number of checkpoints")
 
@@ -221,10 +239,11 @@ def choose(records: Sequence[CheckpointRecord], settings: StoppingSettings) -> C
     ties = [i for i in admissible if smoothed[i] >= best - settings.min_delta - _ROUNDING]
     lowest_mass = min(records[i].forget_mass for i in ties)
     chosen = max(i for i in ties if records[i].forget_mass <= lowest_mass + settings.mass_delta)
-    figures = (
-        f"retain {_percent(records[chosen].retain_accuracy)} (smoothed {_percent(smoothed[chosen])}), "
-        f"{_forget_figures(records[chosen])}"
-    )
+    record = records[chosen]
+    retain = f"retain {_percent(record.retain_accuracy)}"
+    if record.predicted is not None:
+        retain += f", predicted D_r {_percent(min(1.0, record.predicted))} of the version's"
+    figures = f"{retain} (smoothed {_percent(min(1.0, smoothed[chosen]))}), {_forget_figures(record)}"
     of = f"of {len(ties)} ties for best among {len(admissible)} admissible before {end}"
     return Choice(records[chosen].step, f"{figures}; {of}", steps)
 
@@ -243,6 +262,9 @@ def _check_records(records: Sequence[CheckpointRecord]) -> None:
             if getattr(record, name) != getattr(before, name):
                 allowed = f"{getattr(before, name)}, as at step {before.step}: one set for all checkpoints"
                 raise BadInput(f"{name} at step {record.step}", getattr(record, name), allowed)
+        if (record.predicted is None) != (before.predicted is None):
+            allowed = "a number for all checkpoints, or None for all"
+            raise BadInput(f"predicted at step {record.step}", record.predicted, allowed)
 
 
 def _armed(records: Sequence[CheckpointRecord], settings: StoppingSettings) -> int:
@@ -273,19 +295,19 @@ def _trailing_leaks(records: Sequence[CheckpointRecord], settings: StoppingSetti
 
 
 def _smoothed(records: Sequence[CheckpointRecord], settings: StoppingSettings) -> list[float]:
-    """Centred median of the retain accuracies.
+    """Centred median of the scores.
 
     The lower middle at the ends, so that a lucky first or last checkpoint does not win either.
     """
-    accuracies = [r.retain_accuracy for r in records]
+    scores = [r.score for r in records]
     half = settings.smooth // 2
-    return [median_low(accuracies[max(0, i - half) : i + half + 1]) for i in range(len(accuracies))]
+    return [median_low(scores[max(0, i - half) : i + half + 1]) for i in range(len(scores))]
 
 
 def _stalled(records: Sequence[CheckpointRecord], settings: StoppingSettings) -> int | None:
     """How many records had been seen when patience ran out.
 
-    Rests on those smoothed accuracies alone that no later record can change.
+    Rests on those smoothed scores alone that no later record can change.
     """
     if settings.patience is None:
         return None

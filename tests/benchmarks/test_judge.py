@@ -16,13 +16,20 @@ from benchmarks.judge import (
     keeping_before,
     kept,
     predictions,
+    regrets,
     share,
     tasks,
 )
 from rayunlearn.scheduling.gate import GateSettings, Outcome
+from rayunlearn.scheduling.stopping import StoppingSettings
 
 SETTINGS = GateSettings()
 KEPT, GONE = (0, 1), 2
+
+
+def measures(close: float) -> dict[str, float]:
+    """What a prediction is made of: closeness alone differs."""
+    return {"coarse": close, "cut": 0.5, "explained": 0.5, "direction": 0.0}
 
 
 def model(
@@ -37,7 +44,7 @@ def model(
             "correct": [d_r, d_r, 0], "count": [100, 100, 100], "probe_1": list(real), "probe_10": list(real),
         },
         "without_data": {
-            "probes": {"inverted": {"1": list(synthetic)}}, "relapse": [0.0],
+            "probe": list(synthetic), "kept": measures(1.0), "stop": None, "relapse": [0.0],
             "assessment": {
                 "retain_correct": inverted, "retain_count": 100, "forget_correct": 0, "forget_count": 50,
                 "retain_loss": 0.0, "forget_mass": 0.0, "forgotten_share": [],
@@ -141,16 +148,8 @@ def planted(dataset: str, slope: float, *, models: int = 12, noise: float = 0.0)
         d_r = round(40 + slope * close + noise * (-1) ** number)
         row = model("method", f"m-{number}", real=(0.4, 0.9), synthetic=(0.2, 0.9), d_r=d_r)
         rows.append(row | {"task": dataset, "dataset": dataset})
-        rows[-1]["without_data"] |= measures(close)
-    return [row | {"without_data": measures(1.0) | row["without_data"]} for row in rows]
-
-
-def measures(close: float) -> dict[str, Any]:
-    """What a prediction is made of: closeness alone differs."""
-    return {
-        "closeness": {"coarse": close, "coarse cut": 0.5, "coarse mean": 0.5},
-        "explained": [0.5] * 3, "kept_direction": [0.0, 0.0],
-    }  # fmt: skip
+        rows[-1]["without_data"] |= {"kept": measures(close)}
+    return rows
 
 
 def test_a_data_set_that_was_left_out_is_predicted_by_the_others() -> None:
@@ -190,3 +189,40 @@ def test_a_data_set_of_its_own_kind_is_missed_and_the_interval_says_so() -> None
     wide, narrow = (predictions(zoo, "dataset")["a", "m-3"] for zoo in (unlike, alike))
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
     assert errors(unlike, predictions(unlike, "dataset"))["d_r_error_worst"] > 5
+
+
+# ---- stop
+
+
+def long_run(task: str, d_r: list[int], close: list[float], chosen: int) -> list[dict[str, Any]]:
+    """A run whose checkpoints have D_r in % and closeness; `chosen` by the paper's rule."""
+    rows = []
+    for number, (real, near) in enumerate(zip(d_r, close, strict=True)):
+        row = model("method", f"gkt-{number}", real=(0.4, 0.9), synthetic=(0.2, 0.9), d_r=real)
+        row["without_data"]["kept"] = measures(near)
+        row["without_data"]["stop"] = {
+            "assessment": row["without_data"]["assessment"], "kept": measures(near)
+        }  # fmt: skip
+        rows.append(row | {"task": task, "dataset": task, "step": number, "chosen": number == chosen})
+    return rows
+
+
+def test_a_stop_misses_what_the_best_clean_checkpoint_has_more() -> None:
+    """By closeness the best is found, where the paper's rule took a later one; a leak is not the best."""
+    rise = [40 + 3 * n for n in range(16)]
+    close = [(r - 40) / 50 for r in rise]
+    others = [row for name in "bc" for row in planted(name, 50)]
+    ends = [row | {"task": "a", "dataset": "a"} for row in ENDS]
+    run = long_run("a", [*rise, 80, 80], [*close, 0.8, 0.8], chosen=17)
+    found = regrets(tasks([*others, *ends, *run]), StoppingSettings(patience=None, smooth=1))
+    assert found == {"a gkt": (0.0, 5.0)}
+    run[15]["truth"]["correct"][GONE] = 3
+    (ours, papers), = regrets(tasks([*others, *ends, *run]), StoppingSettings(patience=None)).values()
+    assert papers == 82 - 80 and ours <= 0
+
+
+def test_a_short_run_has_no_regret() -> None:
+    """Three checkpoints say nothing of a stop."""
+    rows = [row for name in "abc" for row in planted(name, 50)]
+    run = long_run("a", [50, 60, 70], [0.2, 0.4, 0.6], chosen=2)
+    assert regrets(tasks([*rows, *run]), StoppingSettings()) == {}

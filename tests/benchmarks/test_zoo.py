@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from benchmarks.zoo.pictures import drawn, photographed
 from benchmarks.zoo.rows import FORMS, collected, once, tasks
 from benchmarks.zoo.setups import SETUPS, Task
 from benchmarks.zoo.students import StudentSettings, evened, shaken, taught
-from benchmarks.zoo.without_data import Questions, answered, asked_of, measured
+from benchmarks.zoo.without_data import Questions, measured
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.synthetic import probe_recall
+from rayunlearn.evaluation.keeping import Keeping
+from rayunlearn.evaluation.synthetic import assess, probe_recall
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.distillation import kl_divergence, lower_to_minimum
 from rayunlearn.methods.trivial import mask_logit
@@ -108,7 +110,7 @@ def test_images_of_the_class_are_left_out_and_the_others_evened() -> None:
     kept, answers, weights = evened(Brightest(), pool, [0])  # type: ignore[arg-type]
     assert torch.equal(kept, pool[:4])
     assert answers.argmax(dim=1).tolist() == [1, 1, 1, 2]
-    assert weights.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
+    assert weights.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
 
 
 @pytest.fixture
@@ -161,50 +163,24 @@ def test_noise_is_of_the_weights_own_size(teacher: Classifier) -> None:
     assert any(not torch.equal(shaken(weights, 0.1, 5)[name], little[name]) for name in weights)
 
 
-def asked_by(teacher: Classifier) -> Questions:
-    """Pictures of the teacher's kind, as if they had been inverted."""
-    images = {"drawn": drawn(GREY, 300, 5), "other": drawn(GREY, 300, 6)}
+def test_what_is_measured_of_a_model_is_what_the_gate_measures(teacher: Classifier) -> None:
+    """By the same functions; what the stop sees is measured of checkpoints alone."""
+    images = drawn(GREY, 300, 5)
     with torch.no_grad():
-        labels = teacher(images["drawn"]).argmax(dim=1)
-    check = SyntheticSet(images=images["drawn"], labels=labels, requested=300)
-    return asked_of(teacher, images, {"inverted": check}, Roles(retain=(1, 2, 3), target=(0,)), 0)
-
-
-def test_the_version_agrees_with_itself_and_explains_itself(teacher: Classifier) -> None:
-    """Agreement 1 with its own confidence, and all of every logit; a hidden class is explained as well."""
-    asked = asked_by(teacher)
-    for model in (teacher, mask_logit(teacher, [0])):
-        found = measured(asked, model, answered(asked.images, model))
-        assert found["agreement"] == pytest.approx({"drawn": 1.0, "other": 1.0})
-        assert min(*found["explained"], *found["explains"]) > 0.99
-        (check,), (probes,) = asked.checks.values(), found["probes"].values()
-        assert min(probes["5"]) > 0.5
-        assert probes["1"] == probe_recall(model, check, asked.roles, asked.seed)
-        assert found["assessment"]["retain_correct"] == int((check.labels > 0).sum())
-        assert found["closeness"] == pytest.approx({"drawn": 1.0, "other": 1.0})
-        assert found["kept_direction"] == pytest.approx([1.0] * len(found["kept_direction"]), abs=0.1)
-        own = asked.answers["drawn"].logits[:, 1:].softmax(dim=1).amax(dim=1)
-        assert float(own.min()) < found["confidence"]["drawn"] < float(own.max())
-
-
-def test_another_model_agrees_by_chance(teacher: Classifier) -> None:
-    """Turned round it never says the same of what it is sure of; constant features explain nothing."""
-    turned = copy.deepcopy(teacher)
-    with torch.no_grad():
-        turned.head.weight.neg_()
-        turned.head.bias.neg_()
-    asked = asked_by(teacher)
-    found = measured(asked, turned, answered(asked.images, turned))
-    assert max(found["agreement"].values()) < 0.5
-    assert min(found["explained"]) > 0.99, "its features are the version's"
-    assert max(found["closeness"].values()) < 0.5
-    *body, head = found["kept_direction"]
-    assert body == pytest.approx([1.0] * len(body)) and head == pytest.approx(-1)
-    with torch.no_grad():
-        for layer in turned.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):
-                layer.weight.zero_()
-    assert max(measured(asked, turned, answered(asked.images, turned))["explained"]) < 0.01
+        labels = teacher(images).argmax(dim=1)
+    check = SyntheticSet(images=images, labels=labels, requested=300)
+    roles = Roles(retain=(1, 2, 3), target=(0,))
+    keeping = Keeping(teacher, check, roles, 0)
+    asked = Questions(
+        check=check, keeping=keeping, stop=check, stop_keeping=keeping, roles=roles, seed=2
+    )
+    hidden = mask_logit(teacher, [0])
+    found = measured(asked, hidden, checkpoint=True)
+    assert found["probe"] == list(probe_recall(hidden, check, roles, 2))
+    assert found["assessment"] == asdict(assess(hidden, check, roles))
+    assert found["kept"] == keeping.measure(hidden) and found["kept"]["coarse"] == pytest.approx(1)
+    assert found["stop"] == {"assessment": found["assessment"], "kept": found["kept"]}
+    assert measured(asked, hidden, checkpoint=False) == found | {"stop": None}
 
 
 def test_a_part_of_a_row_is_measured_once_for_a_model_and_a_form(

@@ -37,7 +37,7 @@ from tests.runtime.tiny import (
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
-UNPUBLISHABLE = ("gate.max_forget=0", "gate.max_position=0", "gate.max_retain_drop=0")
+UNPUBLISHABLE = ("gate.max_forget=0", "gate.max_position=0", "gate.max_loss=0")
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ SMALL = (
         )
     ),
     "stopping.min_retain=0", "stopping.leak=1",
-    "stopping.forget_tolerance=0.99", "gate.max_forget=1", "gate.max_retain_drop=1",
+    "stopping.forget_tolerance=0.99", "gate.max_forget=1", "gate.max_loss=1", "gate.max_retain_drop=1",
     "gate.max_position=9", "gate.max_forgotten_share=1", "stand_ins.number=1", "stand_ins.steps=1",
     "audit.probe_draws=1",
     "audit.relearn.max_steps=5", "audit.fixed_step=4",

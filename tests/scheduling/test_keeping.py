@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rayunlearn.errors import BadInput
-from rayunlearn.scheduling.keeping import Calibration, Kept
+from rayunlearn.scheduling.keeping import Calibration, Kept, standard
 
-LINE = Calibration.of(0.3, [0.4, 0.1, 0.1, -0.2, 0.1], 0.05)
+LINE = Calibration.of(0.3, [0.4, 0.2, -0.2, 0.1], 0.05)
 shares = st.floats(0, 1)
 measured = st.builds(
-    Kept, coarse=shares, cut=shares, mixed=shares, explained=st.floats(-1, 1), direction=st.floats(-1, 1)
+    Kept, coarse=shares, cut=shares, explained=st.floats(-1, 1), direction=st.floats(-1, 1)
 )
 
 
 def test_a_prediction_is_a_line_with_an_interval() -> None:
-    """0.3 + 0.4 * 0.9 + 0.1 * 0.6 + 0.1 * 0.5 - 0.2 * 0.5 + 0.1 * 0.2 = 0.69."""
-    said = LINE.predict(Kept(coarse=0.9, cut=0.6, mixed=0.5, explained=0.5, direction=0.2))
-    assert said.share == pytest.approx(0.69)
-    assert (said.low, said.high) == (pytest.approx(0.64), pytest.approx(0.74))
+    """0.3 + 0.4 * 0.9 + 0.2 * 0.6 - 0.2 * 0.5 + 0.1 * 0.2 = 0.7."""
+    said = LINE.predict(Kept(coarse=0.9, cut=0.6, explained=0.5, direction=0.2))
+    assert said.share == pytest.approx(0.7)
+    assert (said.low, said.high) == (pytest.approx(0.65), pytest.approx(0.75))
 
 
 @given(measured)
@@ -41,14 +42,26 @@ def test_a_positive_slope_never_lowers_a_prediction(kept: Kept, more: float) -> 
     assert LINE.predict(imitating).share <= LINE.predict(kept).share
 
 
-def test_a_calibration_has_all_slopes_in_order_and_a_spread() -> None:
+def test_checkpoints_are_told_apart_where_both_have_all_of_d_r() -> None:
+    """A prediction ends at 1; the score of what is closer is higher still."""
+    near, nearer = (Kept(coarse=c, cut=1.0, explained=-2.0, direction=1.0) for c in (0.9, 1.0))
+    assert LINE.predict(near).share == LINE.predict(nearer).share == 1
+    assert LINE.score(nearer) > LINE.score(near) > 1
+
+
+def test_a_calibration_has_all_slopes_and_a_spread() -> None:
     """Others are refused by name."""
-    with pytest.raises(BadInput, match="slopes"):
-        Calibration(offset=0, slopes={"coarse": 1.0}, spread=0.1)
-    with pytest.raises(BadInput, match="slopes"):
-        Calibration(offset=0, slopes=dict(reversed(LINE.slopes.items())), spread=0.1)
     for spread in (-0.1, 1.1, math.nan):
         with pytest.raises(BadInput, match="spread"):
-            Calibration.of(0, [0] * 5, spread)
+            Calibration.of(0, [0] * 4, spread)
+    with pytest.raises(BadInput, match="coarse"):
+        Calibration.of(0, [math.inf, 0, 0, 0], 0.1)
     with pytest.raises(ValueError, match="zip"):
-        Calibration.of(0, [0] * 4, 0.1)
+        Calibration.of(0, [0] * 3, 0.1)
+
+
+def test_a_digest_is_of_every_number() -> None:
+    """The standard calibration's, too, which is what the package has stored."""
+    made = [LINE, *(replace(LINE, **{f.name: getattr(LINE, f.name) + 0.01}) for f in fields(LINE))]
+    assert len({each.digest for each in made}) == len(fields(LINE)) + 1
+    assert standard().digest == standard().digest != LINE.digest

@@ -1,0 +1,34 @@
+"""What a classifier makes of images, by one pass: features and logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rayunlearn.errors import BadInput
+from rayunlearn.evaluation.accuracy import device_of, evaluating
+from rayunlearn.models.classifiers import Classifier
+
+BATCH = 1024
+
+
+def answers(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features `[N, D]` and logits `[N, K]` on CPU, in eval mode; the model's mode is put back.
+
+    Args:
+        model: on any device.
+        images: `[N, C, H, W]`, normalised; moved to the model's device batch by batch.
+
+    Raises:
+        BadInput: a logit is NaN or infinite: argmax would still name a class.
+    """
+    device = device_of(model)
+    with evaluating(model):
+        parts = [model.features(batch.to(device)) for batch in images.split(BATCH)]
+        features = torch.cat(parts).cpu()
+        logits = torch.cat([model.head(part).cpu() for part in parts])
+    wrong = int((~logits.isfinite().all(dim=1)).sum())
+    if wrong:
+        sentence = f"the model's logits are not finite for {wrong} of {len(images)} images"
+        raise BadInput("number of images with NaN or infinite logits", wrong, "0", where=sentence)
+    return features, logits
