@@ -48,7 +48,7 @@ LADDER = (0.2, 0.4)
 STOPPED = ("gated_inversion", "gkt")
 """Methods whose stop is judged."""
 DATA_FREE = ("gated_inversion", "gkt", "ispf", "min_max", "delete")
-WITH_DATA = ("fine_tune", "amnesiac_relabel", "bad_teacher", "unsir")
+WITH_DATA = ("fine_tune", "amnesiac_relabel")
 STUDENT = StudentSettings()
 STUDENTS = {
     "inverted": ("nothing", "hidden"), "pictures": ("shaken",), "photographs": ("nothing",),

@@ -124,7 +124,7 @@ def certificate(
         "warnings": _warnings(last, status, after, left, audited),
         "request": _request(asked, last, status, made_at),
         "rejected_lines": [{"at": row["at"], "reason": row["reason"]} for row in rejected if accepted],
-        "run": _run(own, methods, audited) if own else None,
+        "run": _run(own, methods, audited) | {"calibration": _calibration(judged)} if own else None,
         "attempts": attempts,
         "data": _data(asked, attempts, before, audited, sealed),
         "versions": {"before": before, "after": after},
@@ -243,6 +243,12 @@ def _run(
         "code_version": first["code"],
         "seeds": {"run": str(first["seed"]), "audit": sorted({str(row["seed"]) for row in audited})},
     }
+
+
+def _calibration(judged: Sequence[Row]) -> str | None:
+    """Digest of the calibration by which the gate predicted D_r; None where it predicted none."""
+    told = [json.loads(row["parameters"]).get("calibration") for row in judged]
+    return next((str(digest) for digest in reversed(told) if digest is not None), None)
 
 
 def _data(

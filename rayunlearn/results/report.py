@@ -172,7 +172,7 @@ def _request(
 
 
 def _check_name(summary: RequestSummary, measure: str) -> str:
-    names = wording.CHECK_NAMES if summary.kind == "examples" else wording.PROBE_NAMES
+    names = wording.CHECK_NAMES if summary.kind == "examples" else wording.GATE_NAMES
     return names.get(measure, measure.replace("_", " "))
 
 

@@ -90,7 +90,10 @@ CHECK_NAMES: dict[str, str] = {
 }
 """What the gate's measures are of a request by examples."""
 
-PROBE_NAMES: dict[str, str] = {
+GATE_NAMES: dict[str, str] = {
+    "predicted_d_r": "predicted D_r, as a share of that of the version before",
+    "predicted_d_r_low": "nine of ten such predictions: not below",
+    "predicted_d_r_high": "nine of ten such predictions: not above",
     "probe_recall": "a probe of the features knows, of the class to forget",
     "retain_probe_recall": "a probe of the features knows, of the other classes",
     "parent_probe_recall": "in the version before: of the class to forget",
@@ -98,7 +101,7 @@ PROBE_NAMES: dict[str, str] = {
     "stand_in_probe_recall": "in models that never saw the class: of it",
     "stand_in_retain_probe_recall": "in models that never saw the class: of the other classes",
 }
-"""What the gate's measures of the features are; all are of images that no model learned from."""
+"""What the gate's measures are of a request by classes; all are of images that no model learned from."""
 
 MISLABELLED_NAMES: dict[str, str] = {
     "mislabelled_accuracy": "right label",

@@ -34,6 +34,8 @@ from rayunlearn.scheduling.stopping import CheckpointRecord, Choice
 from rayunlearn.seeds import derive_seed
 
 Weights = dict[str, Tensor]
+PREDICTED = "predicted_d_r"
+"""Measure of the gate's rows: D_r as a share of the version's; with `_low` and `_high` its interval."""
 
 
 def synthesis_jobs(
@@ -162,10 +164,10 @@ def gate_rows(
     ]
     if measures.kept is not None:
         said = settings.calibration.predict(measures.kept)
-        interval = {"low": said.low, "high": said.high, "calibration": settings.calibration.digest}
-        told = json.dumps({**interval, "kept": vars(measures.kept)})
-        row = {"classes": roles.retain, "measure": "predicted_share", "value": said.share}
-        rows.append({**row, "parameters": told})
+        told = json.dumps({"calibration": settings.calibration.digest, "kept": vars(measures.kept)})
+        for name, value in (("", said.share), ("_low", said.low), ("_high", said.high)):
+            row = {"classes": roles.retain, "measure": f"{PREDICTED}{name}", "value": value}
+            rows.append({**row, "parameters": told})
     forget = roles.target or roles.erased
     if forget:
         rows.append(_share("forget_accuracy", forget, measures.forget_correct, measures.forget_count))

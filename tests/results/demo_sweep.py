@@ -161,8 +161,12 @@ def write_sweep(ledger: Ledger, trials: Sequence[DemoTrial], *, over: bool = Tru
 
 def _event(sweep: str, trial: DemoTrial, event: str, **columns: Any) -> dict[str, Any]:
     nothing = dict.fromkeys(
-        ("score", "step", "cycles", "second_correct", "second_count", "seconds", "reason"), None
-    )
+        (
+            "score", "step", "cycles", "second_correct", "second_count", "second_predicted", "seconds",
+            "reason",
+        ),
+        None,
+    )  # fmt: skip
     row = row_of("trials", sweep=sweep, trial=trial.trial, settings=json.dumps(trial.settings), event=event)
     return row | {"cpus": 1.0, "gpus": 0.0} | nothing | columns
 
@@ -179,5 +183,5 @@ def _ended(sweep: str, trial: DemoTrial) -> dict[str, Any]:
 
 
 def _checkpoint(sweep: str, trial: DemoTrial, found: CheckpointRecord) -> dict[str, Any]:
-    figures = {name: value for name, value in asdict(found).items() if name != "samples"}
+    figures = {name: value for name, value in asdict(found).items() if name not in ("samples", "predicted")}
     return row_of("checkpoints", run_id=sweep, trial=trial.trial, **figures)

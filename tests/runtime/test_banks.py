@@ -48,13 +48,13 @@ def served() -> Store:
 
 
 def test_the_second_request_learns_from_the_firsts_images(served: Store) -> None:
-    """Three sets are made for the first and two for the second, whose bank is the first's without class 3."""
+    """Four sets are made for the first, three for the second, whose bank is the first's without class 3."""
     scheduler = tiny_scheduler(served, tiny_recipe())
     runs = [v.run_id for v in versions(scheduler.reader, "default")[1:]]
     assert len(runs) == 2 and all(runs)
     first, second = (RunFiles(served, str(run)).synthetic() for run in runs)
     assert first is not None and second is not None
-    assert Counting.made == [3, 2]
+    assert Counting.made == [4, 3]
     assert set(second["bank"].labels.tolist()) == set(range(10)) - {0, 3}
     assert torch.equal(second["bank"].images, first["bank"].of(list(set(range(10)) - {0, 3})).images)
     assert not torch.equal(second["stop"].images[:5], first["stop"].images[:5])

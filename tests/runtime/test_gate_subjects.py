@@ -124,8 +124,8 @@ def test_a_finished_run_passes() -> None:
 @functools.cache
 def finished() -> Weights:
     """A student after a short, whole schedule."""
-    settings = replace(RECIPE.gated_inversion, cycles=12, schedule_cycles=12)
-    return transferred(settings, 12, sets()["bank"].images)
+    settings = replace(RECIPE.gated_inversion, cycles=30, schedule_cycles=30)
+    return transferred(settings, 30, sets()["bank"].images)
 
 
 def test_the_unmodified_original_is_refused() -> None:
@@ -153,9 +153,9 @@ def test_a_class_that_came_back_is_refused() -> None:
     It has kept enough: what refuses it are the synthetic forget images.
     """
     images = torch.cat([sets()["bank"].images, sets()["stop"].of(ROLES.target).images])
-    short = replace(RECIPE.gated_inversion, cycles=12, schedule_cycles=12)
+    short = replace(RECIPE.gated_inversion, cycles=30, schedule_cycles=30)
     leaking = replace(short, epsilon=1.0, targets="teacher", mixing="none")
-    why = reasons(transferred(leaking, 12, images))
+    why = reasons(transferred(leaking, 30, images))
     assert "forget accuracy is" in why and "predicted D_r" not in why
 
 

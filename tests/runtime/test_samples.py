@@ -176,7 +176,8 @@ def test_a_method_forgets_samples(method: str) -> None:
     assert checkpoint["retain_count"] == 60 and checkpoint["forget_mass"] == 0
     evaluations = rows(store, "evaluations")
     assert {row["measure"] for row in evaluations} == {
-        "chosen_step", "retain_accuracy", "parent_retain_accuracy"
+        "chosen_step", "retain_accuracy", "parent_retain_accuracy", "predicted_d_r", "predicted_d_r_low",
+        "predicted_d_r_high",
     }  # fmt: skip
     (chosen,) = [row for row in evaluations if row["measure"] == "chosen_step"]
     assert "synthetic images say nothing of single samples" in json.loads(chosen["parameters"])["reason"]

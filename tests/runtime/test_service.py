@@ -189,7 +189,7 @@ def test_a_result_that_fails_the_gate(serve: Any) -> None:
     assert [v.classes_forgotten for v in versions(LedgerReader(store), "default")] == [()]
     (ended,) = rows(store, "requests", event="failed")
     (run,) = rows(store, "runs", event="failed")
-    assert ended["reason"] == run["reason"] and ended["reason"].startswith("gate: retain accuracy is")
+    assert ended["reason"] == run["reason"] and ended["reason"].startswith("gate: predicted D_r is")
     assert statuses(store) == {"a": "failed"}
     assert len(list(store.list("models"))) == 1
 

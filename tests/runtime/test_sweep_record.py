@@ -18,6 +18,7 @@ from rayunlearn.runtime.search_space import CYCLE, SCORE
 from rayunlearn.runtime.sweep_record import About, SweepRecord, SweepSettings
 from rayunlearn.scheduling.budget import parse_budget
 from rayunlearn.scheduling.space import Dimension, Space
+from rayunlearn.scheduling.stopping import CheckpointRecord
 from tests.runtime.tiny import NOON, forget, memory_store, tiny_context, tiny_recipe
 
 SPACE = Space((Dimension("gkt.epsilon", "loguniform", (0.001, 0.1)),))
@@ -106,6 +107,29 @@ def test_a_trial_ends_by_itself_or_is_stopped() -> None:
     assert dict(view.trials[0].settings) == POINT
 
 
+def seen(step: int, correct: int, predicted: float | None = None) -> CheckpointRecord:
+    """The second set's record of a checkpoint, by 54 images."""
+    return CheckpointRecord(
+        step=step, retain_correct=correct, retain_count=54, forget_correct=0, forget_count=0,
+        forget_mass=0.0, pass_rate=0.0, samples=True, predicted=predicted,
+    )  # fmt: skip
+
+
+def test_the_second_set_predicts_as_the_first_does() -> None:
+    """What it predicts is recorded, and is the score to report."""
+    record, _ = recording()
+    record.begin()
+    record.started("a", POINT)
+    record.reported("a", POINT, told(4, 0.9, ended=True))
+    record.ended("a", POINT, by_itself=True)
+    (result,) = record.unmeasured()
+    assert result.step is not None
+    record.measured(result, seen(result.step, 27, predicted=0.84))
+    best = record.finish().best()
+    assert best is not None and best.result is not None and best.result.second is not None
+    assert (best.result.second_score, best.result.second.retain_correct) == (0.84, 27)
+
+
 def test_the_winner_is_named() -> None:
     """The best admissible trial on the search's own set; the second set changes nothing about it."""
     record, _ = recording()
@@ -116,7 +140,7 @@ def test_the_winner_is_named() -> None:
         record.ended(name, POINT, by_itself=True)
     for result in record.unmeasured():
         if result.step is not None:
-            record.measured(result, 54 if result.trial == "a" else 27, 54)
+            record.measured(result, seen(result.step, 54 if result.trial == "a" else 27))
     view = record.finish()
     best = view.best()
     assert view.status == "finished" and best is not None and best.trial == "b"
