@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Annotated, Any
@@ -127,7 +127,7 @@ def erasing(task: Task, row: Row, settings: GateSettings) -> Outcome:
         forget_correct=found.forget_correct, forget_count=found.forget_count,
         parent_retain_correct=parent.retain_correct, recall=_recall(row),
         scale=Scale(version=_recall(task.version), stand_ins=tuple(map(_recall, task.of("stand-in")))),
-        kept=kept(row),
+        kept=kept(task, row),
     )  # fmt: skip
     return judge(measures, replace(settings, max_loss=1.0)).outcome
 
@@ -148,9 +148,10 @@ def _before(task: Task, row: Row) -> tuple[bool, bool]:
     return before.passed(found, parent, measured["relapse"], _recall(row).forget)
 
 
-def kept(row: Row) -> Kept:
+def kept(task: Task, row: Row) -> Kept:
     """What a prediction is made of."""
-    return Kept(**row["without_data"]["kept"])
+    found, parent = (r["without_data"]["assessment"]["retain_correct"] for r in (row, task.version))
+    return Kept(**row["without_data"]["kept"], plain=min(1.0, found / max(1, parent)))
 
 
 def share(task: Task, row: Row) -> float:
@@ -164,7 +165,7 @@ def fitted(zoo: Iterable[Task], spread: float) -> Calibration:
     for task in zoo:
         for row in task.judged:
             true = share(task, row)
-            x.append(astuple(kept(row)))
+            x.append(kept(task, row).terms)
             y.append(true)
             weights.append((1 if true >= MOST_KEPT else LITTLE) / len(task.judged))
     measures, truth, w = np.array(x), np.array(y), np.array(weights)
@@ -201,7 +202,7 @@ def predictions(zoo: Mapping[str, Task], column: str) -> dict[tuple[str, str], P
     """(task, model) -> what is predicted of it by a calibration that saw nothing of its group."""
     made = calibrations(zoo, column)
     return {
-        (name, row["name"]): made[name].predict(kept(row))
+        (name, row["name"]): made[name].predict(kept(task, row))
         for name, task in zoo.items()
         for row in task.judged
     }
@@ -216,7 +217,7 @@ def _spread(groups: Sequence[Mapping[str, Task]]) -> float:
         for task in part.values():
             for row in task.judged:
                 if share(task, row) >= MOST_KEPT:
-                    errors.append(abs(calibration.predict(kept(row)).share - share(task, row)))
+                    errors.append(abs(calibration.predict(kept(task, row)).share - share(task, row)))
     return float(np.quantile(errors, COVERED))
 
 

@@ -1,7 +1,7 @@
 """What the judge costs a request: `python -m benchmarks.judge_cost`, about two minutes on one core.
 
 A request of the default method is served in this process on one thread, as the service would serve it, and
-its parts are timed: the images that the method learns from, its steps with their checkpoints, and of the judge
+its parts are timed: the images that the method learns from, its steps with checkpoints, and of the judge
 the three synthetic sets and the gate. The share of one in the other is taken within one run.
 """
 

@@ -95,6 +95,8 @@ def coarse(settings: InversionSettings, model: Classifier) -> InversionSettings:
 
 COARSE_SHARE = 0.5
 """Of a plain image's iterations; a coarse one has fewer pixels of its own (docs/log.md, 99)."""
+LEAST_SIZE = 8
+"""Pixels in each direction of the finer of a coarse image's two maps, where the image has them."""
 ATTEMPTS = 4
 """With less and less weight on the BatchNorm statistics ..."""
 EASED = 3.0
@@ -247,7 +249,7 @@ def _optimised(
     size = spec.image_size
     free = [
         torch.randn((len(labels), spec.in_channels, of, of), generator=draws).to(device).requires_grad_(True)
-        for of in ((max(2, size // 2), max(2, size // 4)) if settings.coarse else (size,))
+        for of in (_coarse_sizes(size) if settings.coarse else (size,))
     ]
     optimizer = torch.optim.Adam(free, lr=settings.lr, betas=(0.9, 0.99), foreach=False)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
@@ -300,6 +302,15 @@ def _optimised(
         for parameter in frozen:
             parameter.requires_grad_(True)
     return made.cpu(), confidence.cpu()
+
+
+def _coarse_sizes(size: int) -> tuple[int, int]:
+    """Of the maps of a coarse image: a half and a quarter of its own, but no fewer than classes need.
+
+    >>> _coarse_sizes(32), _coarse_sizes(8)
+    ((16, 8), (8, 4))
+    """
+    return min(size, max(LEAST_SIZE, size // 2)), min(size, max(LEAST_SIZE // 2, size // 4))
 
 
 def _disturbed(model: nn.Module, x: Tensor, draws: torch.Generator) -> Tensor:

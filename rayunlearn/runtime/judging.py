@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from rayunlearn.evaluation.judged import Evidence
-from rayunlearn.evaluation.synthetic import balanced_labels
+from rayunlearn.evaluation.synthetic import Assessment, balanced_labels
 from rayunlearn.methods.registry import method_named
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
@@ -98,7 +98,7 @@ def second_jobs(
 
 def second_record(step: int, answers: Sequence[Any], calibration: Calibration) -> CheckpointRecord:
     """A checkpoint by these: what it forgot is not among them."""
-    assessment, *kept = answers
+    assessment, *kept = answers  # the version was not asked: its own plain images it answers, all but a few
     return CheckpointRecord(
         step=step, retain_correct=assessment.retain_correct, retain_count=assessment.retain_count,
         forget_correct=0, forget_count=0, forget_mass=0.0, pass_rate=0.0, samples=True,
@@ -144,10 +144,14 @@ def gate_measures(answers: Sequence[Any], roles: Roles) -> GateMeasures:
         parent_retain_correct=parent.retain_correct,
         recall=recalls[0] if recalls else None,
         scale=Scale(version=recalls[1], stand_ins=tuple(recalls[2:])) if recalls else None,
-        kept=None if kept is None else Kept(**kept),
+        kept=None if kept is None else Kept(**kept, plain=_plain(candidate, parent)),
         forgotten_share=dict(zip(roles.forgotten, candidate.forgotten_share, strict=True)),
         kind=roles.kind,
     )
+
+
+def _plain(candidate: Assessment, parent: Assessment) -> float:
+    return min(1.0, candidate.retain_correct / max(1, parent.retain_correct))
 
 
 def gate_rows(

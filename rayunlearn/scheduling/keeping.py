@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from importlib.resources import files
 from math import isfinite
@@ -33,12 +33,32 @@ class Kept:
         explained: share of the variance of the version's logits that a ridge regression on the model's
             features explains, cross-validated; negative where it explains less than the mean does.
         direction: mean cosine similarity of the layers' weights with the version's.
+        plain: accuracy on plain inverted images as a share of the version's, at most 1; 1 where there are
+            none of these.
     """
 
     coarse: float
     cut: float
     explained: float
     direction: float
+    plain: float = 1.0
+
+    @property
+    def broken(self) -> float:
+        """Share of the plain images that are lost, as far as the weights are the version's.
+
+        To a model of its own they say nothing. One that began at the version answers them, or something in
+        it broke, which coarse images do not always show.
+        """
+        return max(0.0, self.direction) * (1 - self.plain)
+
+    @property
+    def terms(self) -> tuple[float, ...]:
+        """What D_r is predicted from, in the order of `TERMS`."""
+        return self.coarse, self.cut, self.explained, self.direction, self.broken
+
+
+TERMS = ("coarse", "cut", "explained", "direction", "broken")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +76,7 @@ class Calibration:
 
     Attributes:
         offset: share of the version's D_r of a model whose measures are all 0.
-        coarse, cut, explained, direction: how much one more of the measure of that name adds (`Kept`).
+        coarse, cut, explained, direction, broken: how much one more of what `Kept` calls so adds.
         spread: of nine of ten models of a data set that the calibration had not seen the prediction was at
             most so far off.
     """
@@ -66,6 +86,7 @@ class Calibration:
     cut: float
     explained: float
     direction: float
+    broken: float
     spread: float
 
     def __post_init__(self) -> None:
@@ -77,9 +98,8 @@ class Calibration:
 
     @classmethod
     def of(cls, offset: float, slopes: Sequence[float], spread: float) -> Calibration:
-        """From slopes in the order of `Kept`."""
-        names = [field.name for field in fields(Kept)]
-        return cls(offset=offset, spread=spread, **dict(zip(names, slopes, strict=True)))
+        """From slopes in the order of `TERMS`."""
+        return cls(offset=offset, spread=spread, **dict(zip(TERMS, slopes, strict=True)))
 
     @property
     def digest(self) -> str:
@@ -88,13 +108,13 @@ class Calibration:
 
     def score(self, kept: Kept) -> float:
         """The regression's answer as it is, also above 1: by it checkpoints of one run are compared."""
-        slopes = (getattr(self, field.name) for field in fields(Kept))
-        return self.offset + sum(a * b for a, b in zip(slopes, astuple(kept), strict=True))
+        slopes = (getattr(self, name) for name in TERMS)
+        return self.offset + sum(a * b for a, b in zip(slopes, kept.terms, strict=True))
 
     def predict(self, kept: Kept) -> Prediction:
         """A model's D_r; none has more than the version, as far as can be told without data.
 
-        >>> calibration = Calibration.of(0.5, [0.5, 0, -0.1, 0], 0.06)
+        >>> calibration = Calibration.of(0.5, [0.5, 0, -0.1, 0, 0], 0.06)
         >>> kept = Kept(coarse=0.9, cut=0.6, explained=0.5, direction=0.0)
         >>> round(calibration.predict(kept).share, 3)
         0.9

@@ -176,7 +176,7 @@ def test_the_truth_of_who_is_left_out_is_not_looked_at() -> None:
     said, again = predictions(before, "dataset"), predictions(after, "dataset")
     assert all(said[key] == again[key] for key in said if key[0] == "c")
     assert any(said[key] != again[key] for key in said if key[0] == "a")
-    one = kept(before["c"].rows["m-8"])
+    one = kept(before["c"], before["c"].rows["m-8"])
     leaky = [fitted(zoo.values(), 0.1).predict(one) for zoo in (before, after)]
     assert abs(leaky[0].share - leaky[1].share) > 0.01
 

@@ -11,7 +11,7 @@ from rayunlearn.scheduling.erasing import Recall, Scale
 from rayunlearn.scheduling.gate import GateMeasures, GateSettings, Verdict, judge
 from rayunlearn.scheduling.keeping import Calibration, Kept, standard
 
-LINE = Calibration.of(0.0, [1.0, 0.0, 0.0, 0.0], 0.06)
+LINE = Calibration.of(0.0, [1.0, 0.0, 0.0, 0.0, 0.0], 0.06)
 
 
 def kept(percent: int) -> Kept:

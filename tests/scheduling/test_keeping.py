@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from rayunlearn.errors import BadInput
 from rayunlearn.scheduling.keeping import Calibration, Kept, standard
 
-LINE = Calibration.of(0.3, [0.4, 0.2, -0.2, 0.1], 0.05)
+LINE = Calibration.of(0.3, [0.4, 0.2, -0.2, 0.1, -0.5], 0.05)
 shares = st.floats(0, 1)
 measured = st.builds(
-    Kept, coarse=shares, cut=shares, explained=st.floats(-1, 1), direction=st.floats(-1, 1)
+    Kept, coarse=shares, cut=shares, explained=st.floats(-1, 1), direction=st.floats(-1, 1),
+    plain=shares,
 )
 
 
@@ -24,6 +25,14 @@ def test_a_prediction_is_a_line_with_an_interval() -> None:
     said = LINE.predict(Kept(coarse=0.9, cut=0.6, explained=0.5, direction=0.2))
     assert said.share == pytest.approx(0.7)
     assert (said.low, said.high) == (pytest.approx(0.65), pytest.approx(0.75))
+
+
+def test_plain_images_tell_of_who_began_at_the_version() -> None:
+    """A model of its own may answer none of them; of half the version's direction half counts."""
+    own, half = (Kept(coarse=0.9, cut=0.6, explained=0.5, direction=d, plain=0.6) for d in (-0.1, 0.5))
+    assert own.broken == 0 and half.broken == pytest.approx(0.2)
+    whole = replace(half, plain=1.0)
+    assert LINE.score(whole) - LINE.score(half) == pytest.approx(0.5 * 0.2)
 
 
 @given(measured)
@@ -53,11 +62,11 @@ def test_a_calibration_has_all_slopes_and_a_spread() -> None:
     """Others are refused by name."""
     for spread in (-0.1, 1.1, math.nan):
         with pytest.raises(BadInput, match="spread"):
-            Calibration.of(0, [0] * 4, spread)
+            Calibration.of(0, [0] * 5, spread)
     with pytest.raises(BadInput, match="coarse"):
-        Calibration.of(0, [math.inf, 0, 0, 0], 0.1)
+        Calibration.of(0, [math.inf, 0, 0, 0, 0], 0.1)
     with pytest.raises(ValueError, match="zip"):
-        Calibration.of(0, [0] * 3, 0.1)
+        Calibration.of(0, [0] * 4, 0.1)
 
 
 def test_a_digest_is_of_every_number() -> None:
