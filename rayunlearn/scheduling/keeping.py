@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from importlib.resources import files
-from math import isfinite
+from math import isfinite, log
 
 from rayunlearn.errors import BadInput
 from rayunlearn.scheduling.bounds import check_share
@@ -54,11 +54,14 @@ class Kept:
 
     @property
     def terms(self) -> tuple[float, ...]:
-        """What D_r is predicted from, in the order of `TERMS`."""
-        return self.coarse, self.cut, self.explained, self.direction, self.broken
+        """What D_r is predicted from, in the order of `TERMS`: of closeness the natural logarithm."""
+        coarse, cut = (log(max(closeness, LEAST)) for closeness in (self.coarse, self.cut))
+        return coarse, cut, self.explained, self.direction, self.broken
 
 
 TERMS = ("coarse", "cut", "explained", "direction", "broken")
+LEAST = 0.02
+"""Closeness below which a model is not told from one that says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +78,10 @@ class Calibration:
     """What D_r is worth that a model's measures show.
 
     Attributes:
-        offset: share of the version's D_r of a model whose measures are all 0.
-        coarse, cut, explained, direction, broken: how much one more of what `Kept` calls so adds.
+        offset: share of the version's D_r of a model that answers as the version does and whose other
+            measures are 0.
+        coarse, cut: how much one more of the logarithm of the closeness adds that `Kept` calls so.
+        explained, direction, broken: how much one more of the measure of that name adds.
         spread: of nine of ten models of a data set that the calibration had not seen the prediction was at
             most so far off.
     """
@@ -114,10 +119,10 @@ class Calibration:
     def predict(self, kept: Kept) -> Prediction:
         """A model's D_r; none has more than the version, as far as can be told without data.
 
-        >>> calibration = Calibration.of(0.5, [0.5, 0, -0.1, 0, 0], 0.06)
+        >>> calibration = Calibration.of(1.0, [0.5, 0, -0.1, 0, 0], 0.06)
         >>> kept = Kept(coarse=0.9, cut=0.6, explained=0.5, direction=0.0)
         >>> round(calibration.predict(kept).share, 3)
-        0.9
+        0.897
         """
         share = min(1.0, max(0.0, self.score(kept)))
         return Prediction(

@@ -28,8 +28,8 @@ KEPT, GONE = (0, 1), 2
 
 
 def measures(close: float) -> dict[str, float]:
-    """What a prediction is made of: closeness alone differs."""
-    return {"coarse": close, "cut": 0.5, "explained": 0.5, "direction": 0.0}
+    """What a prediction is made of: one measure alone differs, in which it is linear."""
+    return {"coarse": 0.5, "cut": 0.5, "explained": close, "direction": 0.0}
 
 
 def model(
@@ -141,7 +141,7 @@ def test_a_task_without_an_end_is_left_out(family: str) -> None:
 
 
 def planted(dataset: str, slope: float, *, models: int = 12, noise: float = 0.0) -> list[dict[str, Any]]:
-    """A task of a data set in which D_r is 40 and `slope` times closeness, in %, and nothing else counts."""
+    """A task of a data set in which D_r is 40 and `slope` times a measure, in %, and nothing else counts."""
     rows = [row | {"task": dataset, "dataset": dataset} for row in ENDS]
     for number in range(models):
         close = 0.2 + 0.8 * number / (models - 1)
@@ -157,12 +157,19 @@ def test_a_data_set_that_was_left_out_is_predicted_by_the_others() -> None:
     zoo = tasks([row for name in "abc" for row in planted(name, 50)])
     predicted = predictions(zoo, "dataset")
     found = errors(zoo, predicted)
-    assert found["d_r_error_worst"] < 2 and found["d_r_coverage"] > 0.8 and found["rho"] > 0.9
+    assert found["d_r_error_worst"] < 2 and found["rho"] > 0.9
     for name, task in zoo.items():
         for row in task.judged:
             lost = 1 - share(task, row)
             if abs(lost - 0.05) > 0.02:
                 assert keeping(predicted, task, row) == ("passed" if lost < 0.05 else "refused"), name
+
+
+def test_an_interval_holds_nine_of_ten_where_data_sets_are_alike() -> None:
+    """With points of noise on each D_r."""
+    zoo = tasks([row for name in "abcd" for row in planted(name, 50, noise=2)])
+    found = errors(zoo, predictions(zoo, "dataset"))
+    assert found["d_r_error_median"] > 1 and found["d_r_coverage"] > 0.8
 
 
 def test_the_truth_of_who_is_left_out_is_not_looked_at() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rayunlearn.errors import BadInput
 from rayunlearn.scheduling.keeping import Calibration, Kept, standard
 
-LINE = Calibration.of(0.3, [0.4, 0.2, -0.2, 0.1, -0.5], 0.05)
+LINE = Calibration.of(0.8, [0.4, 0.2, -0.2, 0.1, -0.5], 0.05)
 shares = st.floats(0, 1)
 measured = st.builds(
     Kept, coarse=shares, cut=shares, explained=st.floats(-1, 1), direction=st.floats(-1, 1),
@@ -21,10 +21,16 @@ measured = st.builds(
 
 
 def test_a_prediction_is_a_line_with_an_interval() -> None:
-    """0.3 + 0.4 * 0.9 + 0.2 * 0.6 - 0.2 * 0.5 + 0.1 * 0.2 = 0.7."""
-    said = LINE.predict(Kept(coarse=0.9, cut=0.6, explained=0.5, direction=0.2))
-    assert said.share == pytest.approx(0.7)
-    assert (said.low, said.high) == (pytest.approx(0.65), pytest.approx(0.75))
+    """0.8 + 0.4 * log 0.5 + 0.2 * log 0.25 - 0.2 * -1 + 0.1 * 0.2 = 1.02 - 0.8 log 2."""
+    said = LINE.predict(Kept(coarse=0.5, cut=0.25, explained=-1, direction=0.2))
+    assert said.share == pytest.approx(1.02 - 0.8 * math.log(2))
+    assert (said.low, said.high) == (pytest.approx(said.share - 0.05), pytest.approx(said.share + 0.05))
+
+
+def test_who_answers_nothing_as_the_version_does_has_a_prediction_too() -> None:
+    """The same as one that hardly does."""
+    nothing, hardly = (Kept(coarse=c, cut=0.5, explained=0, direction=0) for c in (0.0, 0.02))
+    assert LINE.score(nothing) == LINE.score(hardly) > -2
 
 
 def test_plain_images_tell_of_who_began_at_the_version() -> None:

@@ -91,7 +91,7 @@ def test_a_row_of_the_ledger_is_predicted_by_the_calibration() -> None:
     (record,) = records((18, None))
     own = {key: value for key, value in asdict(record).items() if key not in ("samples", "predicted")}
     row = {**own, "kept": json.dumps(asdict(kept))}
-    calibration = Calibration.of(0.5, [0.5, 0.0, 0.0, 0.0, 0.0], 0.1)
+    calibration = Calibration.of(0.7, [0.0, 0.0, 0.5, 0.0, 0.0], 0.1)
     assert record_of(row, calibration).predicted == pytest.approx(0.95)
     assert record_of(row | {"kept": None}, calibration).predicted is None
     assert record_of(own, calibration) == record
