@@ -16,14 +16,17 @@ from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.runtime.search_space import draw as drawn
 from rayunlearn.runtime.search_space import space_of
+from rayunlearn.scheduling.keeping import TERMS
 from rayunlearn.scheduling.space import SPACES, as_text, assignments
 from rayunlearn.settings import override, paths, to_json
 
 # settings
 
 RECIPES = ("digits", "digits_gkt", "digits_few_shot", "mnist_lenet")
-MAY_BE_BELOW_ZERO = {"last_layer.log_lambda_per_parameter"}
-"""And infinite; every other number is at least 0 and finite."""
+MAY_BE_BELOW_ZERO = {
+    "last_layer.log_lambda_per_parameter", *(f"gate.calibration.{name}" for name in ("offset", *TERMS))
+}  # fmt: skip
+"""The first may be infinite as well; every other number is at least 0 and finite."""
 
 
 @st.composite

@@ -405,9 +405,8 @@ class _Run:
                 self.context.ledger.append("checkpoints", [row])
             self.files.put_state({"step": last, "run": ensemble.state()})
             records.append(view(row))
-            shown = {"retain": records[-1].retain_accuracy}
-            if not samples:
-                shown["forget"] = records[-1].forget_accuracy
+            forget = {} if samples else {"forget": records[-1].forget_accuracy}
+            shown = {"retain": records[-1].retain_accuracy, **forget}
             self.context.progress.advance(last - done, **shown)
             done = last
         return choose(records, stopping)
