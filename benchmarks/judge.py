@@ -36,6 +36,8 @@ from rayunlearn.scheduling.keeping import Calibration, Kept, Prediction
 from rayunlearn.scheduling.stopping import CheckpointRecord, StoppingSettings, choose
 
 STORED = Path(__file__).parents[1] / "docs" / "results" / "zoo.parquet"
+COST = STORED.with_name("judge-cost.json")
+"""What `python -m benchmarks.judge_cost` stored."""
 Row = dict[str, Any]
 
 TOLD = 0.1
@@ -408,6 +410,8 @@ def main(
     for run, (ours, papers) in missed.items():
         console.print(f"stop of {run}: {ours:.1f} points missed; by the paper's rule {papers:.1f}")
     before, ended = figures(zoo, erasing_before, keeping_before), found["dataset"]
+    if COST.exists():
+        ended["cost_share"] = max(of["share"] for of in json.loads(COST.read_text())["seconds"].values())
     if missed:
         ended["regret_worst"], before["regret_worst"] = map(max, zip(*missed.values(), strict=True))
     print(json.dumps(ended | {"leave_one_network_out": found["model"], "before": before}))
