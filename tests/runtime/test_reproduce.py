@@ -15,7 +15,7 @@ from rayunlearn.reproduction.results import NAMES
 from rayunlearn.reproduction.rows import Page, Row
 from rayunlearn.reproduction.zero_shot import row
 from rayunlearn.results.store import Store
-from rayunlearn.runtime import reproduce, reproduce_command, scheduler
+from rayunlearn.runtime import judging, reproduce, reproduce_command
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.reproduce import (
     cut_short,
@@ -119,14 +119,14 @@ def test_a_row_that_fails_is_named_and_the_others_are_done(cluster: None, tmp_pa
 
 def test_a_sequence_that_cannot_go_on_ends_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first request has results, the second a reason; the row is done, and not begun again."""
-    each, make = tiny_row("mask_logit"), scheduler.synthesis_jobs
+    each, make = tiny_row("mask_logit"), judging.synthesis_jobs
 
     def no_image(spec, weights, roles, *more):
         if roles.forgotten:
             raise BadInput("classes", [5], "classes that the model can be inverted for")
         return make(spec, weights, roles, *more)
 
-    monkeypatch.setattr(scheduler, "synthesis_jobs", no_image)
+    monkeypatch.setattr(judging, "synthesis_jobs", no_image)
     spec, original, golds = inputs(tmp_path, each, 0)
     run_row(str(tmp_path), each, 0, spec, 1, original, *golds)
     (result,) = results_of(tmp_path, each, 0)
