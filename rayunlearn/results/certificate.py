@@ -162,6 +162,7 @@ def to_html(made: Mapping[str, Any]) -> str:
         settings=json.dumps(made["run"]["config"], indent=2) if made["run"] else "",
         subjects=_subjects(made["measures"]["real"]),
         subject_names=wording.SUBJECT_NAMES,
+        gate_names=wording.GATE_NAMES,
         asked=lambda of: _what(of["kind"], of["target"], of["whole_classes"]),
         gone=lambda of: wording.gone(of["classes_forgotten"], of["samples_forgotten"]),
         when=_shown_time,
@@ -451,6 +452,8 @@ def _shown_figure(figure: Mapping[str, Any] | None) -> str:
         is_share = math.isclose(value, figure["sum"] / figure["count"])
         shown = wording.percent(value) if is_share else f"{value:.3g}"
         return f"{shown} ({figure['sum']:.0f}/{figure['count']})"
+    if figure.get("measure") in wording.GATE_NAMES:  # shares, whose counts are not kept
+        return wording.percent(value)
     return wording.above(value) if figure["censored"] else f"{value:.3g}"
 
 

@@ -326,3 +326,24 @@ def test_a_class_that_came_back_is_warned_of(served: Store) -> None:
     assert {subject: figure["value"] for subject, figure in real["figures"].items()} == {
         "unlearned": 0.25, "gold": 0.0,
     }  # fmt: skip
+
+
+def test_a_predicted_d_r_is_told_with_its_interval_and_its_calibration(served: Store) -> None:
+    """In the JSON as shares and a hash, on the page in percent; where none was predicted nothing is said."""
+    assert made(served, "r1")["run"]["calibration"] is None
+    assert "calibration of the predicted" not in page(served, "r1").text
+    told = {"dataset": "synthetic", "subject": "unlearned", "classes": [1, 2], "sum": None, "count": None}
+    digest = json.dumps({"calibration": "c0ffee", "kept": {}})
+    run = made(served, "r1")["run"]["run_id"]
+    names = {"predicted_d_r": 0.9375, "predicted_d_r_low": 0.8, "predicted_d_r_high": 1.0}
+    rows = [
+        row_of("evaluations", **told, run_id=run, measure=name, value=value, step=None, parameters=digest)
+        for name, value in names.items()
+    ]
+    Ledger(served).append("evaluations", rows)
+    c = made(served, "r1")
+    assert c["run"]["calibration"] == "c0ffee"
+    assert {m["measure"]: m["value"] for m in c["measures"]["synthetic"]}.items() >= names.items()
+    text = page(served, "r1").text
+    assert "predicted D_r, as a share of that of the version before" in text and "93.8 %" in text
+    assert "c0ffee" in text
