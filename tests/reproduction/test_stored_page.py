@@ -71,4 +71,5 @@ def test_every_stored_result_is_in_the_index() -> None:
     pages = {path.name for path in folder.glob("*.md")} - {"README.md"}
     figures = {path.name for path in folder.glob("*.json") if path.with_suffix(".md").name not in pages}
     linked = re.findall(r"^\| \[[^]]+\]\(([^)]+)\)", (folder / "README.md").read_text(), re.MULTILINE)
-    assert sorted(linked) == sorted(pages | figures)
+    tables = {path.name for path in folder.glob("*.parquet")}
+    assert sorted(linked) == sorted(pages | figures | tables)
