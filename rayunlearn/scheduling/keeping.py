@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from math import isfinite, log
@@ -130,6 +131,7 @@ class Calibration:
         )
 
 
+@cache
 def standard() -> Calibration:
     """The calibration on all of the zoo that comes with the package."""
     return Calibration(**json.loads(files(__package__).joinpath(STANDARD).read_text())["calibration"])
