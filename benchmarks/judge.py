@@ -32,7 +32,7 @@ from rayunlearn.evaluation.synthetic import Assessment
 from rayunlearn.scheduling import keeping as keeping_module
 from rayunlearn.scheduling.erasing import Recall, Scale
 from rayunlearn.scheduling.gate import GateMeasures, GateSettings, Outcome, judge
-from rayunlearn.scheduling.keeping import Calibration, Kept, Prediction
+from rayunlearn.scheduling.keeping import Calibration, Kept, Prediction, plain_share
 from rayunlearn.scheduling.stopping import CheckpointRecord, StoppingSettings, choose
 
 STORED = Path(__file__).parents[1] / "docs" / "results" / "zoo.parquet"
@@ -151,7 +151,7 @@ def _before(task: Task, row: Row) -> tuple[bool, bool]:
 def kept(task: Task, row: Row) -> Kept:
     """What a prediction is made of."""
     found, parent = (r["without_data"]["assessment"]["retain_correct"] for r in (row, task.version))
-    return Kept(**row["without_data"]["kept"], plain=min(1.0, found / max(1, parent)))
+    return Kept(**row["without_data"]["kept"], plain=plain_share(found, parent))
 
 
 def share(task: Task, row: Row) -> float:

@@ -20,16 +20,16 @@ from typing import Any
 from torch import Tensor
 
 from rayunlearn.evaluation.judged import Evidence
-from rayunlearn.evaluation.synthetic import Assessment, balanced_labels
+from rayunlearn.evaluation.synthetic import balanced_labels
 from rayunlearn.methods.registry import method_named
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.ensemble import Job
-from rayunlearn.runtime.sealed import invert, invert_coarse, measure, measure_kept, probe, probe_stand_in
+from rayunlearn.runtime.sealed import invert, measure, measure_kept, probe, probe_stand_in
 from rayunlearn.scheduling.erasing import Recall, Scale
 from rayunlearn.scheduling.gate import GateMeasures, GateSettings
-from rayunlearn.scheduling.keeping import Calibration, Kept
+from rayunlearn.scheduling.keeping import Calibration, Kept, plain_share
 from rayunlearn.scheduling.stopping import CheckpointRecord, Choice
 from rayunlearn.seeds import derive_seed
 
@@ -45,17 +45,17 @@ def synthesis_jobs(
     validation = recipe.validation
     both = validation.per_retain_class, validation.per_forget_class
     sets = {  # the one that takes longest first, for whoever makes them side by side
-        "bank": (invert, *method_named(recipe.method).inverted(recipe.method_settings)),
-        "check": (invert, check_per_retain_class(recipe), validation.per_forget_class),
-        "stop": (invert_coarse if compared(recipe) else invert, *both),
-        "keep": (invert_coarse, validation.per_retain_class, 0),
+        "bank": (False, *method_named(recipe.method).inverted(recipe.method_settings)),
+        "check": (False, check_per_retain_class(recipe), validation.per_forget_class),
+        "stop": (compared(recipe), *both),
+        "keep": (True, validation.per_retain_class, 0),
     }
     jobs: dict[str, Job] = {}
-    for name, (make, per_retain, per_forget) in sets.items():
+    for name, (to_coarse, per_retain, per_forget) in sets.items():
         if per_retain or per_forget:
             labels = balanced_labels(roles, per_retain_class=per_retain, per_forget_class=per_forget)
-            arguments = (spec, weights, labels, recipe.inversion, derive_seed(seed, "synthetic", name))
-            jobs[name] = (make, arguments)
+            own = derive_seed(seed, "synthetic", name)
+            jobs[name] = (invert, (spec, weights, labels, recipe.inversion, own, to_coarse))
     return jobs
 
 
@@ -135,6 +135,7 @@ def gate_measures(answers: Sequence[Any], roles: Roles) -> GateMeasures:
     """What the gate sees of a candidate."""
     candidate, parent, *others = answers
     kept, *probes = (None, *others) if roles.erased else others
+    plain = plain_share(candidate.retain_correct, parent.retain_correct)
     recalls = [Recall(forget=forget, retain=retain) for forget, retain in probes]
     return GateMeasures(
         retain_correct=candidate.retain_correct,
@@ -144,14 +145,10 @@ def gate_measures(answers: Sequence[Any], roles: Roles) -> GateMeasures:
         parent_retain_correct=parent.retain_correct,
         recall=recalls[0] if recalls else None,
         scale=Scale(version=recalls[1], stand_ins=tuple(recalls[2:])) if recalls else None,
-        kept=None if kept is None else Kept(**kept, plain=_plain(candidate, parent)),
+        kept=None if kept is None else Kept(**kept, plain=plain),
         forgotten_share=dict(zip(roles.forgotten, candidate.forgotten_share, strict=True)),
         kind=roles.kind,
     )
-
-
-def _plain(candidate: Assessment, parent: Assessment) -> float:
-    return min(1.0, candidate.retain_correct / max(1, parent.retain_correct))
 
 
 def gate_rows(

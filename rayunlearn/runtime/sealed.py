@@ -29,25 +29,16 @@ def invert(
     labels: Tensor,
     settings: InversionSettings,
     seed: int,
+    to_coarse: bool = False,
     *,
     device: str = "cpu",
 ) -> SyntheticSet:
-    """`deep_inversion` of a version given by its weights; runs in a sealed process."""
-    return deep_inversion(version_model(spec, weights).to(device), labels, settings, seed=seed)
+    """`deep_inversion` of a version given by its weights; runs in a sealed process.
 
-
-def invert_coarse(
-    spec: ClassifierSpec,
-    weights: dict[str, Tensor],
-    labels: Tensor,
-    settings: InversionSettings,
-    seed: int,
-    *,
-    device: str = "cpu",
-) -> SyntheticSet:
-    """The same to coarse images."""
+    With `to_coarse` its images are coarse ones.
+    """
     model = version_model(spec, weights).to(device)
-    return deep_inversion(model, labels, coarse(settings, model), seed=seed)
+    return deep_inversion(model, labels, coarse(settings, model) if to_coarse else settings, seed=seed)
 
 
 def measure(

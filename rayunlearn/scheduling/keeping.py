@@ -60,6 +60,15 @@ class Kept:
         return coarse, cut, self.explained, self.direction, self.broken
 
 
+def plain_share(correct: int, version_correct: int) -> float:
+    """`Kept.plain` from numbers right on the same plain images.
+
+    >>> plain_share(45, 90), plain_share(90, 89)
+    (0.5, 1.0)
+    """
+    return min(1.0, correct / max(1, version_correct))
+
+
 TERMS = ("coarse", "cut", "explained", "direction", "broken")
 LEAST = 0.02
 """Closeness below which a model is not told from one that says nothing."""
