@@ -151,7 +151,12 @@ def _before(task: Task, row: Row) -> tuple[bool, bool]:
 def kept(task: Task, row: Row) -> Kept:
     """What a prediction is made of."""
     found, parent = (r["without_data"]["assessment"]["retain_correct"] for r in (row, task.version))
-    return Kept(**row["without_data"]["kept"], plain=plain_share(found, parent))
+    plain = plain_share(found, parent)
+    return Kept(**_measured(row["without_data"]["kept"]), plain=plain, retain_data=row["retain_data"])
+
+
+def _measured(kept: Mapping[str, float]) -> dict[str, float]:
+    return {name: kept[name] for name in keeping_module.MEASURED}
 
 
 def share(task: Task, row: Row) -> float:
@@ -291,7 +296,7 @@ def regrets(zoo: Mapping[str, Task], settings: StoppingSettings) -> dict[str, tu
 def _record(row: Row, calibration: Calibration) -> CheckpointRecord:
     seen = row["without_data"]["stop"]
     counts = {key: seen["assessment"][key] for key in COUNTS}
-    predicted = calibration.score(Kept(**seen["kept"]))
+    predicted = calibration.score(Kept(**_measured(seen["kept"]), retain_data=row["retain_data"]))
     return CheckpointRecord(step=row["step"], pass_rate=0.0, predicted=predicted, **counts)
 
 

@@ -80,6 +80,14 @@ class Member:
     chosen: bool = False
 
 
+def retain_data(family: str, name: str) -> bool:
+    """Whether what made a model of the zoo had samples of the retain classes."""
+    if family == "method":
+        method = name.rpartition("-")[0]
+        return method == "delete-real" or "retain" in method_named(method).data_access
+    return family in ("retrained", "undertrained", "noisy") or name.startswith("student-retain-")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints:
     """What is kept of a run.

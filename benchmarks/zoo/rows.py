@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from benchmarks.zoo.cache import Cache
-from benchmarks.zoo.members import Workshop, members
+from benchmarks.zoo.members import Workshop, members, retain_data
 from benchmarks.zoo.setups import SETUPS, Task
 from benchmarks.zoo.truth import truth
 from benchmarks.zoo.without_data import measured, questions
@@ -90,6 +90,7 @@ def collected(folder: Path, built: list[Task]) -> pa.Table:
             about = found.pop("about")
             form = about.pop("form")
             row = rows.setdefault((task.name, about["name"], about["version"]), about)
+            row["retain_data"] = retain_data(about["family"], about["name"])
             for part in FORMS.keys() & found.keys():
                 if form == FORMS[part]:
                     row[part] = found[part]

@@ -1,4 +1,4 @@
-"""What a classifier makes of images, by one pass: features and logits."""
+"""A classifier's logits on images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rayunlearn.models.classifiers import Classifier
 BATCH = 1024
 
 
-def answers(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features `[N, D]` and logits `[N, K]` on CPU, in eval mode; the model's mode is put back.
+def answers(model: Classifier, images: Tensor) -> Tensor:
+    """Logits `[N, K]` on CPU, in eval mode; the model's mode is put back.
 
     Args:
         model: on any device.
@@ -24,11 +24,9 @@ def answers(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     """
     device = device_of(model)
     with evaluating(model):
-        parts = [model.features(batch.to(device)) for batch in images.split(BATCH)]
-        features = torch.cat(parts).cpu()
-        logits = torch.cat([model.head(part).cpu() for part in parts])
+        logits = torch.cat([model(batch.to(device)).cpu() for batch in images.split(BATCH)])
     wrong = int((~logits.isfinite().all(dim=1)).sum())
     if wrong:
         sentence = f"the model's logits are not finite for {wrong} of {len(images)} images"
         raise BadInput("number of images with NaN or infinite logits", wrong, "0", where=sentence)
-    return features, logits
+    return logits

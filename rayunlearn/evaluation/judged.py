@@ -69,9 +69,9 @@ class Judge:
         if self.keeping is None or isinstance(evidence, UnlearningSet):
             return judged(model, evidence, roles), None
         others = ~torch.isin(evidence.labels, torch.tensor(roles.retain))
-        features, logits = answers(model, torch.cat([self.keeping.images, evidence.images[others]]))
+        logits = answers(model, torch.cat([self.keeping.images, evidence.images[others]]))
         asked = len(self.keeping.images)
         own = torch.cat([logits[: asked // 2], logits[asked:]])
         labels = torch.cat([evidence.labels[~others], evidence.labels[others]])
-        kept = self.keeping.measured(model, features[:asked], logits[:asked])
+        kept = self.keeping.measured(model, logits[:asked])
         return assessed(own, labels, roles), kept

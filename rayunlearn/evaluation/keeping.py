@@ -16,10 +16,6 @@ from rayunlearn.models.classifiers import Classifier
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import generator
 
-FOLDS = 3
-RIDGE = 1.0
-"""On standardised features, in units of one image."""
-
 
 class Keeping:
     """A version's answers to coarse images, with which other models' answers are compared.
@@ -28,32 +24,31 @@ class Keeping:
         version: whose weights and answers they are; it is left as it was.
         images: coarse inverted images; those of the retain classes are used, and no others.
         roles: which classes are kept.
-        seed: of the cuts and of the folds.
+        seed: of the cuts.
 
     Attributes:
         images: `[2N, C, H, W]`, the N of the retain classes, then each of these cut together with another.
 
     Raises:
-        BadInput: fewer than `FOLDS` images of retain classes.
+        BadInput: fewer than two images of retain classes.
     """
 
     def __init__(self, version: Classifier, images: SyntheticSet, roles: Roles, seed: int) -> None:
         coarse = images.of(roles.retain).images
-        if len(coarse) < FOLDS:
-            raise BadInput("coarse images of retain classes", len(coarse), f"at least {FOLDS}")
+        if len(coarse) < 2:
+            raise BadInput("coarse images of retain classes", len(coarse), "at least 2")
         draws = generator(seed, "keeping")
         others = coarse[torch.randperm(len(coarse), generator=draws)]
         self.images = torch.cat([coarse, cut_together(coarse, others, draws)])
         self.retain = list(roles.retain)
-        self.fold = torch.randperm(len(self.images), generator=draws) % FOLDS
-        _, self.logits = answers(version, self.images)
+        self.logits = answers(version, self.images)
         self.layers = [layer.detach() for layer in version.parameters() if layer.dim() > 1]
 
     def measure(self, model: Classifier) -> dict[str, float]:
         """The measures of a model of the version's kind, by the names of `Kept`; its mode is put back."""
-        return self.measured(model, *answers(model, self.images))
+        return self.measured(model, answers(model, self.images))
 
-    def measured(self, model: Classifier, features: Tensor, logits: Tensor) -> dict[str, float]:
+    def measured(self, model: Classifier, logits: Tensor) -> dict[str, float]:
         """The same where the model's `answers` to `images` are known."""
         own, wanted = (x[:, self.retain].softmax(dim=1) for x in (logits, self.logits))
         close = torch.minimum(own, wanted).sum(dim=1)
@@ -61,26 +56,7 @@ class Keeping:
             float((even_weights(said) * part).sum())
             for said, part in zip(wanted.argmax(dim=1).chunk(2), close.chunk(2), strict=True)
         )
-        return {
-            "coarse": coarse,
-            "cut": cut,
-            "explained": self._explained(features),
-            "direction": self._direction(model),
-        }
-
-    def _explained(self, features: Tensor) -> float:
-        x = features.double()
-        x = (x - x.mean(dim=0)) / (x.std(dim=0) + 1e-6)
-        x = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
-        y = self.logits.double()
-        y = (y - y.mean(dim=1, keepdim=True))[:, self.retain]
-        wrong = torch.zeros(y.shape[1], dtype=y.dtype)
-        for held in range(FOLDS):
-            known, left = x[self.fold != held], x[self.fold == held]
-            squares = known.T @ known + RIDGE * torch.eye(x.shape[1], dtype=x.dtype)
-            slopes = torch.linalg.solve(squares, known.T @ y[self.fold != held])
-            wrong += (y[self.fold == held] - left @ slopes).square().sum(dim=0)
-        return float((1 - wrong / (y - y.mean(dim=0)).square().sum(dim=0)).mean())
+        return {"coarse": coarse, "cut": cut, "direction": self._direction(model)}
 
     def _direction(self, model: Classifier) -> float:
         layers = [layer.detach() for layer in model.parameters() if layer.dim() > 1]

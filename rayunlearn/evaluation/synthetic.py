@@ -49,7 +49,7 @@ def assess(model: Classifier, images: SyntheticSet, roles: Roles) -> Assessment:
     Raises:
         BadInput: there are classes to forget and no image of them, or a logit is not finite.
     """
-    return assessed(answers(model, images.images)[1], images.labels, roles)
+    return assessed(answers(model, images.images), images.labels, roles)
 
 
 def assessed(logits: Tensor, labels: Tensor, roles: Roles) -> Assessment:

@@ -29,7 +29,7 @@ from rayunlearn.runtime.ensemble import Job
 from rayunlearn.runtime.sealed import invert, measure, measure_kept, probe, probe_stand_in
 from rayunlearn.scheduling.erasing import Recall, Scale
 from rayunlearn.scheduling.gate import GateMeasures, GateSettings
-from rayunlearn.scheduling.keeping import Calibration, Kept, plain_share
+from rayunlearn.scheduling.keeping import MEASURED, Kept, plain_share
 from rayunlearn.scheduling.stopping import CheckpointRecord, Choice
 from rayunlearn.seeds import derive_seed
 
@@ -69,14 +69,12 @@ def compared(recipe: Recipe) -> bool:
     return recipe.stopping.score == "predicted"
 
 
-def record_of(
-    row: Mapping[str, Any], calibration: Calibration, *, samples: bool = False
-) -> CheckpointRecord:
+def record_of(row: Mapping[str, Any], recipe: Recipe, *, samples: bool = False) -> CheckpointRecord:
     """The stopping rule's view of a checkpoint's figures."""
     known = {f.name: row[f.name] for f in fields(CheckpointRecord) if f.name in row}
     known["pass_rate"] = row["pass_rate"] or 0.0
     kept = row.get("kept")  # a ledger from before it was measured has none
-    predicted = None if kept is None else calibration.score(Kept(**json.loads(kept)))
+    predicted = None if kept is None else _score(json.loads(kept), recipe)
     return CheckpointRecord(**known, samples=samples, predicted=predicted)
 
 
@@ -96,14 +94,23 @@ def second_jobs(
     return jobs
 
 
-def second_record(step: int, answers: Sequence[Any], calibration: Calibration) -> CheckpointRecord:
+def second_record(step: int, answers: Sequence[Any], recipe: Recipe) -> CheckpointRecord:
     """A checkpoint by these: what it forgot is not among them."""
     assessment, *kept = answers  # the version was not asked: its own plain images it answers, all but a few
     return CheckpointRecord(
         step=step, retain_correct=assessment.retain_correct, retain_count=assessment.retain_count,
         forget_correct=0, forget_count=0, forget_mass=0.0, pass_rate=0.0, samples=True,
-        predicted=calibration.score(Kept(**kept[0])) if kept else None,
+        predicted=_score(kept[0], recipe) if kept else None,
     )  # fmt: skip
+
+
+def _score(measured: Mapping[str, float], recipe: Recipe) -> float:
+    known = {name: measured[name] for name in MEASURED}  # an older ledger has more
+    return recipe.gate.calibration.score(Kept(**known, retain_data=_retain_data(recipe)))
+
+
+def _retain_data(recipe: Recipe) -> bool:
+    return "retain" in method_named(recipe.method).data_access
 
 
 def gate_jobs(
@@ -131,8 +138,8 @@ def gate_jobs(
     return jobs
 
 
-def gate_measures(answers: Sequence[Any], roles: Roles) -> GateMeasures:
-    """What the gate sees of a candidate."""
+def gate_measures(answers: Sequence[Any], roles: Roles, recipe: Recipe) -> GateMeasures:
+    """What the gate sees of a candidate that the recipe's method made."""
     candidate, parent, *others = answers
     kept, *probes = (None, *others) if roles.erased else others
     plain = plain_share(candidate.retain_correct, parent.retain_correct)
@@ -145,7 +152,7 @@ def gate_measures(answers: Sequence[Any], roles: Roles) -> GateMeasures:
         parent_retain_correct=parent.retain_correct,
         recall=recalls[0] if recalls else None,
         scale=Scale(version=recalls[1], stand_ins=tuple(recalls[2:])) if recalls else None,
-        kept=None if kept is None else Kept(**kept, plain=plain),
+        kept=None if kept is None else Kept(**kept, plain=plain, retain_data=_retain_data(recipe)),
         forgotten_share=dict(zip(roles.forgotten, candidate.forgotten_share, strict=True)),
         kind=roles.kind,
     )

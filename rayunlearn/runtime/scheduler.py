@@ -385,7 +385,7 @@ class _Run:
         recorded = {row["step"]: row for row in self._rows("checkpoints")}
         samples = self.roles.kind == "samples"
         stopping = self.recipe.stopping
-        view = partial(judging.record_of, calibration=self.recipe.gate.calibration, samples=samples)
+        view = partial(judging.record_of, recipe=self.recipe, samples=samples)
         records = [view(row) for step, row in sorted(recorded.items()) if step <= done]
         while done < steps and should_stop(records, stopping) is None:
             last = min(done + every, steps)
@@ -420,7 +420,7 @@ class _Run:
         sets: Mapping[str, Evidence],
     ) -> Verdict:
         jobs = judging.gate_jobs(self.spec, candidate, weights, sets, self.roles, self.recipe, self.seed)
-        measures = judging.gate_measures(ensemble.map(jobs), self.roles)
+        measures = judging.gate_measures(ensemble.map(jobs), self.roles, self.recipe)
         if not self._rows("evaluations", measure="chosen_step"):
             rows = judging.gate_rows(measures, choice, self.roles, self.recipe.gate)
             identity = version_id(candidate)

@@ -329,7 +329,7 @@ class Sweep:
                 answers = iter(ensemble.map([job for of_one in jobs for job in of_one]))
                 for (result, step), of_one in zip(found, jobs, strict=True):
                     own = [next(answers) for _ in of_one]
-                    self.record.measured(result, second_record(step, own, recipe.gate.calibration))
+                    self.record.measured(result, second_record(step, own, recipe))
             finally:
                 ensemble.close()
         for trial, result in self.record.results.items():

@@ -189,8 +189,7 @@ class Trial(tune.Trainable):
         return self._reported(row, ended=row["step"] == self.steps or stop is not None)
 
     def _records(self) -> list[CheckpointRecord]:
-        calibration = self.recipe.gate.calibration
-        return [record_of(row, calibration) for row in self.rows[: self.replayed]]
+        return [record_of(row, self.recipe) for row in self.rows[: self.replayed]]
 
     def _reported(
         self, row: dict[str, Any] | None, *, ended: bool, reason: str = "", failed: str | None = None

@@ -150,7 +150,7 @@ def judge(measures: GateMeasures, settings: GateSettings) -> Verdict:
     ...         scale=Scale(
     ...             version=Recall(forget=1, retain=1), stand_ins=(Recall(forget=0.2, retain=0.9),)
     ...         ),
-    ...         kept=Kept(coarse=0.97, cut=0.89, explained=0.96, direction=0.02),
+    ...         kept=Kept(coarse=0.97, cut=0.89, direction=0.02),
     ...     ),
     ...     GateSettings(),
     ... ).reasons

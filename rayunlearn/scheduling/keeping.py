@@ -1,9 +1,8 @@
 """How much of D_r did a model keep? Predicted without data, by a calibration on models whose truth is known.
 
 A model that answers as the version does has kept what the version knows, and yet agreement alone misleads: a
-student of the version's answers repeats them where it has lost the classes, and a retrained model answers
-otherwise where it has lost nothing. So two measures of imitation stand beside agreement: how much of the
-version's logits the model's features explain, and how much of the direction of its weights is the version's.
+retrained model answers otherwise where it has lost nothing. So the method's data access counts as well:
+who learned from samples of the retain classes knows them by more than the version's answers.
 """
 
 from __future__ import annotations
@@ -31,18 +30,17 @@ class Kept:
         coarse: closeness of the answers: mean of 1 - total variation of the probabilities, each of the
             version's answers with the same weight.
         cut: the same on images cut together from two.
-        explained: share of the variance of the version's logits that a ridge regression on the model's
-            features explains, cross-validated; negative where it explains less than the mean does.
         direction: mean cosine similarity of the layers' weights with the version's.
         plain: accuracy on plain inverted images as a share of the version's, at most 1; 1 where there are
             none of these.
+        retain_data: whether the method that made the model has access to samples of the retain classes.
     """
 
     coarse: float
     cut: float
-    explained: float
     direction: float
     plain: float = 1.0
+    retain_data: bool = False
 
     @property
     def broken(self) -> float:
@@ -54,10 +52,19 @@ class Kept:
         return max(0.0, self.direction) * (1 - self.plain)
 
     @property
+    def independent(self) -> float:
+        """How far samples of the retain classes have led the weights from the version's.
+
+        Such a model has its knowledge from the samples; that it answers otherwise costs it less.
+        """
+        return 1 - max(0.0, self.direction) if self.retain_data else 0.0
+
+    @property
     def terms(self) -> tuple[float, ...]:
         """What D_r is predicted from, in the order of `TERMS`: of closeness the natural logarithm."""
         coarse, cut = (log(max(closeness, LEAST)) for closeness in (self.coarse, self.cut))
-        return coarse, cut, self.explained, self.direction, self.broken
+        own = self.independent
+        return coarse, cut, self.broken, own, own * cut
 
 
 def plain_share(correct: int, version_correct: int) -> float:
@@ -69,7 +76,9 @@ def plain_share(correct: int, version_correct: int) -> float:
     return min(1.0, correct / max(1, version_correct))
 
 
-TERMS = ("coarse", "cut", "explained", "direction", "broken")
+MEASURED = ("coarse", "cut", "direction")
+"""Of `Kept`, what is measured on coarse images and recorded of every checkpoint."""
+TERMS = ("coarse", "cut", "broken", "independent", "independent_cut")
 LEAST = 0.02
 """Closeness below which a model is not told from one that says nothing."""
 
@@ -91,7 +100,8 @@ class Calibration:
         offset: share of the version's D_r of a model that answers as the version does and whose other
             measures are 0.
         coarse, cut: how much one more of the logarithm of the closeness adds that `Kept` calls so.
-        explained, direction, broken: how much one more of the measure of that name adds.
+        broken, independent: how much one more of the measure of that name adds.
+        independent_cut: how much `independent` times the logarithm of `Kept.cut` adds.
         spread: of nine of ten models of a data set that the calibration had not seen the prediction was at
             most so far off.
     """
@@ -99,9 +109,9 @@ class Calibration:
     offset: float
     coarse: float
     cut: float
-    explained: float
-    direction: float
     broken: float
+    independent: float
+    independent_cut: float
     spread: float
 
     def __post_init__(self) -> None:
@@ -129,8 +139,8 @@ class Calibration:
     def predict(self, kept: Kept) -> Prediction:
         """A model's D_r; none has more than the version, as far as can be told without data.
 
-        >>> calibration = Calibration.of(1.0, [0.5, 0, -0.1, 0, 0], 0.06)
-        >>> kept = Kept(coarse=0.9, cut=0.6, explained=0.5, direction=0.0)
+        >>> calibration = Calibration.of(1.0, [0.5, 0, -0.5, 0, 0], 0.06)
+        >>> kept = Kept(coarse=0.9, cut=0.6, direction=0.5, plain=0.8)
         >>> round(calibration.predict(kept).share, 3)
         0.897
         """

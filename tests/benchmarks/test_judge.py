@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -28,8 +29,8 @@ KEPT, GONE = (0, 1), 2
 
 
 def measures(close: float) -> dict[str, float]:
-    """What a prediction is made of: one measure alone differs, in which it is linear."""
-    return {"coarse": 0.5, "cut": 0.5, "explained": close, "direction": 0.0}
+    """What a prediction is made of: one measure alone differs, in whose logarithm it is linear."""
+    return {"coarse": math.exp(close - 1), "cut": 0.5, "direction": 0.0}
 
 
 def model(
@@ -39,7 +40,7 @@ def model(
     """A row: recalls of the class to forget and of the others, on real and inverted images, and D_r in %."""
     return {
         "task": "t", "dataset": "d", "model": "m", "family": family, "name": name, "retain": list(KEPT),
-        "target": [GONE],
+        "target": [GONE], "retain_data": family == "retrained",
         "truth": {
             "correct": [d_r, d_r, 0], "count": [100, 100, 100], "probe_1": list(real), "probe_10": list(real),
         },

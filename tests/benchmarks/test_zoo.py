@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.zoo.cache import Cache, Weights
-from benchmarks.zoo.members import Workshop
+from benchmarks.zoo.members import Workshop, retain_data
 from benchmarks.zoo.pictures import drawn, photographed
 from benchmarks.zoo.rows import FORMS, collected, once, tasks
 from benchmarks.zoo.setups import SETUPS, Task
@@ -197,7 +197,7 @@ def test_a_part_of_a_row_is_measured_once_for_a_model_and_a_form(
     rows = tmp_path / "rows"
 
     def write(part: str, version: str) -> None:
-        about = {"task": task.name, "name": "parent", "version": version}
+        about = {"task": task.name, "family": "hidden", "name": "parent", "version": version}
         once(rows / f"{task.name}.parent.json", part, about, make)
 
     write("truth", "a")
@@ -216,6 +216,22 @@ def test_a_part_of_a_row_is_measured_once_for_a_model_and_a_form(
     write("without_data", "c")  # a build that ended here
     (row,) = collected(tmp_path, [task]).to_pylist()
     assert row["version"] == "c" and row.get("truth") is None, "parts of two versions are one row"
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "has"),
+    [
+        ("retrained", "retrained-0", True), ("undertrained", "undertrained-0.1", True),
+        ("noisy", "noisy-5", True), ("hidden", "mask_logit", False), ("version", "version", False),
+        ("hidden-noisy", "hidden-noisy-5", False), ("method", "fine_tune-60", True),
+        ("method", "delete-real-300", True), ("method", "delete-300", False),
+        ("method", "gated_inversion-24", False), ("student", "student-retain-nothing", True),
+        ("student", "student-photographs-nothing", False),
+    ],
+)  # fmt: skip
+def test_a_row_says_what_its_model_was_made_from(family: str, name: str, has: bool) -> None:
+    """Noise on a retrained model leaves it one that learned from samples of the retain classes."""
+    assert retain_data(family, name) == has
 
 
 @pytest.mark.parametrize("whole", [0.9, 0.6])

@@ -39,32 +39,24 @@ def test_a_version_has_kept_all_of_itself(
     keeping = Keeping(version, images, ROLES, 0)
     own = Kept(**keeping.measure(version))
     assert (own.coarse, own.cut, own.direction) == pytest.approx((1.0, 1.0, 1.0), abs=1e-5)
-    assert own.explained > 0.9
     hidden = Kept(**keeping.measure(mask_logit(version, [0])))
-    assert (hidden.coarse, hidden.explained) == pytest.approx((own.coarse, own.explained))
+    assert (hidden.coarse, hidden.cut) == pytest.approx((own.coarse, own.cut))
 
 
 def test_each_measure_falls_with_what_it_measures(
     digits_version: Callable[..., Classifier], images: SyntheticSet
 ) -> None:
-    """A head turned round keeps features; features without a word of the images explain nothing."""
+    """A head turned round answers otherwise, and only its own layer points elsewhere."""
     version = digits_version()
     keeping = Keeping(version, images, ROLES, 0)
-    own = Kept(**keeping.measure(version))
     turned = copy.deepcopy(version)
     with torch.no_grad():
         turned.head.weight.neg_()
         turned.head.bias.neg_()
     found = Kept(**keeping.measure(turned))
     assert found.coarse < 0.2 and found.cut < 0.4
-    assert found.explained == pytest.approx(own.explained)
     layers = len(keeping.layers)
     assert found.direction == pytest.approx(1 - 2 / layers, abs=1e-4)
-    with torch.no_grad():
-        for module in turned.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight.zero_()
-    assert keeping.measure(turned)["explained"] < 0.01
     other = build_classifier(version.spec, 1)
     assert abs(keeping.measure(other)["direction"]) < 0.1
 

@@ -63,7 +63,7 @@ def ask(candidate: Weights) -> tuple[Verdict, GateMeasures]:
     measure, _, keep, probe, *_ = asked(candidate)
     own, kept, recall = InlineEnsemble().map([measure, keep, probe])
     parent, ends = of_the_version()
-    measures = gate_measures([own, parent, kept, recall, *ends], ROLES)
+    measures = gate_measures([own, parent, kept, recall, *ends], ROLES, RECIPE)
     return judge(measures, RECIPE.gate), measures
 
 

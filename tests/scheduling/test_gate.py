@@ -11,12 +11,12 @@ from rayunlearn.scheduling.erasing import Recall, Scale
 from rayunlearn.scheduling.gate import GateMeasures, GateSettings, Verdict, judge
 from rayunlearn.scheduling.keeping import Calibration, Kept, standard
 
-LINE = Calibration.of(0.0, [0.0, 0.0, 1.0, 0.0, 0.0], 0.06)
+LINE = Calibration.of(1.0, [0.0, 0.0, -1.0, 0.0, 0.0], 0.06)
 
 
 def kept(percent: int) -> Kept:
     """Of which LINE predicts so many percent of the parent's D_r."""
-    return Kept(coarse=0.5, cut=0.5, explained=percent / 100, direction=0.0)
+    return Kept(coarse=0.5, cut=0.5, direction=1.0, plain=percent / 100)
 
 
 SETTINGS = GateSettings(

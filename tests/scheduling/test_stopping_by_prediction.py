@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayunlearn.errors import BadInput
+from rayunlearn.recipes import load_recipe
 from rayunlearn.runtime.judging import record_of
-from rayunlearn.scheduling.keeping import Calibration, Kept
+from rayunlearn.scheduling.keeping import Calibration
 from rayunlearn.scheduling.objective import TrialResult, trial_result
 from rayunlearn.scheduling.stopping import CheckpointRecord, StoppingSettings, StopReason, choose, first_stop
 
@@ -86,12 +87,21 @@ def test_a_trial_is_worth_its_prediction() -> None:
 
 
 def test_a_row_of_the_ledger_is_predicted_by_the_calibration() -> None:
-    """From what was measured, so that another calibration reads the same rows; rows of before have none."""
-    kept = Kept(coarse=0.9, cut=0.5, explained=0.5, direction=0.1)
+    """From what was measured, so that another calibration reads the same rows; rows of before have none.
+
+    A method with access to retain data has a term more.
+    """
+    measured = {"coarse": 0.5, "cut": 0.5, "direction": 0.1}
     (record,) = records((18, None))
     own = {key: value for key, value in asdict(record).items() if key not in ("samples", "predicted")}
-    row = {**own, "kept": json.dumps(asdict(kept))}
-    calibration = Calibration.of(0.7, [0.0, 0.0, 0.5, 0.0, 0.0], 0.1)
-    assert record_of(row, calibration).predicted == pytest.approx(0.95)
-    assert record_of(row | {"kept": None}, calibration).predicted is None
-    assert record_of(own, calibration) == record
+    row = {**own, "kept": json.dumps(measured)}
+    calibration = Calibration.of(0.95, [0.1, 0.0, 0.0, 0.1, 0.0], 0.1)
+    recipe = load_recipe("digits")
+    recipe = replace(recipe, gate=replace(recipe.gate, calibration=calibration))
+    said = 0.95 + 0.1 * math.log(0.5)
+    assert record_of(row, recipe).predicted == pytest.approx(said)
+    older = row | {"kept": json.dumps(measured | {"explained": 0.3})}
+    assert record_of(older, recipe).predicted == pytest.approx(said)
+    assert record_of(row, replace(recipe, method="fine_tune")).predicted == pytest.approx(said + 0.1 * 0.9)
+    assert record_of(row | {"kept": None}, recipe).predicted is None
+    assert record_of(own, recipe) == record
