@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rayunlearn.errors import BadInput, nearest
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Goes up with every change to a schema; entries say which one they were written under."""
 
 ADDED = {
@@ -28,6 +28,9 @@ ADDED = {
     ("runs", "sweep"): 4,
     ("runs", "code"): 4,
     ("checkpoints", "trial"): 4,
+    ("checkpoints", "kept"): 5,
+    ("trials", "second_predicted"): 5,
+    ("runs", "traceback"): 5,
 }
 """(table, column) -> the schema version that it came with; entries of an earlier one have no value there."""
 
@@ -112,10 +115,11 @@ SCHEMAS: dict[str, pa.Schema] = {
             "seed": _INT,
             "attempt": _INT,
             "reason": _STRING,
+            "traceback": _STRING,  # of what the run raised
             "sweep": _STRING,  # whose winner's settings it has
             "code": _STRING,  # version, and the start of a hash of the package's sources
         },
-        null=("version", "phase", "seconds", "reason", "sweep", "code"),
+        null=("version", "phase", "seconds", "reason", "traceback", "sweep", "code"),
     ),
     "checkpoints": _schema(
         "checkpoints",
@@ -249,7 +253,7 @@ ENUMS: dict[str, dict[str, tuple[str, ...]]] = {
         "kind": ("classes", "samples", "examples"),
         "event": ("received", "rejected", "planned", "served", "failed", "cancelled"),
     },
-    "runs": {"event": ("planned", "started", "resumed", "phase", "published", "failed")},
+    "runs": {"event": ("planned", "started", "resumed", "phase", "lost", "published", "failed")},
     "checkpoints": {},
     "evaluations": {"subject": _SUBJECTS},
     "audits": {},
@@ -285,6 +289,7 @@ REQUIRED: dict[tuple[str, str], tuple[str, ...]] = {
     ("runs", "phase"): ("phase",),
     ("runs", "published"): ("version",),
     ("runs", "failed"): ("reason",),
+    ("runs", "lost"): ("reason",),
     ("plans", "start"): ("method", "attempt", "parent_version", "expected_seconds"),
     ("sweeps", "failed"): ("reason",),
     ("trials", "finished"): ("score", "cycles", "reason", "seconds"),
@@ -296,7 +301,7 @@ REQUIRED: dict[tuple[str, str], tuple[str, ...]] = {
 
 VOLATILE_COLUMNS: dict[str, frozenset[str]] = {
     "requests": frozenset({"at", "received_at"}),
-    "runs": frozenset({"at", "seconds", "placement"}),
+    "runs": frozenset({"at", "seconds", "placement", "traceback"}),
     "checkpoints": frozenset({"at"}),
     "evaluations": frozenset({"at"}),
     "audits": frozenset({"at"}),

@@ -29,6 +29,7 @@ from rayunlearn.runtime.cluster import role_share
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.labelled import mislabelled_by_task
 from rayunlearn.runtime.published import load_version
+from rayunlearn.runtime.remote import fetch
 from rayunlearn.runtime.runs import RunFiles, kept_runs
 from rayunlearn.runtime.shadows import shadow_jobs, shadow_models
 from rayunlearn.runtime.training import TrainingJob, train_gold, train_original, training_job
@@ -159,7 +160,7 @@ class Auditor:
             version=version.version,
             forget=version.classes_forgotten,
             rows=self._record(prepared),
-            inverted=[] if drawing is None else ray.get(drawing),
+            inverted=[] if drawing is None else fetch(drawing),
         )
 
     def _is_there(self, version: Version) -> bool:
@@ -191,7 +192,7 @@ class Auditor:
         progress.phase("audit", f"measure {len(prepared)} versions on real data")
         pending = [audit_task.remote(inputs, self.threads) for _, inputs in prepared]
         written: list[Row] = []
-        for (target, _), answer in zip(prepared, ray.get(pending), strict=True):
+        for (target, _), answer in zip(prepared, fetch(pending), strict=True):
             version = target.version
             stamp = {"run_id": version.run_id, "lineage": version.lineage, "at": self.context.clock()}
             rows = [{"version": version.version, **measured, **stamp} for measured in answer]
@@ -282,7 +283,7 @@ class Auditor:
         forget, data = version.classes_forgotten, self.context.recipe.data
         split_seed = derive_seed(self.context.seed, "split")
         self.context.progress.phase("audit", f"train {self.settings.shadows} shadow models")
-        candidates = ray.get(_shadow_candidates.remote(data, split_seed, forget))
+        candidates = fetch(_shadow_candidates.remote(data, split_seed, forget))
         plan = shadow_plan(candidates, self.settings.shadows, split_seed)
         original = replace(self._job(version), excluded=(), excluded_samples=())
         models = shadow_models(

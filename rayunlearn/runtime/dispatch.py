@@ -3,6 +3,9 @@
 The plan is pure (`rayunlearn.scheduling.plan`) and is asked anew whenever something has changed: a run has
 ended, a request has come or was cancelled. It is recorded before it is carried out. Runs that an earlier
 driver left unfinished go on first, with the requests, the method and the attempt that they had.
+
+A lineage that cannot be begun, or whose published run cannot be brought to its end, is *held*: its requests
+go on waiting, and all others are served.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from rayunlearn.results.history import History
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import request_events, versions
 from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.recovery import is_of_the_service
+from rayunlearn.runtime.remote import sentence
 from rayunlearn.runtime.requested import coalesced, request_row
 from rayunlearn.runtime.scheduler import Outcome, Scheduler
 from rayunlearn.scheduling.plan import Plan, PlanSettings, Start, plan
@@ -78,10 +83,14 @@ class Dispatcher:
         self.waiting: dict[str, Request] = {}
         self.running: dict[str, tuple[Launch, RunUnderWay, Future[Outcome]]] = {}
         self.outcomes: dict[str, Outcome] = {}
+        self.held: dict[str, Exception] = {}
         self._told: set[tuple[str, ...]] = set()
 
     def drain(self, requests: Iterable[Request]) -> dict[str, Outcome]:
-        """Serve requests, and those that come meanwhile; request id -> what became of it."""
+        """Serve requests, and those that come meanwhile; request id -> what became of it.
+
+        Of the lineages in `held` no request is served; there each has what was raised.
+        """
         self._take(requests)
         for launch in self._unfinished():
             if launch.lineage not in self.running and len(self.running) < self.slots:
@@ -107,13 +116,26 @@ class Dispatcher:
         for request in requests:
             if request.request_id in running or request.request_id in self.outcomes:
                 continue
+            if request.lineage in self.held:
+                continue
             known = events.get(request.request_id)
             at = known[0]["received_at"] if known else request.received_at or self.context.clock()
             self.waiting[request.request_id] = replace(request, received_at=at)
         published = self.reader.read("versions", columns=["lineage"], event="published")
         there = {*published.column("lineage").to_pylist(), *self.running}
         for lineage in sorted({request.lineage for request in self.waiting.values()} - there):
-            self.begin_lineage(lineage)
+            try:
+                self.begin_lineage(lineage)
+            except Exception as error:
+                self._hold(lineage, error)
+
+    def _hold(self, lineage: str, error: BaseException) -> None:
+        """Leave a lineage alone until the next job, with what was raised."""
+        if not isinstance(error, Exception) or is_of_the_service(error):
+            raise error
+        self.held[lineage] = error
+        self.waiting = {i: r for i, r in self.waiting.items() if r.lineage != lineage}
+        self.context.progress.say(f"lineage {lineage} is held, its requests wait: {sentence(error)}")
 
     def _drop(self, ids: Collection[str]) -> None:
         for request_id in ids:
@@ -184,9 +206,6 @@ class Dispatcher:
         )  # fmt: skip
         scheduler, future = self.scheduler_for(launch.method), Future[Outcome]()
         self.running[launch.lineage] = (launch, run, future)
-        if self.slots == 1:
-            future.set_result(scheduler.serve(*launch.requests, attempt=launch.attempt))
-            return
 
         def carry_out() -> None:
             try:
@@ -194,7 +213,10 @@ class Dispatcher:
             except BaseException as error:  # raised where the run is waited for
                 future.set_exception(error)
 
-        Thread(target=carry_out, name=f"run of {launch.lineage}", daemon=True).start()
+        if self.slots == 1:
+            carry_out()
+        else:
+            Thread(target=carry_out, name=f"run of {launch.lineage}", daemon=True).start()
 
     def _settle(self) -> None:
         """Wait for a run to end; what was refused waits again, for the plan to say what is next."""
@@ -203,6 +225,10 @@ class Dispatcher:
             if future not in done:
                 continue
             del self.running[lineage]
+            error = future.exception()
+            if error is not None:
+                self._hold(lineage, error)
+                continue
             outcome = future.result()
             for request in launch.requests:
                 self.outcomes[request.request_id] = outcome

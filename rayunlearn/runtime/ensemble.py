@@ -29,6 +29,7 @@ from rayunlearn.methods.gkt.run import build_run_generator, build_student, build
 from rayunlearn.methods.registry import method_named
 from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import Classifier
+from rayunlearn.runtime.remote import fetch
 from rayunlearn.runtime.sealed import Handle, SealedActor
 from rayunlearn.runtime.wire import pack, unpack
 
@@ -218,11 +219,11 @@ class _ActorEnsemble:
                 actor = at_work.pop(ended)
             answers.append(actor.run.remote(function, *pack(arguments), on_device=True))
             at_work[answers[-1]] = actor
-        return [unpack(answer) for answer in ray.get(answers)]
+        return [unpack(answer) for answer in fetch(answers)]
 
     def gpu_ids(self) -> list[list[str]]:
         """The GPUs assigned to each actor, in the order of the bundles."""
-        return list(ray.get([actor.gpu_ids.remote() for actor in self.actors]))
+        return list(fetch([actor.gpu_ids.remote() for actor in self.actors]))
 
     def close(self) -> None:
         """End the actors and give the placement group back."""
@@ -244,7 +245,7 @@ class ColocatedEnsemble(_ActorEnsemble):
 
     def reset(self) -> None:
         """Forget the run and all that it was given: the next one begins."""
-        ray.get(self.actors[0].create.remote("ensemble", InlineEnsemble))
+        fetch(self.actors[0].create.remote("ensemble", InlineEnsemble))
 
     @staticmethod
     def share(inputs: RunInputs) -> Shared:
@@ -253,7 +254,7 @@ class ColocatedEnsemble(_ActorEnsemble):
 
     def receive(self, part: UnlearningSet) -> None:
         """Pass a part of what the run is to learn from on to the actor."""
-        ray.get(self.inline.receive(pack(part)))
+        fetch(self.inline.receive(pack(part)))
 
     def begin(self, inputs: RunInputs) -> int:
         """Build the run in the actor."""
@@ -261,26 +262,26 @@ class ColocatedEnsemble(_ActorEnsemble):
 
     def begin_shared(self, shared: Shared, settings: Any) -> int:
         """Build a run with settings of its own from inputs in the object store."""
-        steps: int = ray.get(self.inline.begin_with(*shared.parts, settings))
+        steps: int = fetch(self.inline.begin_with(*shared.parts, settings))
         return steps
 
     def advance(self, first: int, last: int) -> None:
         """Take steps `first` to `last`, both included."""
-        ray.get(self.inline.advance(first, last))
+        fetch(self.inline.advance(first, last))
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Figures since the last checkpoint, and the weights as they would be published."""
-        figures, weights = unpack(ray.get(self.inline.checkpoint()))
+        figures, weights = unpack(fetch(self.inline.checkpoint()))
         return figures, weights
 
     def state(self) -> dict[str, Any]:
         """The whole state of the run."""
-        state: dict[str, Any] = unpack(ray.get(self.inline.state()))
+        state: dict[str, Any] = unpack(fetch(self.inline.state()))
         return state
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        ray.get(self.inline.load(pack(state)))
+        fetch(self.inline.load(pack(state)))
 
 
 class SplitEnsemble(_ActorEnsemble):
@@ -309,7 +310,7 @@ class SplitEnsemble(_ActorEnsemble):
         *parts, grounds = shared.parts
         names = method_named(shared.method).roles
         builders = (build_teacher, build_student, build_run_generator)
-        ray.get(
+        fetch(
             [
                 actor.create.remote(name, build, part, settings)
                 for actor, name, build, part in zip(self.actors, names, builders, parts, strict=True)
@@ -328,19 +329,19 @@ class SplitEnsemble(_ActorEnsemble):
             run_cycle(cycle, self.settings, self.teacher, self.student, self.generator)
             for cycle in range(first, last + 1)
         ]
-        ray.get(done[-1])
+        fetch(done[-1])
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Figures since the last checkpoint, and the weights as they would be published."""
         student = self.actors[1].apply.remote(take_checkpoint, "student", "judge")
-        (assessment, own, weights), report = unpack(ray.get([student, self.generator.report()]))
+        (assessment, own, weights), report = unpack(fetch([student, self.generator.report()]))
         return merge(assessment, own, report), weights
 
     def state(self) -> dict[str, Any]:
         """The whole state of the run, from both roles that have one."""
-        student, generator = unpack(ray.get([self.student.state(), self.generator.state()]))
+        student, generator = unpack(fetch([self.student.state(), self.generator.state()]))
         return {"student": student, "generator": generator}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        ray.get([self.student.load(pack(state["student"])), self.generator.load(pack(state["generator"]))])
+        fetch([self.student.load(pack(state["student"])), self.generator.load(pack(state["generator"]))])

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import ray
 import torch
-from ray.exceptions import RayTaskError
 
 from rayunlearn.data.image_folder import is_image_folder, read_image_folder
 from rayunlearn.data.parquet import read_shards
@@ -21,6 +20,7 @@ from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
 from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.store import Store
+from rayunlearn.runtime.remote import fetch
 from rayunlearn.scheduling.requests import EXAMPLES_ALLOWED
 
 PREFIX = "sha256:"
@@ -135,10 +135,7 @@ _read = ray.remote(read_examples)
 
 def read_by_task(place: str, spec: ClassifierSpec, target: Collection[int]) -> Samples:
     """`read_examples`, asked of another process: the driver itself never opens data."""
-    try:
-        found: Samples = ray.get(_read.remote(place, spec, tuple(target)))
-    except RayTaskError as error:
-        raise error.cause from None
+    found: Samples = fetch(_read.remote(place, spec, tuple(target)))
     return found
 
 

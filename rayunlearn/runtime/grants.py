@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import ray
 import torch
-from ray.exceptions import RayTaskError
 from torch import Tensor
 
 from rayunlearn.data.datasets import LabelledImages
@@ -21,6 +20,7 @@ from rayunlearn.methods.unlearning import Samples
 from rayunlearn.recipes import DataSettings
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.labelled import open_data
+from rayunlearn.runtime.remote import fetch
 
 _SHOWN = 10
 """Ids that a refusal names."""
@@ -119,15 +119,11 @@ def grant_by_task(data: DataSettings, split_seed: int, roles: Roles, access: Col
     """`grant`, asked of another process: the driver itself never opens a dataset."""
     if not {"forget", "retain"} & set(access):
         return Granted()
-    granted: Granted = ray.get(_grant.remote(data, split_seed, roles, tuple(sorted(access))))
+    granted: Granted = fetch(_grant.remote(data, split_seed, roles, tuple(sorted(access))))
     return granted
 
 
 def check_samples_by_task(data: DataSettings, split_seed: int, roles: Roles) -> None:
     """`check_samples`, asked of another process."""
-    if not roles.target_samples:
-        return
-    try:
-        ray.get(_check.remote(data, split_seed, roles))
-    except RayTaskError as error:
-        raise error.cause from None
+    if roles.target_samples:
+        fetch(_check.remote(data, split_seed, roles))

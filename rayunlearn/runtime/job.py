@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from obstore.store import MemoryStore
-from ray.exceptions import RayTaskError
 from rich.console import Console
 
 from rayunlearn.errors import ExitCode, RayUnlearnError
@@ -30,6 +29,7 @@ from rayunlearn.runtime.cluster import Placement, connect
 from rayunlearn.runtime.context import Context, Progress
 from rayunlearn.runtime.intake import Intake, name_of, read_requests
 from rayunlearn.runtime.machine import report_facts
+from rayunlearn.runtime.remote import sentence
 from rayunlearn.runtime.retention import retain_images
 from rayunlearn.runtime.service import Place, Service, exit_code, interruptible
 from rayunlearn.scheduling.space import assignments
@@ -101,6 +101,8 @@ def run_job(
                     code = exit_code(taken.intake, outcomes)
                     _finish(console, service, settings, taken.intake, keep=keep)
                     if not watch:
+                        for error in service.held.values():
+                            raise error
                         return code
                     entries = []
                     _until_something_waits(service)
@@ -220,6 +222,5 @@ def _show_plan(console: Console, service: Service, intake: Intake) -> None:
 
 
 def plain(error: RayUnlearnError) -> str:
-    """The sentence of an error; Ray hands on that of another process with its traceback before it."""
-    said = error.cause if isinstance(error, RayTaskError) else error
-    return str(said).replace("[", r"\[")
+    """The sentence of an error, in which brackets are no markup."""
+    return sentence(error).replace("[", r"\[")

@@ -11,6 +11,7 @@ from rayunlearn.data.datasets import LabelledImages, content_hash, load_dataset
 from rayunlearn.data.mislabelling import Mislabelled, mislabel
 from rayunlearn.data.splits import Split, limited, split
 from rayunlearn.recipes import DataSettings
+from rayunlearn.runtime.remote import fetch
 
 
 def open_data(data: DataSettings, split_seed: int) -> tuple[LabelledImages, Split]:
@@ -41,7 +42,7 @@ def mislabelled_by_task(data: DataSettings, split_seed: int) -> Mislabelled | No
     """`mislabelled`, asked of another process: the driver itself never opens a dataset."""
     if data.mislabelling is None:
         return None
-    found: Mislabelled | None = ray.get(_task.remote(data, split_seed))
+    found: Mislabelled | None = fetch(_task.remote(data, split_seed))
     return found
 
 

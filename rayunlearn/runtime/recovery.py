@@ -7,32 +7,37 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ray.exceptions import (
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayTaskError,
-    WorkerCrashedError,
+    AuthenticationError,
+    LocalRayletDiedError,
+    OutOfDiskError,
+    RaySystemError,
+    RpcError,
 )
 
-from rayunlearn.errors import RayUnlearnError
+from rayunlearn.errors import Interrupted, RayUnlearnError, StorageHeld
+from rayunlearn.results.store import StoreFailed
 from rayunlearn.runtime.cluster import NoRoom
+from rayunlearn.runtime.remote import is_loss, original, sentence
 
 MOST_LOSSES = 8
-"""In a row with nothing new between them; then the job ends, and goes on when the same command is given.
+"""In a row with nothing new between them; then the run has failed.
 
 The pauses between them, 1 s and doubled each time, add up to two minutes: about what a new node takes."""
 
-_LOSSES = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
+_OF_THE_SERVICE = (
+    StorageHeld, StoreFailed, Interrupted, NoRoom,
+    AuthenticationError, LocalRayletDiedError, OutOfDiskError, RaySystemError, RpcError,
+)  # fmt: skip
 
 _T = TypeVar("_T")
 
 
-def is_loss(error: BaseException | None) -> bool:
-    """Whether a process or a node is gone, rather than that what it was told to do raised."""
-    while isinstance(error, RayTaskError):  # of a process that was waiting for what the lost one makes
-        error = error.cause
-    return isinstance(error, _LOSSES)
+def is_of_the_service(error: BaseException) -> bool:
+    """Whether no run has to do with it: the storage, the claim to it, or the cluster is gone.
+
+    Such an error ends the job, and requests go on waiting. Any other is the fault of the run that raised it.
+    """
+    return isinstance(original(error), _OF_THE_SERVICE) or not isinstance(error, Exception)
 
 
 def outlasting(
@@ -40,6 +45,7 @@ def outlasting(
     *,
     reached: Callable[[], object],
     tell: Callable[[str], None],
+    losses: int = 0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> _T:
     """What `work` returns, begun again after each loss from what it keeps itself.
@@ -48,13 +54,14 @@ def outlasting(
         work: to be done; finds out by itself where it was.
         reached: how far it is; anything that differs when something new was done.
         tell: is told of each loss.
+        losses: in a row before this call.
         sleep: passes the time before it is begun again: 1 s, doubled with each loss in a row.
 
     Raises:
         RayUnlearnError: after `MOST_LOSSES` losses in a row.
-        NoRoom: there was no room for it, and nothing was lost before.
+        NoRoom: there was no room for it, and nothing was lost before; or there was none again after so many.
     """
-    losses, before = 0, reached()
+    before = reached()
     while True:
         try:
             return work()
@@ -64,11 +71,10 @@ def outlasting(
                 raise
             now = reached()
             losses, before = (losses + 1 if now == before else 1), now
-            said = next(iter(str(error).splitlines()), "").rstrip(".")
-            what = f"lost what it ran on ({type(error).__name__}: {said})"
-            if losses == MOST_LOSSES:
-                raise RayUnlearnError(
-                    f"a run {what}, {losses} times in a row; the same command goes on from there"
-                ) from error
+            what = f"lost what it ran on ({sentence(error).rstrip('.')})"
+            if losses >= MOST_LOSSES:
+                if isinstance(error, NoRoom):
+                    raise
+                raise RayUnlearnError(f"the run {what}, {losses} times in a row") from error
             tell(f"the run {what}; it goes on from its last checkpoint")
             sleep(2.0 ** (losses - 1))

@@ -38,6 +38,7 @@ from rayunlearn.runtime.examples import purge_examples
 from rayunlearn.runtime.grants import grant
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.published import load_version
+from rayunlearn.runtime.remote import fetch, sentence
 from rayunlearn.runtime.reproduce_few_shot import (
     Generator,
     filtered,
@@ -230,7 +231,7 @@ def draw_inverted(
     for seed in seeds:
         done = [row for row in rows if measured_seeds(root, row, [seed])]
         if done:
-            drawn: InvertedImages = ray.get(task.remote(str(root), done, seed, threads))
+            drawn: InvertedImages = fetch(task.remote(str(root), done, seed, threads))
             return drawn
     return None
 
@@ -308,9 +309,9 @@ def ended(
         (done, *_), _ = ray.wait(list(pending))
         name = pending.pop(done)
         try:
-            ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            failed[name] = str(error.cause)
+            fetch(done)
+        except Exception as error:
+            failed[name] = sentence(error)
         progress.advance()
         said = f"failed: {failed[name]}" if name in failed else "done"
         progress.say(f"{name}: {said} ({total - len(pending)} of {total})")

@@ -53,6 +53,7 @@ from rayunlearn.runtime.examples import (
 from rayunlearn.runtime.generators import pretrained_name, train_on_data_task
 from rayunlearn.runtime.grants import check_samples_by_task
 from rayunlearn.runtime.intake import Intake, Row, drain, take_in
+from rayunlearn.runtime.remote import fetch
 from rayunlearn.runtime.requested import require_same_seed
 from rayunlearn.runtime.retention import purge
 from rayunlearn.runtime.scheduler import Outcome, Scheduler
@@ -132,6 +133,7 @@ class Service:
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
         self.generator = None if generator is None else load_weights_file(generator)
         self._schedulers: dict[str, Scheduler] = {}
+        self.held: dict[str, Exception] = {}
         self.scheduler = self.scheduler_for(recipe.method)
 
     def scheduler_for(self, method: str) -> Scheduler:
@@ -203,7 +205,7 @@ class Service:
             task = train_on_data_task.remote(
                 recipe.data, self.spec, recipe.few_shot, split_seed, seed, gone, self.place.threads
             )
-            trained: dict[str, Tensor] = ray.get(task)
+            trained: dict[str, Tensor] = fetch(task)
             store.put(name, weights_to_bytes(trained))
             self.context.progress.done()
         return weights_from_bytes(store.get(name), name)
@@ -316,7 +318,7 @@ class Service:
         """Serve what is pending, and what comes meanwhile, by the plan; request id -> what became of it.
 
         Each run starts from the version that the one before published. A request that is cancelled before
-        its turn is left out.
+        its turn is left out. `held` then has the lineages that could not be gone on with, each with why.
 
         Args:
             intake: what is pending.
@@ -343,7 +345,9 @@ class Service:
             news=news,
             cancelled=lambda: cancelled,
         )
-        return dispatcher.drain(intake.pending)
+        outcomes = dispatcher.drain(intake.pending)
+        self.held = dispatcher.held
+        return outcomes
 
     def begin_lineage(self, lineage: str) -> None:
         """Publish the original: the given checkpoint, or one trained on all classes."""

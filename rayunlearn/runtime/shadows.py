@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, IntegrityError, RayUnlearnError
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
 from rayunlearn.results.store import AlreadyExists, NotStored, Store
+from rayunlearn.runtime.remote import fetch, sentence
 from rayunlearn.runtime.training import TrainingJob, fit
 from rayunlearn.seeds import derive_seed
 
@@ -126,8 +126,8 @@ def shadow_models(
             (done, *_), _ = ray.wait(list(pending))
             job = pending.pop(done)
             try:
-                data: bytes = ray.get(done)
-            except RayError as error:
+                data: bytes = fetch(done)
+            except Exception as error:  # of the job, or of the process that it was in
                 failures.append(error)
                 continue
             try:
@@ -142,9 +142,8 @@ def shadow_models(
             ray.cancel(task, force=True)
     if failures:
         first = failures[0]
-        why = first.cause if isinstance(first, RayTaskError) else first
         raise RayUnlearnError(
-            f"{len(failures)} of {len(missing)} shadow models could not be trained ({why}); "
+            f"{len(failures)} of {len(missing)} shadow models could not be trained ({sentence(first)}); "
             f"the {len(missing) - len(failures)} others are stored and will not be trained again"
         ) from first
     return ShadowModels(

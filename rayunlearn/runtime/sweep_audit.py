@@ -25,6 +25,7 @@ from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.sweeps import SweepView, real_figures, trial_run
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.labelled import open_data
+from rayunlearn.runtime.remote import fetch
 from rayunlearn.runtime.sweep_files import trial_files
 from rayunlearn.seeds import derive_seed
 
@@ -73,7 +74,7 @@ def audit_sweep(
         retain = tuple(c for c in range(spec.num_classes) if c not in forget)
         split_seed = derive_seed(context.seed, "split")
         task = _count.remote(context.recipe.data, split_seed, spec, students, (retain, forget), threads)
-        found: Counted = ray.get(task)
+        found: Counted = fetch(task)
         rows = []
         for name_of_trial, weights in students.items():
             both = found.counts[name_of_trial]

@@ -20,6 +20,7 @@ from rayunlearn.methods.few_shot import Relearning
 from rayunlearn.runtime.cluster import role_share
 from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.ensemble import Ensemble, Job, RunInputs
+from rayunlearn.runtime.remote import fetch
 from rayunlearn.runtime.train_run import Shard, train_run
 from rayunlearn.runtime.wire import pack, unpack
 
@@ -90,7 +91,7 @@ class TrainEnsemble:
 def _advance(given: tuple[RunInputs, list[Any], dict[str, Any], int, int], shard: Shard) -> dict[str, Any]:
     """A worker's part of the steps; the state after them, which is the same on every worker."""
     inputs, references, state, first, last = given
-    parts = [unpack(part) for part in ray.get(references)]
+    parts = [unpack(part) for part in fetch(references)]
     device = own_device()
     seal()
     handed = replace(inputs.handed, approximated=joined(parts))

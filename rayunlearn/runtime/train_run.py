@@ -17,9 +17,9 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
 
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.runtime.remote import fetch, is_loss, original, sentence
 from rayunlearn.runtime.wire import pack, unpack
 
 Shard = tuple[int, int]
@@ -51,6 +51,7 @@ def train_run(
 
     Raises:
         BadInput: no worker, or what a worker refused.
+        RayError: a worker's process or node is gone.
         RayUnlearnError: the run failed for another reason.
     """
     if workers < 1:
@@ -90,11 +91,13 @@ def train_run(
             result: Any = trainer.fit()  # of Train v2, which has a return value; its stub is of v1
             return unpack(result.return_value)
         except TrainingFailedError as error:
-            for failure in error.worker_failures.values() if isinstance(error, WorkerGroupError) else ():
-                refused = getattr(failure, "_base_exc", failure)  # Train wraps what a worker raised
-                if isinstance(refused, BadInput):
-                    raise refused from error
-            raise RayUnlearnError(f"{name} failed: {error}") from error
+            failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+            # Train wraps what a worker raised
+            raised = [original(getattr(failure, "_base_exc", failure)) for failure in failures]
+            for first in raised:
+                if isinstance(first, BadInput) or is_loss(first):
+                    raise first from error
+            raise RayUnlearnError(f"{name} failed: {sentence([*raised, error][0])}") from error
 
 
 def _worked(work: Callable[[Any, Shard], Any], packed: Any, shard: Shard, threads: int) -> Any:
@@ -120,13 +123,11 @@ def _alone(
     """`train_run` of one worker."""
     actor = _AloneActor.options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0)).remote()
     try:
-        return unpack(ray.get(actor.run.remote(work, pack(given), (0, 1), threads)))
-    except RayTaskError as error:
-        if isinstance(error.cause, BadInput):
-            raise error.cause from error
-        raise RayUnlearnError(f"{name} failed: {error}") from error
-    except RayError as error:
-        raise RayUnlearnError(f"{name} failed: {error}") from error
+        return unpack(fetch(actor.run.remote(work, pack(given), (0, 1), threads)))
+    except Exception as error:
+        if isinstance(error, BadInput) or is_loss(error):
+            raise
+        raise RayUnlearnError(f"{name} failed: {sentence(error)}") from error
     finally:
         ray.kill(actor)
 

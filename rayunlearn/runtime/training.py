@@ -27,6 +27,7 @@ from rayunlearn.models.weights import load_into, weights_from_bytes, weights_to_
 from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.labelled import open_data
+from rayunlearn.runtime.remote import fetch
 from rayunlearn.runtime.train_run import Shard, train_run
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import stated
@@ -237,21 +238,21 @@ def _fit_logged(job: TrainingJob, threads: int) -> tuple[bytes, bytes]:
 
 def describe(data: DataSettings, name: str, width: float) -> ClassifierSpec:
     """`classifier_spec`, asked of another process: the driver itself never loads data."""
-    spec: ClassifierSpec = ray.get(_describe.remote(data, name, width, 1))
+    spec: ClassifierSpec = fetch(_describe.remote(data, name, width, 1))
     return spec
 
 
 def train_original(job: TrainingJob, *, cpus: float = 1.0, threads: int = 1) -> dict[str, Tensor]:
     """Train one classifier in a task of its own: cheaper than a Train run where one worker does."""
     answer = _fit_alone.options(num_cpus=cpus).remote(job, threads)
-    return weights_from_bytes(ray.get(answer), "original")
+    return weights_from_bytes(fetch(answer), "original")
 
 
 def train_logged_original(
     job: TrainingJob, *, cpus: float = 1.0, threads: int = 1
 ) -> tuple[dict[str, Tensor], TrainingLog]:
     """`train_original`, to the same bits, and the log of its steps."""
-    weights, log = ray.get(_fit_logged.options(num_cpus=cpus).remote(job, threads))
+    weights, log = fetch(_fit_logged.options(num_cpus=cpus).remote(job, threads))
     return weights_from_bytes(weights, "original"), log_from_tensors(weights_from_bytes(log, "training log"))
 
 

@@ -8,14 +8,13 @@ whatever was killed, reports what was reported before and goes on to the same bi
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.util import get_current_placement_group
 from torch import Tensor
 
@@ -30,7 +29,7 @@ from rayunlearn.runtime.cluster import Placement, ensemble_in
 from rayunlearn.runtime.context import Quiet
 from rayunlearn.runtime.ensemble import Shared
 from rayunlearn.runtime.judging import record_of
-from rayunlearn.runtime.recovery import is_loss
+from rayunlearn.runtime.remote import fetch, recorded, sentence
 from rayunlearn.runtime.search_space import CYCLE, SCORE
 from rayunlearn.runtime.sweep_files import trial_files
 from rayunlearn.runtime.wire import unpack
@@ -134,12 +133,11 @@ class Trial(tune.Trainable):
                 self._begin()
             return self._next()
         except BadInput as error:  # what the settings give is not enough to judge, or to run
-            said = error.cause if isinstance(error, RayTaskError) else error
-            return self._reported(None, ended=True, reason=str(said))
+            return self._reported(None, ended=True, reason=sentence(error))
         except Exception as error:
-            if is_loss(error) or isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            if isinstance(error, RayError):  # a process or a node is gone
                 raise
-            return self._reported(None, ended=True, reason="it raised", failed=traceback.format_exc())
+            return self._reported(None, ended=True, reason="it raised", failed=recorded(error))
 
     def _begin(self) -> None:
         common = self.common
@@ -158,7 +156,7 @@ class Trial(tune.Trainable):
 
     def _relearn_from(self, of: Behaviour) -> None:
         """D' under the trial's own settings; trials that agree on the generator's train one between them."""
-        weights: dict[str, Tensor] = unpack(ray.get(of.weights))
+        weights: dict[str, Tensor] = unpack(fetch(of.weights))
         made = Approximation(
             self.ensemble, self.files, spec=of.spec, weights=weights, roles=of.roles,
             settings=self.recipe.few_shot, examples=of.examples, seed=self.common.seed, progress=Quiet(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from datetime import UTC, datetime, timedelta, timezone
 from fractions import Fraction
@@ -84,6 +85,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "seed": 0,
         "attempt": 1,
         "reason": "because",
+        "traceback": "Traceback ...",
         "sweep": "s1",
         "code": "0.1+c0de",
     },
@@ -178,6 +180,11 @@ ROWS: dict[str, dict[str, Any]] = {
     },
 }
 NULLABLE = [(table, field.name) for table in SCHEMAS for field in SCHEMAS[table] if field.nullable]
+WRITTEN = (
+    "30d12ed17413522b", "0d06a303da7132b6", "c225244369b92a58", "88cf9dc0918bf180", "33df728a699c044d",
+)  # fmt: skip
+"""Of each schema version, the start of a hash of all tables' columns."""
+
 NOT_NULLABLE = [(table, field.name) for table in SCHEMAS for field in SCHEMAS[table] if not field.nullable]
 
 
@@ -235,6 +242,18 @@ def test_rows_of_earlier_schemas_are_brought_up_to_date() -> None:
     assert before.to_pylist() == [ROWS["versions"] | {"samples_forgotten": None}]
     for table in SCHEMAS:
         assert schema_written_under(table, SCHEMA_VERSION).equals(SCHEMAS[table])
+
+
+def test_a_schema_that_changes_has_a_new_version() -> None:
+    """What ledgers were written under stays as it was: a column more would refuse all of them."""
+    for version, digest in enumerate(WRITTEN, start=1):
+        told = "\n".join(
+            f"{table}.{field.name}: {field.type}{'' if field.nullable else ' not null'}"
+            for table in sorted(SCHEMAS)
+            for field in schema_written_under(table, version)
+        )
+        assert hashlib.sha256(told.encode()).hexdigest()[:16] == digest, version
+    assert len(WRITTEN) == SCHEMA_VERSION
 
 
 @pytest.mark.parametrize(("table", "column"), NOT_NULLABLE)
@@ -361,7 +380,7 @@ def test_without_volatile_ignores_time_and_placement_alone() -> None:
     assert not tables[0].equals(tables[1])
     assert here.equals(same)
     assert not here.equals(other)
-    assert set(SCHEMAS["runs"].names) - set(here.column_names) == {"at", "seconds", "placement"}
+    assert set(SCHEMAS["runs"].names) - set(here.column_names) == {"at", "seconds", "placement", "traceback"}
 
 
 def test_unknown_tables_are_refused_with_the_nearest() -> None:

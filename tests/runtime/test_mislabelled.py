@@ -261,11 +261,11 @@ class Lineage:
         self.jobs: list[TrainingJob] = []
         self.inputs: list[AuditInputs] = []
         self.head = self._publish(fitted(), ())
-        here = SimpleNamespace(get=lambda answers: answers, cluster_resources=lambda: {"CPU": 1})
+        here = SimpleNamespace(cluster_resources=lambda: {"CPU": 1})
         task = SimpleNamespace(remote=self._audit)
         for name, replaced in (
-            ("ray", here), ("audit_task", task), ("train_gold", self._train_gold),
-            ("mislabelled_by_task", mislabelled),
+            ("ray", here), ("fetch", lambda answers: answers), ("audit_task", task),
+            ("train_gold", self._train_gold), ("mislabelled_by_task", mislabelled),
         ):  # fmt: skip
             monkeypatch.setattr(auditor_module, name, replaced)
         monkeypatch.setattr(self.store, "local_path", lambda name: name)
