@@ -41,9 +41,9 @@ from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import request_events
 from rayunlearn.results.standing import standings
 from rayunlearn.results.store import Store
-from rayunlearn.runtime.examples import PREFIX, handed_over, keep_examples, load_examples, require_fitting
+from rayunlearn.runtime.examples import keep_examples, load_examples, referred_to, require_fitting
 from rayunlearn.runtime.intake import Intake, Row, drain, read_requests, take_in
-from rayunlearn.scheduling.requests import Rejected, Request, parse_requests
+from rayunlearn.scheduling.requests import EXAMPLES_PREFIX, Rejected, Request, parse_requests
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 NOON_TEXT = NOON.isoformat()
@@ -244,7 +244,7 @@ def inbox_file(body: Mapping[str, Any], examples: Mapping[str, torch.Tensor] = H
     """What an inbox keeps of a request, with the examples of one that has some."""
     if body.get("kind") != "examples":
         return {"added_at": NOON_TEXT, "request": dict(body), "examples": None}
-    with_reference = {**body, "examples": PREFIX + version_id(examples)}
+    with_reference = {**body, "examples": EXAMPLES_PREFIX + version_id(examples)}
     data = base64.b64encode(weights_to_bytes(examples)).decode()
     return {"added_at": NOON_TEXT, "request": with_reference, "examples": data}
 
@@ -289,7 +289,7 @@ def taken_in(store: Store) -> Intake:
 
 
 def _examples(store: Store, request: Request) -> str:
-    found = handed_over(store, request.request_id, str(request.examples))
+    found = referred_to(store, Inbox(store), request)
     require_fitting(found, SPEC, request.target)
     return keep_examples(store, found)
 

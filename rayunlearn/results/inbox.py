@@ -24,6 +24,7 @@ from rayunlearn.errors import BadInput, nearest
 from rayunlearn.results.store import AlreadyExists, NotStored, Store
 from rayunlearn.scheduling.requests import (
     DEFAULT_LINEAGE,
+    EXAMPLES_PREFIX,
     Rejected,
     Request,
     check_times,
@@ -41,6 +42,8 @@ CANCELLATIONS = f"{FOLDER}/cancellations"
 _FILE = re.compile(r"[A-Za-z0-9._-]{1,128}\.json")
 _SHOWN = 40
 _FIELDS = ("added_at", "request", "examples")
+MOST_BYTES = 256 * 2**20
+"""Of a file of the inbox, the base64 text of its examples among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +79,11 @@ class Cancellation:
 
 
 class Inbox:
-    """The inbox of a storage location."""
+    """The inbox of a storage location; a file that one of these has looked at it reads no second time."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._seen: dict[str, Waiting | None] = {}
 
     def add(self, request: Request, *, now: datetime, examples: bytes | None = None) -> str:
         """Leave a request to be taken in; it is durable when this returns.
@@ -107,6 +111,9 @@ class Inbox:
             raise BadInput("request_id", identity, "another id; the request of this one is being cancelled")
         name = _name(REQUESTS, identity)
         data = _to_json(request, now, examples)
+        if len(data) > MOST_BYTES:
+            allowed = f"a request of at most {MOST_BYTES} bytes with its examples; give fewer"
+            raise BadInput("size of the request in bytes", len(data), allowed)
         while True:
             try:
                 self.store.create(name, data)
@@ -134,12 +141,18 @@ class Inbox:
 
     def entries(self) -> list[Waiting]:
         """What waits, in the order of receipt; what cannot be read comes last."""
-        found = [there for name, _ in self._files(REQUESTS) if (there := self._read(name))]
+        names = [name for name, _ in self._files(REQUESTS)]
+        self._seen = {name: there for name, there in self._seen.items() if name in names}
+        for name in names:
+            if name not in self._seen:
+                self._seen[name] = self._read(name)
+        found = [there for there in self._seen.values() if there is not None]
         return sorted(found, key=lambda w: (w.added_at or datetime.max.replace(tzinfo=UTC), w.request_id))
 
     def find(self, request_id: str) -> Waiting | None:
         """What waits under an id."""
-        return self._read(_name(REQUESTS, request_id))
+        name = _name(REQUESTS, request_id)
+        return self._seen[name] if name in self._seen else self._read(name)
 
     def cancellations(self) -> list[Cancellation]:
         """The requests to cancel. That there is a file says it all, so none is read."""
@@ -153,6 +166,7 @@ class Inbox:
     def done(self, name: str) -> None:
         """Remove a file, by its name, once the ledger says what became of it."""
         self.store.delete(name)
+        self._seen.pop(name, None)
 
     def _files(self, folder: str) -> Iterator[tuple[str, str]]:
         """Name and request id of each file in a folder."""
@@ -164,12 +178,14 @@ class Inbox:
     def _read(self, name: str) -> Waiting | None:
         """A file of requests; None where it is gone, or a link that leads out of the storage location."""
         try:
-            data = self.store.get(name)
-        except (NotStored, BadInput):
+            there = self.store.exists(name)
+        except BadInput:
             return None
         identity = name.removeprefix(f"{REQUESTS}/").removesuffix(".json")
         try:
-            return _parsed(name, identity, data)
+            return _parsed(name, identity, self.store.get(name, most=MOST_BYTES)) if there else None
+        except NotStored:
+            return None
         except BadInput as error:
             reason = str(BadInput(error.thing, error.value, error.allowed, where=name))
             unread = Rejected(
@@ -231,6 +247,10 @@ def _parsed(name: str, identity: str, data: bytes) -> Waiting:
         raise BadInput("request_id", entry.request_id, f"{identity!r}, as the file's name says")
     elif (examples is None) != (entry.examples is None):
         raise BadInput("examples", entry.examples, "a reference to what the file holds")
+    elif entry.examples is not None and not entry.examples.startswith(EXAMPLES_PREFIX):
+        # a path would be opened by whoever serves the request, wherever it leads there
+        allowed = f"{EXAMPLES_PREFIX!r} and the digest of what the file holds; no path"
+        raise BadInput("examples", entry.examples, allowed)
     return Waiting(name=name, request_id=identity, entry=entry, added_at=added_at, examples=examples)
 
 

@@ -204,14 +204,23 @@ class Store:
             obstore.put(self._backend, name, data, mode="overwrite")
             self._to_disk(name)
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, *, most: int | None = None) -> bytes:
         """The bytes stored under a name.
+
+        Args:
+            name: of what is stored.
+            most: bytes that are read at most; None reads whatever there is.
 
         Raises:
             NotStored: there is nothing under this name.
+            BadInput: there are more bytes than `most`; none of them was read.
         """
         with self._failures("read", self._checked(name)):
-            return obstore.get(self._backend, name).bytes().to_bytes()
+            found = obstore.get(self._backend, name)
+            size = found.meta["size"]
+            if most is None or size <= most:
+                return found.bytes().to_bytes()
+        raise BadInput("size of the file in bytes", size, f"at most {most}", where=name)
 
     def list(self, prefix: str = "") -> list[str]:
         """The names below a folder (whole parts, so `a` does not list `ab/c`), sorted; all names for ''."""

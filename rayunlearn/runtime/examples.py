@@ -18,13 +18,10 @@ from rayunlearn.errors import BadInput
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
-from rayunlearn.results.inbox import Inbox
+from rayunlearn.results.inbox import Inbox, Waiting
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.remote import fetch
-from rayunlearn.scheduling.requests import EXAMPLES_ALLOWED
-
-PREFIX = "sha256:"
-"""Of a reference to examples that were taken in."""
+from rayunlearn.scheduling.requests import EXAMPLES_ALLOWED, EXAMPLES_PREFIX, Request
 
 _OPEN = "those of an open request; they are thrown away when it is closed"
 
@@ -76,13 +73,14 @@ def _require_labels(labels: torch.Tensor, target: Collection[int]) -> None:
 
 def reference(examples: Samples) -> str:
     """What a request says in the place of a path: a digest of images and labels."""
-    return PREFIX + version_id(_tensors(examples))
+    return EXAMPLES_PREFIX + version_id(_tensors(examples))
 
 
 def keep_examples(store: Store, examples: Samples) -> str:
     """Keep examples, and say by which reference `load_examples` finds them."""
     said = reference(examples)
-    store.put(_name(said), to_bytes(examples))
+    if not are_kept(store, said):
+        store.put(_name(said), to_bytes(examples))
     return said
 
 
@@ -91,17 +89,28 @@ def to_bytes(examples: Samples) -> bytes:
     return weights_to_bytes(_tensors(examples))
 
 
-def handed_over(store: Store, request_id: str, said: str) -> Samples:
-    """The examples of a reference that wait in the inbox with their request.
+def referred_to(store: Store, inbox: Inbox, request: Request) -> Samples:
+    """The examples that a request names by a reference: what came into the inbox with it, or what was kept.
+
+    Raises:
+        BadInput: there are none, or others than it names.
+    """
+    said, waiting = str(request.examples), inbox.find(request.request_id)
+    if waiting is not None and waiting.examples is not None:
+        return handed_over(waiting, said)
+    return load_examples(store, said)
+
+
+def handed_over(waiting: Waiting, said: str) -> Samples:
+    """The examples that came into the inbox with a request, which names them by this reference.
 
     Raises:
         BadInput: there are none, or others.
     """
-    waiting = Inbox(store).find(request_id)
-    if waiting is None or waiting.examples is None:
+    if waiting.examples is None:
         raise BadInput("examples", said, _OPEN)
     tensors = weights_from_bytes(waiting.examples, waiting.name)
-    if tensors.keys() != {"images", "labels", "ids"} or PREFIX + version_id(tensors) != said:
+    if tensors.keys() != {"images", "labels", "ids"} or EXAMPLES_PREFIX + version_id(tensors) != said:
         raise BadInput("examples", said, "a reference to what is handed over", where=waiting.name)
     return Samples(**tensors)
 
@@ -119,7 +128,7 @@ def load_examples(store: Store, said: str) -> Samples:
 
 def are_kept(store: Store, said: str) -> bool:
     """Whether the examples of a reference are there."""
-    return said.startswith(PREFIX) and store.exists(_name(said))
+    return said.startswith(EXAMPLES_PREFIX) and store.exists(_name(said))
 
 
 def purge_examples(store: Store, keep: Collection[str]) -> None:
@@ -144,4 +153,4 @@ def _tensors(examples: Samples) -> dict[str, torch.Tensor]:
 
 
 def _name(said: str) -> str:
-    return f"examples/{said.removeprefix(PREFIX)}.safetensors"
+    return f"examples/{said.removeprefix(EXAMPLES_PREFIX)}.safetensors"

@@ -14,9 +14,9 @@ from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import OpenRequests, Version, request_events, status, versions, waits
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.examples import PREFIX
 from rayunlearn.runtime.requested import request_row, roles_of
 from rayunlearn.scheduling.requests import (
+    EXAMPLES_PREFIX,
     Rejected,
     Request,
     check,
@@ -26,6 +26,9 @@ from rayunlearn.scheduling.requests import (
 )
 
 Row = dict[str, Any]
+
+MOST_BYTES = 64 * 2**20
+"""Of a requests file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +59,14 @@ def read_requests(path: str | Path, flag: str = "--requests") -> list[Request | 
     """The lines of a requests file, which a flag names; examples are looked for from where it is.
 
     Raises:
-        BadInput: the file cannot be read, is not UTF-8 text, or holds no request.
+        BadInput: the file cannot be read, has more than `MOST_BYTES`, is not UTF-8 text, or holds no request.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        with Path(path).open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise BadInput(flag, str(path), f"a file of at most {MOST_BYTES} bytes; this one has more")
+        text = data.decode("utf-8")
     except OSError as error:
         raise BadInput(flag, str(path), f"a readable file ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -73,7 +80,7 @@ def read_requests(path: str | Path, flag: str = "--requests") -> list[Request | 
 
 
 def _from_here(entry: Request | Rejected, folder: Path) -> Request | Rejected:
-    if isinstance(entry, Rejected) or entry.examples is None or entry.examples.startswith(PREFIX):
+    if isinstance(entry, Rejected) or entry.examples is None or entry.examples.startswith(EXAMPLES_PREFIX):
         return entry
     return replace(entry, examples=str(folder / entry.examples))
 

@@ -16,7 +16,6 @@ from rayunlearn.errors import ExitCode, RayUnlearnError
 from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.claim import Claim, held
-from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.report import write_report
 from rayunlearn.results.schemas import ALL_TABLES
@@ -132,7 +131,7 @@ class Taken:
 
 def _until_something_waits(service: Service) -> None:
     """Look into the inbox again and again; a signal ends it."""
-    inbox = Inbox(service.context.store)
+    inbox = service.inbox
     while not (inbox.entries() or inbox.cancellations()):
         service.context.check_claim()
         time.sleep(LOOK_EVERY_S)

@@ -26,10 +26,11 @@ from rayunlearn.results.standing import OPEN, Standing, standings
 from rayunlearn.results.store import NotBegun, Store
 from rayunlearn.results.terminal import STATUS_STYLES, open_console
 from rayunlearn.results.wording import ABSENT, asked, plain
-from rayunlearn.runtime.examples import PREFIX, load_examples, read_examples, reference, to_bytes
+from rayunlearn.runtime.examples import load_examples, read_examples, reference, to_bytes
 from rayunlearn.runtime.intake import read_requests, request_of, with_examples
 from rayunlearn.scheduling.requests import (
     DEFAULT_LINEAGE,
+    EXAMPLES_PREFIX,
     Rejected,
     Request,
     differences,
@@ -233,7 +234,7 @@ def _require_known(request: Request, before: Sequence[Mapping[str, Any]]) -> Non
 def _taken(store: Store, request: Request) -> tuple[str, bytes]:
     """The reference of a request's examples, and what it is to."""
     said = str(request.examples)
-    if said.startswith(PREFIX):
+    if said.startswith(EXAMPLES_PREFIX):
         examples = load_examples(store, said)
     else:
         reader = LedgerReader(store)

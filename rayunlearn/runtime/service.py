@@ -41,13 +41,10 @@ from rayunlearn.runtime.context import Context, Progress, Quiet
 from rayunlearn.runtime.dispatch import Dispatcher
 from rayunlearn.runtime.ensemble import Ensemble
 from rayunlearn.runtime.examples import (
-    PREFIX,
-    are_kept,
-    handed_over,
     keep_examples,
-    load_examples,
     read_by_task,
     reference,
+    referred_to,
     require_fitting,
 )
 from rayunlearn.runtime.generators import pretrained_name, train_on_data_task
@@ -61,7 +58,7 @@ from rayunlearn.runtime.train_ensemble import TrainEnsemble
 from rayunlearn.runtime.training import describe, train_logged_original, train_original, training_job
 from rayunlearn.runtime.training_logs import keep_log
 from rayunlearn.scheduling.plan import PlanSettings
-from rayunlearn.scheduling.requests import Rejected, Request
+from rayunlearn.scheduling.requests import EXAMPLES_PREFIX, Rejected, Request
 from rayunlearn.seeds import derive_seed
 
 RETRAIN = "retrain"
@@ -127,7 +124,7 @@ class Service:
         self.place = place
         self.slots = self._runs_at_once(self.method)
         self.reader = LedgerReader(context.store)
-        self.open_requests = OpenRequests(self.reader)
+        self.inbox, self.open_requests = Inbox(context.store), OpenRequests(self.reader)
         require_same_seed(self.reader, context.seed, context.store.where)
         self.spec = describe(recipe.data, recipe.model.name, recipe.model.width)
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
@@ -259,7 +256,7 @@ class Service:
         """
         self._require_given_original({e.lineage for e in first if isinstance(e, Request)})
         return drain(
-            Inbox(self.context.store),
+            self.inbox,
             self.reader,
             self.context.ledger if record else None,
             lambda entries, received: self._checked(entries, received, record=record),
@@ -302,13 +299,10 @@ class Service:
     def _examples(self, request: Request, *, record: bool) -> str:
         """The reference of a request's examples, which are kept unless this is a dry run."""
         store, said = self.context.store, str(request.examples)
-        if not said.startswith(PREFIX):
+        if not said.startswith(EXAMPLES_PREFIX):
             examples = read_by_task(said, self.spec, request.target)
-        elif are_kept(store, said):
-            require_fitting(load_examples(store, said), self.spec, request.target)
-            return said
         else:
-            examples = handed_over(store, request.request_id, said)
+            examples = referred_to(store, self.inbox, request)
             require_fitting(examples, self.spec, request.target)
         return keep_examples(store, examples) if record else reference(examples)
 

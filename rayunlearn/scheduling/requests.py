@@ -21,6 +21,12 @@ DATA_ACCESS = ("few_examples", "forget", "pretrained_generator", "retain", "trai
 """What a run may be handed."""
 MOST_PRIORITY = 1000
 """Priorities go from its negative to this; the higher, the sooner among equal deadlines."""
+MOST_TARGET = 100_000
+"""Ids that one request may name."""
+MOST_LINE = 2_000_000
+"""Characters of a line of a requests file, which hold a request of so many ids."""
+EXAMPLES_PREFIX = "sha256:"
+"""Of a reference to examples that were taken in."""
 LEAST_RETAINED = 2
 """A classifier over one class has no decision left to retain, so no request may leave fewer than two."""
 
@@ -155,6 +161,8 @@ def parse_requests(text: str, source: str) -> list[Request | Rejected]:
             continue
         body: Mapping[str, Any] = {}
         try:
+            if len(line) > MOST_LINE:
+                raise BadInput("number of characters of the line", len(line), f"at most {MOST_LINE}")
             body = json_object(line)
             request = _request(body)
             if request.request_id in line_of:
@@ -383,6 +391,8 @@ def _is_id(value: object) -> bool:
 
 
 def _target(value: object) -> tuple[int, ...]:
+    if isinstance(value, (list, tuple)) and len(value) > MOST_TARGET:
+        raise BadInput("number of ids in target", len(value), f"at most {MOST_TARGET}")
     if not isinstance(value, (list, tuple)) or not value or not all(_is_id(i) for i in value):
         raise BadInput("target", _shown(value), _TARGET_ALLOWED)
     if len(set(value)) != len(value):

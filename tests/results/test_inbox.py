@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
 from rayunlearn.errors import BadInput
+from rayunlearn.results import inbox as inbox_module
 from rayunlearn.results.inbox import CANCELLATIONS, REQUESTS, Inbox
 from rayunlearn.results.store import Store
 from rayunlearn.scheduling.requests import Rejected, Request
@@ -274,3 +275,71 @@ def test_a_link_out_of_the_storage_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere.json").write_bytes(body())
     (tmp_path / "s" / REQUESTS / "r1.json").symlink_to(tmp_path / "elsewhere.json")
     assert ids(inbox) == ["a"]
+
+
+def written_by_hand(**changes: Any) -> bytes:
+    """A file of a request by examples, as anybody who may write to the storage can write it."""
+    request = asks("r1", kind="examples", examples="sha256:0", data_access=("few_examples", "weights"))
+    entry = {"added_at": NOON.isoformat(), "request": request.to_dict() | changes, "examples": "AAAA"}
+    return json.dumps(entry).encode()
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc", "../elsewhere", "digits", "file:///etc", "SHA256:0", " sha256:0", "s3://bucket/x"]
+)
+def test_no_path_of_the_server_comes_from_the_inbox(path: str) -> None:
+    """Only a reference to what the file itself holds; the control is one."""
+    inbox = memory()
+    inbox.store.put(f"{REQUESTS}/r1.json", written_by_hand(examples=path))
+    (waiting,) = inbox.entries()
+    assert isinstance(waiting.entry, Rejected) and "no path" in waiting.entry.reason
+    inbox = memory()
+    inbox.store.put(f"{REQUESTS}/r1.json", written_by_hand())
+    (waiting,) = inbox.entries()
+    assert isinstance(waiting.entry, Request) and waiting.entry.examples == "sha256:0"
+
+
+class Counting(Store):
+    """A store in memory that counts what is read."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore(), "memory")
+        self.read: list[str] = []
+
+    def get(self, name: str, *, most: int | None = None) -> bytes:
+        """What is stored."""
+        self.read.append(name)
+        return super().get(name, most=most)
+
+
+def test_a_file_is_read_once_however_often_it_is_looked_at() -> None:
+    """An idle job looks every second; what is new is read, what is done and comes again, too."""
+    inbox = Inbox(Counting())
+    inbox.add(asks("a"), now=NOON)
+    inbox.store.put(f"{REQUESTS}/torn.json", b"{")
+    first = inbox.entries()
+    for _ in range(3):
+        assert inbox.entries() == first and inbox.find("a") == first[0]
+    assert sorted(inbox.store.read) == [f"{REQUESTS}/a.json", f"{REQUESTS}/torn.json"]  # type: ignore[attr-defined]
+    inbox.done(f"{REQUESTS}/a.json")
+    inbox.add(asks("a", 4), now=LATER)
+    assert {w.request_id: w.entry for w in inbox.entries()}["a"] == asks("a", 4)
+    Inbox(inbox.store).done(f"{REQUESTS}/a.json")  # by another process
+    assert ids(inbox) == ["torn"]
+
+
+def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is rejected by its size, nothing of it is in memory; nor is it added. The control fits exactly."""
+    good = body()
+    monkeypatch.setattr(inbox_module, "MOST_BYTES", len(good))
+    inbox = memory()
+    inbox.store.put(f"{REQUESTS}/r1.json", good)
+    inbox.store.put(f"{REQUESTS}/r2.json", good + b" ")
+    one, other = (inbox.find(name) for name in ("r1", "r2"))
+    assert one is not None and isinstance(one.entry, Request)
+    assert other is not None and isinstance(other.entry, Rejected)
+    assert f"size of the file in bytes is {len(good) + 1}; allowed: at most {len(good)}" in other.entry.reason
+    by_examples = asks("r3", kind="examples", examples="sha256:0")
+    with pytest.raises(BadInput, match="size of the request in bytes"):
+        inbox.add(by_examples, now=NOON, examples=b"x" * len(good))
+    assert inbox.find("r3") is None

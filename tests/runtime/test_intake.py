@@ -21,11 +21,12 @@ from rayunlearn.results.inbox import REQUESTS, Inbox
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import request_events, status
 from rayunlearn.results.store import Store
+from rayunlearn.runtime import intake as intake_module
 from rayunlearn.runtime.examples import (
-    handed_over,
     keep_examples,
     load_examples,
     reference,
+    referred_to,
     to_bytes,
 )
 from rayunlearn.runtime.intake import (
@@ -65,7 +66,7 @@ def taken(
         return take_in(
             reader, entries, method=method, num_classes=10, check_samples=lambda roles: None,
             read_examples=lambda request: keep_examples(
-                store, handed_over(store, request.request_id, str(request.examples))
+                store, referred_to(store, Inbox(store), request)
             ),
             config_hash="c0", now=NOW, received=received,
         )  # fmt: skip
@@ -425,3 +426,33 @@ def test_examples_move_from_the_inbox_to_where_runs_find_them() -> None:
     assert "examples is 'sha256:0'; allowed: a reference to what is handed over" in bad.reason
     assert torch.equal(load_examples(store, reference(given)).images, given.images)
     assert Inbox(store).entries() == [] and pending(taken(store, method="few_shot")) == ["a"]
+
+
+def test_a_requests_file_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked at no further; nor is one that never ends. The control has exactly as many bytes."""
+    line = json.dumps({"request_id": "a", "target": [0]}).encode()
+    monkeypatch.setattr(intake_module, "MOST_BYTES", len(line))
+    path = tmp_path / "requests.jsonl"
+    path.write_bytes(line)
+    assert [r.request_id for r in read_requests(path)] == ["a"]
+    path.write_bytes(line + b"\n")
+    for endless in (path, Path("/dev/zero")):
+        with pytest.raises(BadInput, match=f"at most {len(line)} bytes"):
+            read_requests(endless)
+
+
+def test_examples_are_those_that_came_with_the_request() -> None:
+    """An entry that names the examples of another open request has to bring these itself."""
+    images = torch.zeros(2, 1, 8, 8)
+    kept, other = (
+        Samples(images=images, labels=torch.tensor([9, label]), ids=torch.arange(2)) for label in (9, 4)
+    )
+    store = memory_store()
+    said = keep_examples(store, kept)
+    access = ("few_examples", "weights")
+    thief = Request(request_id="r", target=(4, 9), kind="examples", examples=said, data_access=access)
+    Inbox(store).add(thief, now=NOON, examples=to_bytes(other))
+    with pytest.raises(BadInput, match="what is handed over"):
+        referred_to(store, Inbox(store), thief)
+    Inbox(store).done(f"{REQUESTS}/r.json")
+    assert torch.equal(referred_to(store, Inbox(store), thief).labels, kept.labels)

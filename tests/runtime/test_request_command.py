@@ -270,7 +270,7 @@ def test_examples_are_taken_in_at_once(add: Say, storage: Path, tmp_path: Path) 
     shard.unlink()
     (waiting,) = Inbox(store).entries()
     assert isinstance(waiting.entry, Request) and waiting.entry.examples is not None
-    found = handed_over(store, "r1", waiting.entry.examples)
+    found = handed_over(waiting, waiting.entry.examples)
     assert found.labels.tolist() == [9, 9]
     mean, std = spec.mean[0], spec.std[0]
     assert torch.equal(((found.images * std + mean) * 255).round().to(torch.uint8), images)

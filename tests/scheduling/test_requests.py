@@ -96,6 +96,8 @@ def test_every_field_is_read():
 BAD_LINES = {
     "class list empty": (line(target=[]), ["target of request 'r1' is []", "non-empty"]),
     "class negative": (line(target=[1, -1]), ["[1, -1]", "at least 0"]),
+    "too many ids": (line(target=list(range(100_001))), ["100001", "at most 100000"]),
+    "a line too long": (line(target=[0])[:-1] + " " * 2_000_000 + "}", ["characters", "at most 2000000"]),
     "class twice": (line(target=[1, 2, 1]), ["[1, 2, 1]", "each id once"]),
     "class a bool": (line(target=[True]), ["[True]", "whole numbers"]),
     "class a float": (line(target=[1.0]), ["[1.0]"]),
