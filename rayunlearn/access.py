@@ -1,10 +1,10 @@
 """Data access as an enforced contract: what a method may be handed, and a seal on its processes.
 
 A method declares its data access (`rayunlearn.methods.registry`); the scheduler hands it that and nothing
-else. The processes of a run that declares no data are sealed besides: an audit hook and an import guard
-refuse every way by which Python code opens a dataset. The seal guards against code that reads data by
-mistake or by habit (a loader called for its class names, a cache on disk); it is not a sandbox against
-hostile native code.
+else. The processes of a run are sealed besides: an audit hook and an import guard refuse every way by which
+Python code opens a dataset, here, over the network or by a Ray task elsewhere. The seal guards against code
+that reads data by mistake or by habit (a loader called for its class names, a cache on disk, a download); it
+is not a sandbox against hostile code. Decision 5 says what it refuses and what it does not.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ SEALED_MODULES = frozenset(
         *(f"pyarrow.{m}" for m in ("csv", "dataset", "feather", "fs", "orc", "parquet")),
         *(f"pyarrow._{m}" for m in ("csv", "dataset", "feather", "fs", "orc", "parquet")),
         "obstore",
+        "pyarrow.flight",
+        "pyarrow._flight",
         "polars",
         "duckdb",
         # start a process without an audit event
@@ -65,9 +67,27 @@ SEALED_EVENTS = frozenset(
         "os.forkpty",
         "os.spawn",
         "sqlite3.connect",
+        "socket.connect",
+        "socket.bind",
+        "socket.sendto",
+        "socket.sendmsg",
+        "socket.getaddrinfo",
+        "socket.gethostbyname",
+        "socket.gethostbyaddr",
     }
 )
-"""Ways to start a process, which the hook would not follow, and to open a file past it."""
+"""Ways to start a process, which the hook would not follow, to open a file past it, and to another machine.
+
+Ray's own connections are native and raise no event.
+"""
+
+SUBMISSIONS = (
+    ("ray.remote_function", "RemoteFunction._remote", "submission of a Ray task"),
+    ("ray.actor", "ActorClass._remote", "creation of a Ray actor"),
+    ("ray.actor", "ActorMethod._remote", "call of a Ray actor"),
+    ("ray", "get_actor", "look-up of a Ray actor"),
+)
+"""Ways to have a process that is not sealed do something: module, name, and what it is in words."""
 
 NATIVE_READERS = (
     ("pyarrow.lib", "OSFile", 0, "path"),
@@ -101,7 +121,8 @@ def seal(readable: Iterable[str | Path] = ()) -> None:
     """Seal this process for good: from here on it has no path to real data.
 
     Files can be opened for reading only below Python's own folders, the operating system's, and
-    `readable`; datasets that libraries bundle there are refused by name. Sealing twice changes nothing.
+    `readable`; datasets that libraries bundle there are refused by name. No socket can be connected, no
+    process started and no Ray task or actor called. Sealing twice changes nothing.
     Seal before such a module is imported: code that holds one already keeps its native readers.
     """
     global _sealed
@@ -111,6 +132,8 @@ def seal(readable: Iterable[str | Path] = ()) -> None:
     datasets = _bundled_datasets()
     for reader in NATIVE_READERS:
         _audit_native_reader(*reader)
+    for submission in SUBMISSIONS:
+        _refuse_submission(*submission)
     sys.meta_path.insert(0, _ImportGuard())
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and _is_sealed_module(name):
@@ -142,6 +165,21 @@ def _audit_native_reader(module: str, name: str, position: int, keyword: str) ->
     for imported in list(sys.modules.values()):
         if isinstance(imported, ModuleType) and vars(imported).get(attribute) is original:
             setattr(imported, attribute, audited)
+
+
+def _refuse_submission(module: str, name: str, what: str) -> None:
+    """Have a way into another process raise, in a process of Ray's; elsewhere Ray is not imported for it."""
+    if module not in sys.modules:
+        return
+    *owners, attribute = name.split(".")
+    holder: Any = sys.modules[module]
+    for owner in owners:
+        holder = getattr(holder, owner)
+
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise AccessDenied(f"{what} in a sealed process: this run declares no data access")
+
+    setattr(holder, attribute, refused)
 
 
 class _RefusingLoader(importlib.abc.Loader):

@@ -54,11 +54,17 @@ class Judge:
     """
 
     def __init__(self, grounds: Grounds, device: str = "cpu") -> None:
-        self.grounds = grounds
+        self.grounds, self.device = grounds, device
         self.keeping: Keeping | None = None
         if grounds.version is not None and isinstance(grounds.evidence, SyntheticSet):
             version = version_model(grounds.spec, grounds.version).to(device)
             self.keeping = Keeping(version, grounds.evidence, grounds.roles, grounds.seed)
+
+    def judge_weights(
+        self, weights: dict[str, Tensor]
+    ) -> tuple[Assessment, dict[str, float] | None]:
+        """`judge` of a model given by its weights."""
+        return self.judge(version_model(self.grounds.spec, weights).to(self.device))
 
     def judge(self, model: Classifier) -> tuple[Assessment, dict[str, float] | None]:
         """Counts, and what it has kept by the names of `Kept`; None where that is not measured.

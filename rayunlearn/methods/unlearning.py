@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,8 @@ class Handed:
         inverted: DeepInversion images of the version, no data: made from the weights alone.
         examples: of what is to be unlearned, with the labels that the version was taught.
         approximated: samples of a generator that was trained on the version's weights, to relearn from.
+        digests: of the version's matrices by name (`version_id` of each), for a process that is not handed
+            the weights.
     """
 
     spec: ClassifierSpec
@@ -89,6 +91,7 @@ class Handed:
     inverted: SyntheticSet | None = None
     examples: Samples | None = None
     approximated: UnlearningSet | None = None
+    digests: Mapping[str, str] | None = None
 
     def model(self, device: str = "cpu") -> Classifier:
         """The version to forget from, in eval mode; a new one at each call."""

@@ -108,23 +108,20 @@ class Ensemble(Protocol):
         """Let go of processes and resources."""
 
 
-class Judged(Protocol):
+class Checkpointed(Protocol):
     """What gives a checkpoint: a run, or the student where it is in a process of its own."""
 
     def checkpoint(self) -> Classifier: ...  # noqa: D102
-    def observe(self, synthetic_loss: float) -> None: ...  # noqa: D102
-    def report(self) -> dict[str, Any]: ...  # noqa: D102
 
 
-def take_checkpoint(
-    run: Judged, judge: Judge
-) -> tuple[Assessment, dict[str, Any], dict[str, Tensor]]:
-    """The model's assessment, of which the run hears, the run's figures, and the model's weights."""
-    model = run.checkpoint()
-    assessment, kept = judge.judge(model)
-    run.observe(assessment.retain_loss)
-    report = run.report() | {"kept": None if kept is None else json.dumps(kept)}
-    return assessment, report, {k: v.detach().cpu() for k, v in model.state_dict().items()}
+def weights_of_checkpoint(run: Checkpointed) -> dict[str, Tensor]:
+    """As they would be published."""
+    return {k: v.detach().cpu() for k, v in run.checkpoint().state_dict().items()}
+
+
+def kept_column(kept: dict[str, float] | None) -> dict[str, str | None]:
+    """What a checkpoint has kept of its version, as its record has it."""
+    return {"kept": None if kept is None else json.dumps(kept)}
 
 
 def merge(assessment: Assessment, *reports: dict[str, Any]) -> dict[str, Any]:
@@ -170,8 +167,10 @@ class InlineEnsemble:
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Figures since the last checkpoint, and the weights as they would be published."""
-        assessment, report, weights = take_checkpoint(self.run, self.judge)
-        return merge(assessment, report), weights
+        weights = weights_of_checkpoint(self.run)
+        assessment, kept = self.judge.judge_weights(weights)
+        self.run.observe(assessment.retain_loss)
+        return merge(assessment, self.run.report() | kept_column(kept)), weights
 
     def state(self) -> dict[str, Any]:
         """The whole state of the run."""
@@ -315,11 +314,12 @@ class SplitEnsemble(_ActorEnsemble):
                 actor.create.remote(name, build, part, settings)
                 for actor, name, build, part in zip(self.actors, names, builders, parts, strict=True)
             ]
-            + [self.actors[1].create.remote("judge", Judge, grounds)]
+            + [self.actors[0].create.remote("judge", Judge, grounds)]
         )
         self.teacher, self.student, self.generator = (
             Handle(actor, name) for actor, name in zip(self.actors, names, strict=True)
         )
+        self.judge = Handle(self.actors[0], "judge")
         steps: int = settings.cycles
         return steps
 
@@ -333,9 +333,13 @@ class SplitEnsemble(_ActorEnsemble):
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Figures since the last checkpoint, and the weights as they would be published."""
-        student = self.actors[1].apply.remote(take_checkpoint, "student", "judge")
-        (assessment, own, weights), report = unpack(fetch([student, self.generator.report()]))
-        return merge(assessment, own, report), weights
+        candidate = self.actors[1].apply.remote(weights_of_checkpoint, "student")
+        # beside the teacher: what it is compared with are the teacher's weights
+        assessment, kept = unpack(fetch(self.judge.judge_weights(candidate)))
+        heard = self.student.observe(pack(assessment.retain_loss))
+        reports = [self.student.report(), self.generator.report()]
+        _, weights, own, report = unpack(fetch([heard, candidate, *reports]))
+        return merge(assessment, own | kept_column(kept), report), weights
 
     def state(self) -> dict[str, Any]:
         """The whole state of the run, from both roles that have one."""

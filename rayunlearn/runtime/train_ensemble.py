@@ -14,7 +14,6 @@ from typing import Any
 import ray
 from torch import Tensor
 
-from rayunlearn.access import seal
 from rayunlearn.inversion.unlearning_set import UnlearningSet, joined
 from rayunlearn.methods.few_shot import Relearning
 from rayunlearn.runtime.cluster import role_share
@@ -67,6 +66,7 @@ class TrainEnsemble:
             cpus_per_worker=role_share(cluster.get("CPU", 0), self.workers + 1),
             gpus_per_worker=role_share(cluster.get("GPU", 0), self.workers + 1),
             threads=self.threads,
+            sealed=True,
         )
         self.inner.load(state)
 
@@ -93,7 +93,6 @@ def _advance(given: tuple[RunInputs, list[Any], dict[str, Any], int, int], shard
     inputs, references, state, first, last = given
     parts = [unpack(part) for part in fetch(references)]
     device = own_device()
-    seal()
     handed = replace(inputs.handed, approximated=joined(parts))
     run = Relearning(handed, inputs.settings, device, shard)
     run.load(state)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import ray
 import torch
 
+from rayunlearn.access import seal
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.runtime.remote import fetch, is_loss, original, sentence
 from rayunlearn.runtime.wire import pack, unpack
@@ -36,6 +37,7 @@ def train_run(
     cpus_per_worker: float,
     gpus_per_worker: float,
     threads: int,
+    sealed: bool = False,
 ) -> Any:
     """What `work(given, shard)` returns on the first worker of a run; every worker does the same call.
 
@@ -48,6 +50,7 @@ def train_run(
         cpus_per_worker: reserved for each.
         gpus_per_worker: reserved for each; 0 works on CPU over gloo.
         threads: torch threads in each.
+        sealed: whether each is sealed before it unpacks what it is given.
 
     Raises:
         BadInput: no worker, or what a worker refused.
@@ -57,13 +60,13 @@ def train_run(
     if workers < 1:
         raise BadInput("workers", workers, "an integer >= 1", where=name)
     resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
+    handed = [ray.put((work, pack(given)))]  # in a list, or Ray would load it before the call
     if workers == 1:
-        return _alone(name, work, given, resources, threads)
+        return _alone(name, handed, resources, threads, sealed)
     # here, since every process of a run imports this module and few begin a Train run: a second each
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    packed = pack(given)
 
     def on_worker() -> Any:
         import ray.train.torch
@@ -72,7 +75,7 @@ def train_run(
             torch.cuda.set_device(ray.train.torch.get_device())
         context = ray.train.get_context()
         shard = context.get_world_rank(), context.get_world_size()
-        made = _worked(work, packed, shard, threads)
+        made = _worked(handed, shard, threads, sealed)
         return made if shard[0] == 0 else None
 
     place = Path(scratch).absolute()
@@ -100,9 +103,15 @@ def train_run(
             raise RayUnlearnError(f"{name} failed: {sentence([*raised, error][0])}") from error
 
 
-def _worked(work: Callable[[Any, Shard], Any], packed: Any, shard: Shard, threads: int) -> Any:
-    """What a worker of a shard does, packed."""
+def _worked(handed: Sequence[ray.ObjectRef[Any]], shard: Shard, threads: int, sealed: bool) -> Any:
+    """What a worker of a shard does, packed.
+
+    It is handed a reference to what it does and to what, since whatever is loaded is loaded behind the seal.
+    """
+    if sealed:
+        seal()
     torch.set_num_threads(threads)
+    work, packed = fetch(handed[0])
     return pack(work(unpack(packed), shard))
 
 
@@ -118,12 +127,16 @@ _AloneActor: Any = ray.remote(_Alone)
 
 
 def _alone(
-    name: str, work: Callable[[Any, Shard], Any], given: Any, resources: dict[str, float], threads: int
+    name: str,
+    handed: Sequence[ray.ObjectRef[Any]],
+    resources: dict[str, float],
+    threads: int,
+    sealed: bool,
 ) -> Any:
     """`train_run` of one worker."""
     actor = _AloneActor.options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0)).remote()
     try:
-        return unpack(fetch(actor.run.remote(work, pack(given), (0, 1), threads)))
+        return unpack(fetch(actor.run.remote(handed, (0, 1), threads, sealed)))
     except Exception as error:
         if isinstance(error, BadInput) or is_loss(error):
             raise

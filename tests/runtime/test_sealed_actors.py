@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import http.server
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ import pytest
 import ray
 import torch
 
-from rayunlearn.errors import AccessDenied
+from rayunlearn.errors import AccessDenied, RayUnlearnError
 from rayunlearn.evaluation.stand_ins import StandInSettings
 from rayunlearn.evaluation.synthetic import balanced_labels
 from rayunlearn.inversion.deep_inversion import InversionSettings
@@ -16,6 +18,7 @@ from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.sealed import SealedActor, invert, measure, probe_stand_in
+from rayunlearn.runtime.train_run import train_run
 from rayunlearn.runtime.wire import pack, unpack
 from tests.results.ledgers import row_of
 from tests.runtime.tiny import original
@@ -140,6 +143,120 @@ def test_no_other_process_can_be_started(actor: Any) -> None:
 
     with pytest.raises(AccessDenied, match="in a sealed process"):
         ask(actor, planted)
+
+
+@ray.remote
+class Librarian:
+    """An actor that is not sealed, under a name."""
+
+    def digits(self) -> int:
+        """How many there are."""
+        from sklearn.datasets import load_digits
+
+        return len(load_digits().target)
+
+
+def test_nobody_else_can_be_asked_for_data(actor: Any, cluster: None) -> None:
+    """No Ray task is submitted, no actor created, found or called, by whatever way; the control does all."""
+    librarian: Any = Librarian.options(name="librarian", namespace="sealed").remote()  # type: ignore[attr-defined]
+
+    def by_task() -> int:
+        def load() -> int:
+            from sklearn.datasets import load_digits
+
+            return len(load_digits().target)
+
+        return int(ray.get(ray.remote(load).remote()))
+
+    def by_options() -> int:
+        return int(ray.get(ray.remote(lambda: 1797).options(num_cpus=0).remote()))
+
+    def by_actor() -> int:
+        class Loader:
+            def load(self) -> int:
+                return 1797
+
+        return int(ray.get(ray.remote(Loader).remote().load.remote()))  # type: ignore[attr-defined]
+
+    def by_name() -> int:
+        return int(ray.get(ray.get_actor("librarian", namespace="sealed").digits.remote()))
+
+    def by_handle(handle: Any) -> int:
+        return int(ray.get(handle.digits.remote()))
+
+    assert by_task() == by_options() == by_actor() == by_name() == by_handle(librarian) == 1797
+    for planted in (by_task, by_options, by_actor, by_name):
+        with pytest.raises(AccessDenied, match="Ray (task|actor) in a sealed process"):
+            ask(actor, planted)
+    with pytest.raises(AccessDenied, match="call of a Ray actor in a sealed process"):
+        unpack(ray.get(actor.run.remote(by_handle, librarian)))
+    ray.kill(librarian)
+
+
+def test_nothing_comes_over_the_network(actor: Any, cluster: None) -> None:
+    """Neither HTTP nor a bare socket nor a look-up of a name; the control, this process, gets an answer."""
+    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    port = int(served.server_address[1])
+
+    def by_http(port: int) -> int:
+        import urllib.request
+
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=9) as answer:
+            return int(answer.status)
+
+    def by_socket(port: int) -> int:
+        import socket
+
+        with socket.create_connection(("127.0.0.1", port), timeout=9) as open_socket:
+            open_socket.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return 200 if b"200" in open_socket.recv(64) else 0
+
+    def by_datagram(port: int) -> int:
+        import socket
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as open_socket:
+            return 200 if open_socket.sendto(b"x", ("127.0.0.1", port)) else 0
+
+    def by_listening(port: int) -> int:
+        import socket
+
+        with socket.socket() as open_socket:
+            open_socket.bind(("127.0.0.1", 0))
+            return 200
+
+    def by_name(port: int) -> int:
+        import socket
+
+        return 200 if socket.getaddrinfo("localhost", port) else 0
+
+    ways = (by_http, by_socket, by_datagram, by_listening, by_name)
+    assert [way(port) for way in ways] == [200] * len(ways)
+    for way in ways:
+        with pytest.raises(AccessDenied, match=r"socket\.\w+ in a sealed process"):
+            ask(actor, way, port)
+    served.shutdown()
+
+
+def test_a_worker_is_sealed_before_it_unpacks(cluster: None, tmp_path: Path) -> None:
+    """What a sealed worker is given is unpacked behind the seal; one that is not sealed opens the file."""
+    secret = tmp_path / "secret"
+    secret.write_text("data")
+
+    class Opening:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.read_text, (secret,)
+
+    for workers in (1, 2):
+        def ran(sealed: bool, workers: int = workers) -> Any:
+            return train_run(
+                "reading", lambda given, shard: given, Opening(), tmp_path / "t", workers=workers,
+                cpus_per_worker=0.5, gpus_per_worker=0, threads=1, sealed=sealed,
+            )  # fmt: skip
+
+        assert ran(False) == "data"
+        with pytest.raises(RayUnlearnError, match="open of .*secret in a sealed process"):
+            ran(True)
 
 
 def test_what_a_run_computes_works(actor: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from rayunlearn.errors import BadInput, IntegrityError
 from rayunlearn.methods.gkt.cycle import run_cycle
@@ -13,9 +13,10 @@ from rayunlearn.methods.gkt.generator import Generator
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.methods.gkt.student import Student
 from rayunlearn.methods.gkt.teacher import Teacher
-from rayunlearn.methods.unlearning import Handed, Method, Unlearning
+from rayunlearn.methods.unlearning import Handed, Method, Unlearning, Weights
 from rayunlearn.models.classifiers import Classifier, build_classifier
 from rayunlearn.models.generators import GeneratorSpec, build_generator
+from rayunlearn.models.weights import version_id
 from rayunlearn.seeds import derive_seed
 
 
@@ -27,9 +28,10 @@ def build_teacher(handed: Handed, settings: GKTSettings, device: str = "cpu") ->
 def build_student(handed: Handed, settings: GKTSettings, device: str = "cpu") -> Student:
     """A student with random weights; that they are not the teacher's is checked, not assumed."""
     model = build_classifier(handed.spec, derive_seed(handed.seed, "student"))
+    teacher = handed.digests or _digests(handed.weights)
     for name, parameter in model.named_parameters():
         drawn = parameter.dim() > 1  # biases and BatchNorm's affine parameters start at constants
-        if drawn and torch.equal(parameter.detach(), handed.weights[name]):
+        if drawn and _digest(name, parameter) == teacher[name]:
             raise IntegrityError(f"the student starts with the teacher's {name}; it must start random")
     return Student(model, settings, device)
 
@@ -52,14 +54,23 @@ def build_run_generator(handed: Handed, settings: GKTSettings, device: str = "cp
 
 
 def share_out(handed: Handed) -> tuple[Handed, Handed, Handed]:
-    """What the teacher, the student and the generator need of what a run is handed."""
-    # the student needs the teacher's matrices only to check that it does not start from them
-    matrices = {k: v for k, v in handed.weights.items() if v.dim() > 1}
+    """What the teacher, the student and the generator need of what a run is handed.
+
+    The student is not handed the teacher's weights: digests serve to check that it does not start from them.
+    """
     return (
         replace(handed, inverted=None),
-        replace(handed, inverted=None, weights=matrices),
+        replace(handed, inverted=None, weights={}, digests=_digests(handed.weights)),
         replace(handed, weights={}),
     )
+
+
+def _digests(weights: Weights) -> dict[str, str]:
+    return {name: _digest(name, weight) for name, weight in weights.items() if weight.dim() > 1}
+
+
+def _digest(name: str, weight: Tensor) -> str:
+    return version_id({name: weight.detach()})
 
 
 class GKTRun(Unlearning):
