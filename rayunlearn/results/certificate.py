@@ -49,9 +49,10 @@ KINDS = {
 """What a run can be handed; all but the weights is real data or was made from it."""
 
 _SEALED = (
-    "A run is handed what its method declares and nothing else, and its processes are sealed before anything "
-    "else runs in them: an audit hook and an import guard refuse every way by which Python code opens a "
-    "dataset (a guard against mistakes and habits, no sandbox against hostile native code)."
+    "A run is handed what its method declares and nothing else. Its processes are sealed before they load "
+    "anything of the run: Python code in them opens no file outside the installed software, imports no module "
+    "that loads data, starts no process, connects no socket, and calls no Ray task or actor. This is a guard "
+    "against mistakes and habits. It is no sandbox: native code, or code that undoes the guard, is not held."
 )
 _NOT_SEALED = (
     "A run is handed what its method declares and nothing else; that its processes were sealed besides is "

@@ -221,9 +221,9 @@ def test_a_zero_shot_run_touched_no_data(served: Store) -> None:
     data = made(served, "r1")["data"]
     assert data["real"] is False and data["enforced"].startswith("A run is handed")
     assert [(handed["kind"], handed["sha256"]) for handed in data["handed"]] == [("weights", IDS[1])]
-    assert "Real data: none." in page(served, "r1").text and "audit hook" in page(served, "r1").text
+    assert "Real data: none." in page(served, "r1").text and "connects no socket" in page(served, "r1").text
     inline = page(served, "r1", sealed=set()).text
-    assert "audit hook" not in inline and "not known of the placement 'split'" in inline
+    assert "connects no socket" not in inline and "not known of the placement 'split'" in inline
 
 
 def test_data_that_any_attempt_was_handed_is_told() -> None:
