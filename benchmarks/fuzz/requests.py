@@ -280,7 +280,7 @@ def taken_in(store: Store) -> Intake:
 
     def check(entries: Any, received: Any) -> tuple[Intake, list[Row]]:
         return take_in(
-            reader, entries, method="gkt", num_classes=10, check_samples=lambda roles: None,
+            reader, entries, method="gkt", num_classes=10, check_samples=lambda roles, head: None,
             read_examples=lambda request: _examples(store, request),
             config_hash="c0", now=NOON, received=received,
         )  # fmt: skip

@@ -44,6 +44,8 @@ class DataSettings:
         train_per_class: at most so many training images of a class; None takes all.
         test_per_class: the same of test images.
         mislabelling: wrong labels that training images get on purpose; None where all stay as they are.
+        sha256: of the samples and their split, 64 hex digits: other data are refused. None takes any; a
+            lineage's own data go by what was recorded when it began.
     """
 
     dataset: str = "digits"
@@ -51,6 +53,7 @@ class DataSettings:
     train_per_class: int | None = None
     test_per_class: int | None = None
     mislabelling: Mislabelling | None = None
+    sha256: str | None = field(default=None, metadata={"before": None})
 
     def __post_init__(self) -> None:
         """Check what can be checked here; whether there is such a dataset shows where the data is opened."""
@@ -63,6 +66,8 @@ class DataSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadInput(f"data.{name}", value, "a whole number >= 1, or None for all")
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise BadInput("data.sha256", self.sha256, "64 hex digits, or None")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,9 +50,10 @@ KINDS = {
 
 _SEALED = (
     "A run is handed what its method declares and nothing else. Its processes are sealed before they load "
-    "anything of the run: Python code in them opens no file outside the installed software, imports no module "
-    "that loads data, starts no process, connects no socket, and calls no Ray task or actor. This is a guard "
-    "against mistakes and habits. It is no sandbox: native code, or code that undoes the guard, is not held."
+    "anything of the run: Python code in them opens no file outside the installed software, imports no "
+    "module that loads data, starts no process, connects no socket, and calls no Ray task or actor. This is "
+    "a guard against mistakes and habits. It is no sandbox: native code, or code that undoes the guard, is "
+    "not held."
 )
 _NOT_SEALED = (
     "A run is handed what its method declares and nothing else; that its processes were sealed besides is "

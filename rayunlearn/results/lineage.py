@@ -25,6 +25,7 @@ class Version:
         classes_forgotten: by this version and all before it.
         samples_forgotten: single samples, likewise: indices into the dataset.
         model: fields of its classifier spec.
+        data_hash: of the samples and their split, as the lineage began; None where nobody recorded it.
     """
 
     version: str
@@ -36,6 +37,7 @@ class Version:
     classes_forgotten: tuple[int, ...]
     samples_forgotten: tuple[int, ...] = ()
     model: dict[str, Any]
+    data_hash: str | None = None
 
 
 def versions(reader: LedgerReader, lineage: str) -> list[Version]:
@@ -53,6 +55,7 @@ def versions(reader: LedgerReader, lineage: str) -> list[Version]:
             classes_forgotten=tuple(row["classes_forgotten"]),
             samples_forgotten=tuple(row["samples_forgotten"] or ()),
             model=json.loads(row["model"]),
+            data_hash=row["data_hash"],
         )
     return list(found.values())
 

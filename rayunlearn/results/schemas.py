@@ -31,6 +31,7 @@ ADDED = {
     ("checkpoints", "kept"): 5,
     ("trials", "second_predicted"): 5,
     ("runs", "traceback"): 5,
+    ("versions", "data_hash"): 5,
 }
 """(table, column) -> the schema version that it came with; entries of an earlier one have no value there."""
 
@@ -161,11 +162,12 @@ SCHEMAS: dict[str, pa.Schema] = {
             "classes_forgotten": _INTS,
             "samples_forgotten": _INTS,  # indices into the dataset
             "model": _STRING,
+            "data_hash": _STRING,  # of the samples and their split, as the lineage began
             "event": _STRING,
             "created_at": _TIME,
             "at": _TIME,
         },
-        null=("parent", "run_id", "samples_forgotten"),
+        null=("parent", "run_id", "samples_forgotten", "data_hash"),
     ),
     "plans": _schema(
         "plans",

@@ -30,6 +30,7 @@ from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.labelled import mislabelled_by_task
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.remote import fetch
+from rayunlearn.runtime.requested import data_of
 from rayunlearn.runtime.runs import RunFiles, kept_runs
 from rayunlearn.runtime.shadows import shadow_jobs, shadow_models
 from rayunlearn.runtime.training import TrainingJob, train_gold, train_original, training_job
@@ -214,7 +215,7 @@ class Auditor:
     def _job(self, version: Version, gold: int | None = None) -> TrainingJob:
         spec = ClassifierSpec.from_dict(version.model)
         return training_job(
-            self.context.recipe,
+            replace(self.context.recipe, data=data_of(self.context.recipe.data, version)),
             spec,
             self.context.seed,
             excluded=version.classes_forgotten,
@@ -280,7 +281,7 @@ class Auditor:
         """Shadow models for the likelihood ratio attack, where it is asked for."""
         if "likelihood_ratio" not in measurable(self.settings.measures, version.classes_forgotten):
             return []
-        forget, data = version.classes_forgotten, self.context.recipe.data
+        forget, data = version.classes_forgotten, data_of(self.context.recipe.data, version)
         split_seed = derive_seed(self.context.seed, "split")
         self.context.progress.phase("audit", f"train {self.settings.shadows} shadow models")
         candidates = fetch(_shadow_candidates.remote(data, split_seed, forget))
@@ -312,7 +313,7 @@ class Auditor:
             golds=golds,
             checkpoints=target.checkpoints,
             chosen=target.chosen,
-            data=self.context.recipe.data,
+            data=data_of(self.context.recipe.data, version),
             split_seed=derive_seed(self.context.seed, "split"),
             settings=self.settings,
             seed=derive_seed(self.context.seed, "audit", str(version.run_id)),

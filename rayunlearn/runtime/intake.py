@@ -91,7 +91,7 @@ def take_in(
     *,
     method: str,
     num_classes: int,
-    check_samples: Callable[[Roles], None],
+    check_samples: Callable[[Roles, Version | None], None],
     read_examples: Callable[[Request], str],
     config_hash: str,
     now: datetime,
@@ -108,7 +108,8 @@ def take_in(
         entries: the requests, in order.
         method: that will serve those that ask for none.
         num_classes: of a lineage that has no version yet.
-        check_samples: refuses single samples that cannot be forgotten; asked where data may be read.
+        check_samples: refuses single samples that cannot be forgotten by a lineage with this last version,
+            None where it has none; asked where data may be read.
         read_examples: takes a request's examples in and says by which reference they are kept.
         config_hash: of the settings; a request that failed under others is tried again.
         now: the time of receipt of what has none.
@@ -173,7 +174,7 @@ def take_in(
                 samples_forgotten=gone["samples"],
                 served_ids=() if again else tuple(events),
             )
-            check_samples(roles_of(entry, classes, gone["classes"], gone["samples"]))
+            check_samples(roles_of(entry, classes, gone["classes"], gone["samples"]), head)
         except BadInput as error:
             rejected.append(_refused(entry, error))
             if again and waits(before):

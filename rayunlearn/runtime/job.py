@@ -28,6 +28,7 @@ from rayunlearn.runtime.cluster import Placement, connect
 from rayunlearn.runtime.context import Context, Progress
 from rayunlearn.runtime.intake import Intake, name_of, read_requests
 from rayunlearn.runtime.machine import report_facts
+from rayunlearn.runtime.recovery import is_of_the_service
 from rayunlearn.runtime.remote import sentence
 from rayunlearn.runtime.retention import retain_images
 from rayunlearn.runtime.service import Place, Service, exit_code, interruptible
@@ -95,12 +96,12 @@ def run_job(
                         _show_plan(console, service, taken.intake)
                         return ExitCode.BAD_INPUT if taken.intake.rejected else ExitCode.OK
                     outcomes = service.serve(taken.intake, taken.add)
-                    if settings.audit.enabled:
-                        service.audit()
+                    unaudited = _audited(service, settings, progress)
                     code = exit_code(taken.intake, outcomes)
-                    _finish(console, service, settings, taken.intake, keep=keep)
+                    # what was not audited is kept, so that the next job can audit it
+                    _finish(console, service, settings, taken.intake, keep=keep or bool(unaudited))
                     if not watch:
-                        for error in service.held.values():
+                        for error in (*service.held.values(), *unaudited):
                             raise error
                         return code
                     entries = []
@@ -108,6 +109,19 @@ def run_job(
     except RayUnlearnError as error:
         console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
         return error.exit_code
+
+
+def _audited(service: Service, recipe: Recipe, progress: JobProgress) -> list[Exception]:
+    """Audit what was published, where the recipe asks for it; what is in the way stops nothing else."""
+    try:
+        if recipe.audit.enabled:
+            service.audit()
+    except Exception as error:
+        if is_of_the_service(error):
+            raise
+        progress.say(f"the audit failed: {sentence(error)}")
+        return [error]
+    return []
 
 
 class Taken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import ray
@@ -10,6 +11,7 @@ import torch
 from rayunlearn.data.datasets import LabelledImages, content_hash, load_dataset
 from rayunlearn.data.mislabelling import Mislabelled, mislabel
 from rayunlearn.data.splits import Split, limited, split
+from rayunlearn.errors import BadInput
 from rayunlearn.recipes import DataSettings
 from rayunlearn.runtime.remote import fetch
 
@@ -46,11 +48,28 @@ def mislabelled_by_task(data: DataSettings, split_seed: int) -> Mislabelled | No
     return found
 
 
+def data_hash(dataset: LabelledImages, parts: Split) -> str:
+    """SHA-256 of samples and split, 64 hex digits: what an index or a label means hangs on both.
+
+    Labels are those that are right, whatever the recipe mislabels.
+    """
+    digest = hashlib.sha256(dataset.hash.encode())
+    for ids in (parts.train_ids, parts.test_ids):
+        digest.update(f"{len(ids)}:".encode())
+        digest.update(ids.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
 def _right_data(data: DataSettings, split_seed: int) -> tuple[LabelledImages, Split]:
     dataset = load_dataset(data.dataset)
     parts = split(dataset, data.test_fraction, split_seed)
     limits = {"train_per_class": data.train_per_class, "test_per_class": data.test_per_class}
-    return dataset, limited(parts, dataset.labels, **limits)
+    parts = limited(parts, dataset.labels, **limits)
+    if data.sha256 is not None and (found := data_hash(dataset, parts)) != data.sha256:
+        allowed = f"{data.sha256}, as when the lineage began; give it the data and the split of then, or "
+        allowed += "begin another lineage"
+        raise BadInput(f"SHA-256 of the samples of {data.dataset!r} and their split", found, allowed)
+    return dataset, parts
 
 
 def _mislabelled(data: DataSettings, right: LabelledImages, parts: Split) -> Mislabelled | None:

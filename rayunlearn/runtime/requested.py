@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from rayunlearn.errors import BadInput
+from rayunlearn.recipes import DataSettings
 from rayunlearn.results.ledger import LedgerReader
+from rayunlearn.results.lineage import Version
 from rayunlearn.roles import Roles
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
@@ -68,6 +70,14 @@ def require_same_seed(reader: LedgerReader, root: int, where: str) -> None:
             raise BadInput(
                 "--seed", root, f"the seed that {where} was begun with; another takes another --storage"
             )
+
+
+def data_of(data: DataSettings, version: Version) -> DataSettings:
+    """The data of a version's lineage: other samples, or another split, are refused where they are opened.
+
+    A lineage that began before its data were recorded takes any.
+    """
+    return data if version.data_hash is None else replace(data, sha256=version.data_hash)
 
 
 def request_row(request: Request, event: str, now: datetime, **columns: Any) -> dict[str, Any]:

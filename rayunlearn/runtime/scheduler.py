@@ -69,8 +69,11 @@ class Scheduler:
         classes_forgotten: Sequence[int],
         samples_forgotten: Sequence[int] = (),
         run: str | None,
+        data_hash: str | None = None,
     ) -> Version:
         """Store weights under their hash and record them as the lineage's new version.
+
+        Of a lineage's data the hash is given with its original, and goes on with every version.
 
         Raises:
             StorageHeld: another scheduler has taken over the storage location; nothing was stored.
@@ -95,6 +98,7 @@ class Scheduler:
                         "classes_forgotten": sorted(classes_forgotten),
                         "samples_forgotten": sorted(samples_forgotten),
                         "model": json.dumps(spec.to_dict()),
+                        "data_hash": parent.data_hash if parent else data_hash,
                         "event": "published",
                         "created_at": now,
                         "at": now,

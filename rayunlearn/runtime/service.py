@@ -51,7 +51,7 @@ from rayunlearn.runtime.generators import pretrained_name, train_on_data_task
 from rayunlearn.runtime.grants import check_samples_by_task
 from rayunlearn.runtime.intake import Intake, Row, drain, take_in
 from rayunlearn.runtime.remote import fetch
-from rayunlearn.runtime.requested import require_same_seed
+from rayunlearn.runtime.requested import data_of, require_same_seed
 from rayunlearn.runtime.retention import purge
 from rayunlearn.runtime.scheduler import Outcome, Scheduler
 from rayunlearn.runtime.train_ensemble import TrainEnsemble
@@ -126,7 +126,10 @@ class Service:
         self.reader = LedgerReader(context.store)
         self.inbox, self.open_requests = Inbox(context.store), OpenRequests(self.reader)
         require_same_seed(self.reader, context.seed, context.store.where)
-        self.spec = describe(recipe.data, recipe.model.name, recipe.model.width)
+        self.split_seed = derive_seed(context.seed, "split")
+        self.spec, self.data_hash = describe(
+            recipe.data, recipe.model.name, recipe.model.width, self.split_seed
+        )
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
         self.generator = None if generator is None else load_weights_file(generator)
         self._schedulers: dict[str, Scheduler] = {}
@@ -194,14 +197,15 @@ class Service:
         name = pretrained_name(recipe, parent.lineage, parent.version)
         if not store.exists(name):
             self.context.progress.phase("generator", "train on the data")
-            split_seed, seed = (derive_seed(self.context.seed, what) for what in ("split", "pretrained"))
+            seed = derive_seed(self.context.seed, "pretrained")
             gone = Roles(
                 retain=(), target=(), forgotten=parent.classes_forgotten,
                 forgotten_samples=parent.samples_forgotten,
             )  # fmt: skip
             task = train_on_data_task.remote(
-                recipe.data, self.spec, recipe.few_shot, split_seed, seed, gone, self.place.threads
-            )
+                data_of(recipe.data, parent), self.spec, recipe.few_shot, self.split_seed, seed, gone,
+                self.place.threads,
+            )  # fmt: skip
             trained: dict[str, Tensor] = fetch(task)
             store.put(name, weights_to_bytes(trained))
             self.context.progress.done()
@@ -273,18 +277,21 @@ class Service:
         *,
         record: bool,
     ) -> tuple[Intake, list[Row]]:
-        split_seed = derive_seed(self.context.seed, "split")
         return take_in(
             self.reader,
             entries,
             method=self.context.recipe.method,
             num_classes=self.spec.num_classes,
-            check_samples=lambda roles: check_samples_by_task(self.context.recipe.data, split_seed, roles),
+            check_samples=self._check_samples,
             read_examples=lambda request: self._examples(request, record=record),
             config_hash=self.scheduler.config_hash,
             now=self.context.clock(),
             received=received,
         )
+
+    def _check_samples(self, roles: Roles, head: Version | None) -> None:
+        data = self.context.recipe.data
+        check_samples_by_task(data if head is None else data_of(data, head), self.split_seed, roles)
 
     def with_examples(self, request: Request) -> Request:
         """A request with its examples taken in, so that they can be found by reference.
@@ -348,7 +355,9 @@ class Service:
         weights = self.given
         if weights is None:
             self.context.progress.phase(f"lineage {lineage}", "train the original")
-            original = training_job(self.context.recipe, self.spec, self.context.seed)
+            recipe = self.context.recipe
+            recipe = replace(recipe, data=replace(recipe.data, sha256=self.data_hash))
+            original = training_job(recipe, self.spec, self.context.seed)
             if "training_log" in self.method.data_access:
                 weights, log = train_logged_original(original, threads=self.place.threads)
                 keep_log(self.context.store, lineage, log)
@@ -363,6 +372,7 @@ class Service:
             request_ids=[],
             classes_forgotten=(),
             run=None,
+            data_hash=self.data_hash,
         )
 
     def audit(self) -> None:

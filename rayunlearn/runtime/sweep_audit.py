@@ -26,6 +26,7 @@ from rayunlearn.results.sweeps import SweepView, real_figures, trial_run
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.labelled import open_data
 from rayunlearn.runtime.remote import fetch
+from rayunlearn.runtime.requested import data_of
 from rayunlearn.runtime.sweep_files import trial_files
 from rayunlearn.seeds import derive_seed
 
@@ -73,7 +74,8 @@ def audit_sweep(
         forget = tuple(sorted({*parent.classes_forgotten, *classes}))
         retain = tuple(c for c in range(spec.num_classes) if c not in forget)
         split_seed = derive_seed(context.seed, "split")
-        task = _count.remote(context.recipe.data, split_seed, spec, students, (retain, forget), threads)
+        data = data_of(context.recipe.data, parent)
+        task = _count.remote(data, split_seed, spec, students, (retain, forget), threads)
         found: Counted = fetch(task)
         rows = []
         for name_of_trial, weights in students.items():

@@ -26,7 +26,7 @@ from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_clas
 from rayunlearn.models.weights import load_into, weights_from_bytes, weights_to_bytes
 from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.runtime.device import own_device
-from rayunlearn.runtime.labelled import open_data
+from rayunlearn.runtime.labelled import data_hash, open_data
 from rayunlearn.runtime.remote import fetch
 from rayunlearn.runtime.train_run import Shard, train_run
 from rayunlearn.seeds import derive_seed
@@ -218,9 +218,11 @@ def fit_gold(job: TrainingJob, original: Mapping[str, Tensor], *, shard: Shard |
 
 
 @ray.remote
-def _describe(data: DataSettings, name: str, width: float, threads: int) -> ClassifierSpec:
+def _describe(
+    data: DataSettings, name: str, width: float, split_seed: int, threads: int
+) -> tuple[ClassifierSpec, str]:
     torch.set_num_threads(threads)
-    return classifier_spec(data, name, width)
+    return classifier_spec(data, name, width), data_hash(*open_data(data, split_seed))
 
 
 @ray.remote
@@ -236,10 +238,12 @@ def _fit_logged(job: TrainingJob, threads: int) -> tuple[bytes, bytes]:
     return weights_to_bytes(model.state_dict()), weights_to_bytes(log_to_tensors(log))
 
 
-def describe(data: DataSettings, name: str, width: float) -> ClassifierSpec:
-    """`classifier_spec`, asked of another process: the driver itself never loads data."""
-    spec: ClassifierSpec = fetch(_describe.remote(data, name, width, 1))
-    return spec
+def describe(
+    data: DataSettings, name: str, width: float, split_seed: int
+) -> tuple[ClassifierSpec, str]:
+    """`classifier_spec` and `data_hash`, asked of another process: the driver itself never loads data."""
+    spec, digest = fetch(_describe.remote(data, name, width, split_seed, 1))
+    return spec, digest
 
 
 def train_original(job: TrainingJob, *, cpus: float = 1.0, threads: int = 1) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ from rayunlearn.runtime.machine import code_version
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.recovery import is_of_the_service, outlasting
 from rayunlearn.runtime.remote import recorded, sentence
-from rayunlearn.runtime.requested import request_row, roles_of, run_seed
+from rayunlearn.runtime.requested import data_of, request_row, roles_of, run_seed
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.training_logs import drop_steps, load_log
 from rayunlearn.scheduling.gate import Verdict, judge
@@ -309,7 +309,8 @@ class Run:
 
     def _granted(self, access: Collection[str]) -> Granted:
         split_seed = derive_seed(self.context.seed, "split")
-        return self.scheduler.grant(self.recipe.data, split_seed, self.roles, access)
+        data = data_of(self.recipe.data, self.parent)
+        return self.scheduler.grant(data, split_seed, self.roles, access)
 
     def _unlearn(self, ensemble: Ensemble, steps: int) -> Choice:
         """Steps until the stopping rule says stop or the method's end is reached; then its choice."""

@@ -123,6 +123,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "classes_forgotten": [0],
         "samples_forgotten": [17, 254],
         "model": '{"name": "allcnn"}',
+        "data_hash": "da7a",
         "event": "published",
         "created_at": NOON,
         "at": NOON,
@@ -181,7 +182,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 NULLABLE = [(table, field.name) for table in SCHEMAS for field in SCHEMAS[table] if field.nullable]
 WRITTEN = (
-    "30d12ed17413522b", "0d06a303da7132b6", "c225244369b92a58", "88cf9dc0918bf180", "33df728a699c044d",
+    "30d12ed17413522b", "0d06a303da7132b6", "c225244369b92a58", "88cf9dc0918bf180", "44f8eef16d1b456e",
 )  # fmt: skip
 """Of each schema version, the start of a hash of all tables' columns."""
 
@@ -235,11 +236,13 @@ def test_rows_of_earlier_schemas_are_brought_up_to_date() -> None:
     assert {version for version in ADDED.values()} <= set(range(2, SCHEMA_VERSION + 1))
     assert all(SCHEMAS[table].field(column).nullable for table, column in ADDED)
     old = schema_written_under("versions", 1)
-    assert [n for n in SCHEMAS["versions"].names if n not in old.names] == ["samples_forgotten"]
+    assert [n for n in SCHEMAS["versions"].names if n not in old.names] == [
+        "samples_forgotten", "data_hash"
+    ]  # fmt: skip
     rows = table_from_rows("versions", [ROWS["versions"]])
-    before = brought_up_to_date("versions", rows.drop_columns(["samples_forgotten"]))
+    before = brought_up_to_date("versions", rows.drop_columns(["samples_forgotten", "data_hash"]))
     assert before.schema.equals(SCHEMAS["versions"], check_metadata=True)
-    assert before.to_pylist() == [ROWS["versions"] | {"samples_forgotten": None}]
+    assert before.to_pylist() == [ROWS["versions"] | {"samples_forgotten": None, "data_hash": None}]
     for table in SCHEMAS:
         assert schema_written_under(table, SCHEMA_VERSION).equals(SCHEMAS[table])
 

@@ -263,7 +263,7 @@ def take(
         return keep_examples(store, read_examples(said, spec, request.target))
 
     intake, found = take_in(
-        scheduler.reader, entries, method=method, num_classes=10, check_samples=lambda roles: None,
+        scheduler.reader, entries, method=method, num_classes=10, check_samples=lambda roles, head: None,
         read_examples=kept, config_hash=scheduler.config_hash, now=NOON,
     )  # fmt: skip
     scheduler.context.ledger.append("requests", found)

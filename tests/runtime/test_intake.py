@@ -64,7 +64,7 @@ def taken(
 
     def check(entries: Any, received: Any) -> tuple[Intake, list[Row]]:
         return take_in(
-            reader, entries, method=method, num_classes=10, check_samples=lambda roles: None,
+            reader, entries, method=method, num_classes=10, check_samples=lambda roles, head: None,
             read_examples=lambda request: keep_examples(
                 store, referred_to(store, Inbox(store), request)
             ),

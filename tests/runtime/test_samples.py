@@ -263,7 +263,7 @@ def taken_in(scheduler: Scheduler, text: str) -> tuple[Intake, dict[str, str]]:
         parse_requests(text, "f"),
         method=recipe.method,
         num_classes=10,
-        check_samples=functools.partial(check_samples, recipe.data, seed),
+        check_samples=lambda roles, head: check_samples(recipe.data, seed, roles),
         read_examples=lambda request: str(request.examples),
         config_hash=scheduler.config_hash,
         now=NOON,

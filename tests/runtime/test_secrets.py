@@ -85,7 +85,7 @@ def serve(store: Store) -> None:
         asked = [Request(request_id="served", target=(0,)), Request(request_id="bad", target=(99,))]
         intake, rows = take_in(
             LedgerReader(store), asked, method="gkt", num_classes=10, config_hash="c0", now=NOON,
-            check_samples=lambda roles: None, read_examples=lambda request: "",
+            check_samples=lambda roles, head: None, read_examples=lambda request: "",
         )  # fmt: skip
         context.ledger.append("requests", rows)
         dispatcher = Dispatcher(

@@ -19,7 +19,7 @@ from rayunlearn.runtime.context import Quiet
 from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.intake import Intake
 from rayunlearn.runtime.job import Taken
-from rayunlearn.runtime.labelled import open_data
+from rayunlearn.runtime.labelled import data_hash, open_data
 from rayunlearn.runtime.scheduler import Outcome
 from rayunlearn.runtime.service import Place, Service, exit_code
 from rayunlearn.runtime.training import fit, fit_logged, training_job
@@ -383,6 +383,7 @@ def test_a_method_that_needs_the_training_log(serve: Any, weights_file: Path) ->
     chain = versions(LedgerReader(store), "default")
     assert [v.classes_forgotten for v in chain] == [(), (0,), (0, 2)]
     job = training_job(recipe, original()[0], 0)
+    assert {v.data_hash for v in chain} == {data_hash(*open_data(recipe.data, job.split_seed))}
     assert chain[0].version == version_id(fit(job).state_dict())
     assert store.exists("logs/default.safetensors")
     assert len(load_log(store, "default").updates) < len(fit_logged(job)[1].updates)
