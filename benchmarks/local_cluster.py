@@ -6,6 +6,7 @@ Every node has ports of its own; all end by process id, also those that a kill l
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -14,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
@@ -27,6 +29,10 @@ QUICK = {
     "RAY_health_check_failure_threshold": "3",
 }
 """A node is taken for dead after 1.5 s without an answer; by default Ray takes 15 s and more."""
+
+
+FAKE = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+"""For Ray's autoscaler on one machine, whose nodes are processes of the head's."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -50,13 +56,17 @@ def environment(**more: str) -> dict[str, str]:
 class Node:
     """A node: `ray start --block` and all that it has started."""
 
-    def __init__(self, folder: Path, cpus: int, address: str | None) -> None:
+    def __init__(
+        self, folder: Path, cpus: int, address: str | None, autoscaling: Callable[[str], Path] | None = None
+    ) -> None:
         port, dashboard, client, agent, agent_grpc, runtime_env, metrics = free_ports(7)
         where = [f"--address={address}"] if address else ["--head", f"--port={port}", f"--temp-dir={folder}"]
         if not address:
             where += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
             where += ["--include-dashboard=false"]
         self.address = address or f"127.0.0.1:{port}"
+        if autoscaling is not None:
+            where += [f"--autoscaling-config={autoscaling(self.address)}"]
         self.log = Path(tempfile.mkstemp(prefix="node-", suffix=".log", dir=folder)[1])
         command = [
             str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats", *where,
@@ -67,8 +77,8 @@ class Node:
         ]  # fmt: skip
         with self.log.open("w") as out:
             self._process = subprocess.Popen(
-                command, env=environment(), stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-                preexec_fn=_end_with_parent,
+                command, env=environment(**FAKE), stdout=out, stderr=subprocess.STDOUT,
+                start_new_session=True, preexec_fn=_end_with_parent,
             )  # fmt: skip
         self._root = psutil.Process(self._process.pid)
         self._seen: set[psutil.Process] = set()
@@ -109,18 +119,49 @@ class LocalCluster:
     Args:
         head_cpus: logical CPUs of the head.
         worker_cpus: of each worker node.
+        autoscaling: resources of each type of node that Ray's autoscaler may bring, two of each.
+
+    Attributes:
+        autoscaling: its configuration, a file.
     """
 
-    def __init__(self, head_cpus: int, worker_cpus: list[int]) -> None:
+    def __init__(
+        self,
+        head_cpus: int,
+        worker_cpus: list[int],
+        autoscaling: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ru", dir="/tmp"))  # Ray's sockets need a short path
         self.worker_cpus = worker_cpus
         self.head_cpus = head_cpus
         self.nodes: list[Node] = []
+        self._node_types = autoscaling
+        self.autoscaling = self.folder / "autoscaling.yaml"
+
+    def _configured(self, address: str) -> Path:
+        """Write the autoscaler's configuration, for a head at this address."""
+        head = {"resources": {"CPU": self.head_cpus}, "node_config": {}, "max_workers": 0}
+        types: dict[str, Any] = {
+            name: {"resources": dict(has), "node_config": {}, "min_workers": 0, "max_workers": 2}
+            for name, has in (self._node_types or {}).items()
+        }
+        steps = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+        content = {
+            "cluster_name": "fake", "max_workers": 2 * len(types), "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 5, "provider": {"type": "fake_multinode", "gcs_address": address},
+            "available_node_types": {"ray.head.default": head, **types}, "head_node_type": "ray.head.default",
+            "auth": {}, "docker": {}, "file_mounts": {}, "cluster_synced_files": [], "rsync_exclude": [],
+            "rsync_filter": [], "file_mounts_sync_continuously": False,
+            "initialization_commands": [], **{f"{name}_commands": [] for name in steps},
+        }  # fmt: skip
+        self.autoscaling.write_text(json.dumps(content))
+        return self.autoscaling
 
     def __enter__(self) -> LocalCluster:
         """Start the head, then the workers; one by one, for two at once would take the same sockets."""
         try:
-            self.nodes.append(Node(self.folder, self.head_cpus, None))
+            configured = None if self._node_types is None else self._configured
+            self.nodes.append(Node(self.folder, self.head_cpus, None, configured))
             self.wait()
             for cpus in self.worker_cpus:
                 self.nodes.append(Node(self.folder, cpus, self.address))

@@ -71,6 +71,9 @@ class Options:
     together: int = 1
     """Classes that requests which wait together may forget in one run; 1 serves them one after another."""
 
+    node_wait: float | None = None
+    """Seconds that a run waits for its place, also for more than the cluster has: nodes are to be added."""
+
     dry_run: bool = False
     """Check everything, show the plan, and run nothing."""
 

@@ -12,6 +12,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 
 from rayunlearn.errors import BadInput
+from rayunlearn.runtime.autoscaling import ceiling
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, SplitEnsemble
 
 KEEP_FREED_MEMORY = {
@@ -21,6 +22,10 @@ KEEP_FREED_MEMORY = {
 }
 """Environment in which glibc keeps freed memory for the next tensor of its size. Otherwise each one above
 some MiB is asked of the kernel anew and paid for page by page (`python -m benchmarks.allocator`)."""
+
+
+NODE_WAIT_S = 600.0
+"""So long a run waits for its place, while an autoscaler brings nodes or other runs end."""
 
 
 class NoRoom(BadInput):
@@ -87,8 +92,17 @@ def bundles(
     cpus_per_role: float | None = None,
     gpus_per_role: float | None = None,
     workers: int = 1,
+    bounded: bool = True,
 ) -> list[dict[str, float]]:
     """The resource bundles of a run's roles: as asked, or a fair share of what the cluster has.
+
+    Args:
+        placement: of the run.
+        cluster: what it has, or can have (`ceiling`).
+        cpus_per_role: as asked; None is a fair share.
+        gpus_per_role: likewise.
+        workers: of a colocated run.
+        bounded: refuse more than `cluster`; otherwise somebody is about to add nodes.
 
     Raises:
         NoRoom: more than the cluster can ever give.
@@ -102,7 +116,7 @@ def bundles(
         raise BadInput("resources of a role", {"CPU": cpus, "GPU": gpus}, "numbers >= 0, not both 0")
     for name, amount in bundle.items():
         has = cluster.get(name, 0)
-        if amount * n > has + 1e-9:
+        if bounded and amount * n > has + 1e-9:
             raise NoRoom(
                 "resources",
                 f"{n} x {amount:g} {name} = {n * amount:g} {name}",
@@ -112,8 +126,8 @@ def bundles(
     return [dict(bundle) for _ in range(n)]
 
 
-def reserve(wanted: list[dict[str, float]], *, timeout_s: float = 120.0) -> PlacementGroup:
-    """A placement group of these bundles, ready for use.
+def reserve(wanted: list[dict[str, float]], *, timeout_s: float = NODE_WAIT_S) -> PlacementGroup:
+    """A placement group of these bundles, ready for use; while it waits an autoscaler adds nodes for it.
 
     Raises:
         NoRoom: it was not placed in time; the message says why and what is free.
@@ -137,14 +151,29 @@ def open_ensemble(
     gpus_per_role: float | None = None,
     threads: int = 1,
     workers: int = 1,
+    node_wait_s: float | None = None,
 ) -> Ensemble:
-    """Actors for the roles of a run, or so many workers of a colocated one, in one placement group."""
+    """Actors for the roles of a run, or so many workers of a colocated one, in one placement group.
+
+    Args:
+        placement: of the run.
+        cpus_per_role: None is a fair share of what the cluster has or can have.
+        gpus_per_role: likewise.
+        threads: torch threads of each actor.
+        workers: of a colocated run.
+        node_wait_s: so long it may take until there is room, also for more than the cluster can have as
+            far as is known (`ceiling`); None is `NODE_WAIT_S`, and more than that is refused at once.
+
+    Raises:
+        NoRoom: see `bundles` and `reserve`.
+    """
     wanted = bundles(
-        placement, ray.cluster_resources(), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role,
-        workers=workers,
+        placement, ceiling(), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role, workers=workers,
+        bounded=node_wait_s is None,
     )  # fmt: skip
     kind = SplitEnsemble if placement is Placement.SPLIT else ColocatedEnsemble
-    return kind(reserve(wanted), _options(wanted), threads)
+    place = reserve(wanted, timeout_s=NODE_WAIT_S if node_wait_s is None else node_wait_s)
+    return kind(place, _options(wanted), threads)
 
 
 def ensemble_in(

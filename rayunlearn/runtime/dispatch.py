@@ -30,6 +30,9 @@ from rayunlearn.scheduling.queue import Pending, RunUnderWay
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.settings import to_json
 
+LOOK_EVERY_S = 2.0
+"""While runs go on: what has come, and whether the cluster has grown."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
@@ -58,7 +61,8 @@ class Dispatcher:
         context: of the service.
         scheduler_for: the scheduler that serves by a method.
         settings: what the plan goes by.
-        slots: runs that fit on the cluster at once.
+        slots: says how many runs fit on the cluster at once, as it is now; None carries out one at a time, in
+            this thread.
         begin_lineage: publishes a lineage's original.
         news: requests that have come since it was last asked.
         cancelled: ids of requests that were cancelled since it was last asked.
@@ -70,7 +74,7 @@ class Dispatcher:
         *,
         scheduler_for: Callable[[str], Scheduler],
         settings: PlanSettings,
-        slots: int = 1,
+        slots: Callable[[], int] | None = None,
         begin_lineage: Callable[[str], None],
         news: Callable[[], Iterable[Request]] = tuple,
         cancelled: Callable[[], Collection[str]] = frozenset,
@@ -93,7 +97,7 @@ class Dispatcher:
         """
         self._take(requests)
         for launch in self._unfinished():
-            if launch.lineage not in self.running and len(self.running) < self.slots:
+            if launch.lineage not in self.running and self._free_slots() > 0:
                 self._begin(launch)
         while True:
             self._take(self.news())
@@ -129,13 +133,18 @@ class Dispatcher:
             except Exception as error:
                 self._hold(lineage, error)
 
-    def _hold(self, lineage: str, error: BaseException) -> None:
+    def _hold(self, lineage: str, error: BaseException, also: Sequence[str] = ()) -> None:
         """Leave a lineage alone until the next job, with what was raised."""
         if not isinstance(error, Exception) or is_of_the_service(error):
             raise error
         self.held[lineage] = error
-        self.waiting = {i: r for i, r in self.waiting.items() if r.lineage != lineage}
-        self.context.progress.say(f"lineage {lineage} is held, its requests wait: {sentence(error)}")
+        ids = [*also, *(i for i, r in self.waiting.items() if r.lineage == lineage)]
+        for request_id in ids:
+            self.waiting.pop(request_id, None)
+        why = f"Lineage {lineage} is held, its requests wait: {sentence(error)}"
+        self.context.progress.say(why)
+        row = {"event": "park", "lineage": lineage, "request_ids": ids, "why": why}
+        self.context.ledger.append("plans", [{**row, "at": self.context.clock()}])
 
     def _drop(self, ids: Collection[str]) -> None:
         for request_id in ids:
@@ -169,6 +178,11 @@ class Dispatcher:
             and row["config_hash"] == self.scheduler_for(row["method"]).config_hash
         ]
 
+    def _free_slots(self) -> int:
+        """A cluster that shrank may have fewer than there are runs, which then wait for their places."""
+        slots = 1 if self.slots is None else self.slots()
+        return max(0, slots - len(self.running))
+
     def _plan(self) -> Plan:
         known = self.history.known(
             to_json(self.context.recipe),
@@ -182,7 +196,7 @@ class Dispatcher:
             methods=METHODS,
             history=known.past,
             refusals=known.refusals,
-            slots=self.slots - len(self.running),
+            slots=self._free_slots(),
             settings=self.settings,
             now=self.context.clock(),
         )
@@ -213,21 +227,22 @@ class Dispatcher:
             except BaseException as error:  # raised where the run is waited for
                 future.set_exception(error)
 
-        if self.slots == 1:
+        if self.slots is None:
             carry_out()
         else:
             Thread(target=carry_out, name=f"run of {launch.lineage}", daemon=True).start()
 
     def _settle(self) -> None:
-        """Wait for a run to end; what was refused waits again, for the plan to say what is next."""
-        done, _ = wait([future for _, _, future in self.running.values()], return_when=FIRST_COMPLETED)
+        """Wait for a run to end, or look again; what was refused waits for the plan to say what is next."""
+        runs = [future for _, _, future in self.running.values()]
+        done, _ = wait(runs, timeout=LOOK_EVERY_S, return_when=FIRST_COMPLETED)
         for lineage, (launch, _, future) in list(self.running.items()):
             if future not in done:
                 continue
             del self.running[lineage]
             error = future.exception()
             if error is not None:
-                self._hold(lineage, error)
+                self._hold(lineage, error, [request.request_id for request in launch.requests])
                 continue
             outcome = future.result()
             for request in launch.requests:

@@ -37,6 +37,8 @@ from rayunlearn.settings import override, to_json
 
 LOOK_EVERY_S = 2.0
 """Between two looks into the inbox by a job that stays."""
+HELD_FOR_S = 60.0
+"""After which it tries again what it could not go on with."""
 
 
 def run_job(
@@ -57,6 +59,7 @@ def run_job(
     gpus_per_role: float | None,
     workers: int,
     together: int,
+    node_wait: float | None,
     dry_run: bool,
     watch: bool,
     keep: bool,
@@ -71,7 +74,7 @@ def run_job(
             settings = override(tuned_settings(store, settings, tuned), list(set))
         place = Place(
             placement=Placement(placement), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role,
-            workers=workers, together=together,
+            workers=workers, together=together, node_wait_s=node_wait,
         )  # fmt: skip
         with JobProgress(console) as progress, claimed(store, wait, progress, dry_run=dry_run) as claim:
             progress.phase("Ray", "connect")
@@ -144,9 +147,11 @@ class Taken:
 
 
 def _until_something_waits(service: Service) -> None:
-    """Look into the inbox again and again; a signal ends it."""
-    inbox = service.inbox
+    """Look into the inbox again and again until a signal; after a while what is held is tried again."""
+    inbox, began = service.inbox, time.monotonic()
     while not (inbox.entries() or inbox.cancellations()):
+        if service.held and time.monotonic() - began > HELD_FOR_S:
+            return
         service.context.check_claim()
         time.sleep(LOOK_EVERY_S)
 

@@ -25,7 +25,7 @@ MOST_LOSSES = 8
 The pauses between them, 1 s and doubled each time, add up to two minutes: about what a new node takes."""
 
 _OF_THE_SERVICE = (
-    StorageHeld, StoreFailed, Interrupted, NoRoom,
+    StorageHeld, StoreFailed, Interrupted,
     AuthenticationError, LocalRayletDiedError, OutOfDiskError, RaySystemError, RpcError,
 )  # fmt: skip
 

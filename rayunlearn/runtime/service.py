@@ -6,6 +6,7 @@ processes of their own; unlearning runs in sealed ones.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -36,6 +37,7 @@ from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import OpenRequests, Version, versions
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.auditor import Auditor
+from rayunlearn.runtime.autoscaling import ceiling
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
 from rayunlearn.runtime.context import Context, Progress, Quiet
 from rayunlearn.runtime.dispatch import Dispatcher
@@ -77,6 +79,8 @@ class Place:
         workers: processes that share out what a colocated run can do side by side, synthesis and sampling.
         together: classes that requests of a lineage which wait together may forget in one run; 1 serves them
             one after another.
+        node_wait_s: so long a run waits for its place; given, more may be asked for than the cluster has,
+            since somebody is about to add nodes. None is ten minutes, for what an autoscaler can bring.
     """
 
     placement: Placement = Placement.SPLIT
@@ -85,12 +89,20 @@ class Place:
     threads: int = 1
     workers: int = 1
     together: int = 1
+    node_wait_s: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a place without a process, and a run of no class."""
         for name in ("workers", "together"):
             if getattr(self, name) < 1:
                 raise BadInput(f"--{name}", getattr(self, name), "a whole number >= 1")
+        if self.node_wait_s is not None and not 0 < self.node_wait_s < math.inf:
+            raise BadInput("--node-wait", self.node_wait_s, "a number of seconds above 0")
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether runs leave room for others; one that takes a share of all there is fits once."""
+        return self.cpus_per_role is not None or self.gpus_per_role is not None
 
 
 class Service:
@@ -122,7 +134,8 @@ class Service:
             raise BadInput("--generator", str(generator), f"none for {recipe.method!r}; {able} take one")
         self.context = context
         self.place = place
-        self.slots = self._runs_at_once(self.method)
+        # what never fits is told before anything is done
+        self._bundles(bounded=place.node_wait_s is None)
         self.reader = LedgerReader(context.store)
         self.inbox, self.open_requests = Inbox(context.store), OpenRequests(self.reader)
         require_same_seed(self.reader, context.seed, context.store.where)
@@ -140,7 +153,7 @@ class Service:
         """What serves by a method, under the service's other settings."""
         if method not in self._schedulers:
             declared, context = method_named(method), self.context
-            if self.slots > 1:  # several runs at once have no bar between them
+            if self.place.side_by_side:  # several runs at once have no bar between them
                 context = replace(context, progress=OnlySaid(context.progress))
             self._schedulers[method] = Scheduler(
                 replace(context, recipe=replace(context.recipe, method=method)),
@@ -154,24 +167,23 @@ class Service:
         """A run of one part has nothing to split."""
         return self.place.placement if method.roles else Placement.COLOCATED
 
-    def _runs_at_once(self, method: Method) -> int:
-        """How many runs fit on the cluster; one that takes a share of all there is fits once.
-
-        Raises:
-            BadInput: not even one fits, ever.
-        """
-        place, cluster = self.place, ray.cluster_resources()
-        wanted = bundles(
-            self._placement(method), cluster, cpus_per_role=place.cpus_per_role,
-            gpus_per_role=place.gpus_per_role, workers=place.workers,
-        )  # fmt: skip
-        if place.cpus_per_role is None and place.gpus_per_role is None:
+    def slots(self) -> int:
+        """How many runs fit on the cluster as it is now, or can become; at least one may wait for nodes."""
+        if not self.place.side_by_side:
             return 1
+        cluster, wanted = ceiling(), self._bundles(bounded=False)
         fit = [
-            cluster[name] / sum(bundle.get(name, 0.0) for bundle in wanted)
+            cluster.get(name, 0.0) / sum(bundle.get(name, 0.0) for bundle in wanted)
             for name in {name for bundle in wanted for name in bundle}
         ]
         return max(1, int(min(fit) + 1e-9))
+
+    def _bundles(self, *, bounded: bool) -> list[dict[str, float]]:
+        place = self.place
+        return bundles(
+            self._placement(self.method), ceiling(), cpus_per_role=place.cpus_per_role,
+            gpus_per_role=place.gpus_per_role, workers=place.workers, bounded=bounded,
+        )  # fmt: skip
 
     def _open_ensemble(self, method: Method) -> Ensemble:
         place, recipe, placement = self.place, self.context.recipe, self._placement(method)
@@ -181,6 +193,7 @@ class Service:
             gpus_per_role=place.gpus_per_role,
             threads=place.threads,
             workers=place.workers,
+            node_wait_s=place.node_wait_s,
         )
         workers = recipe.few_shot.workers if method.section == recipe.few_shot.section else 0
         if not workers:
@@ -341,7 +354,7 @@ class Service:
             settings=PlanSettings(
                 order=() if method == RETRAIN else (method,), retrain=RETRAIN, max_classes=self.place.together
             ),
-            slots=self.slots,
+            slots=self.slots if self.place.side_by_side else None,
             begin_lineage=self.begin_lineage,
             news=news,
             cancelled=lambda: cancelled,

@@ -32,6 +32,7 @@ from rayunlearn.recipes import Recipe
 from rayunlearn.results.lineage import Version
 from rayunlearn.results.sweeps import SweepView
 from rayunlearn.runtime.approximation import Approximation
+from rayunlearn.runtime.autoscaling import ceiling
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, RunInputs, SplitEnsemble
@@ -88,7 +89,7 @@ def where_for(
     """
     placement = placement if method_named(recipe.method).roles else Placement.COLOCATED
     wanted = bundles(
-        placement, ray.cluster_resources(), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role
+        placement, ceiling(), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role
     )
     return Where(placement=placement, wanted=tuple(wanted), threads=threads, workers=workers)
 

@@ -30,6 +30,7 @@ from rayunlearn.roles import Roles
 from rayunlearn.runtime import judging
 from rayunlearn.runtime.approximation import Approximation, filtered_rows
 from rayunlearn.runtime.banks import handed_on, keep_bank
+from rayunlearn.runtime.cluster import NoRoom
 from rayunlearn.runtime.ensemble import Ensemble, RunInputs
 from rayunlearn.runtime.examples import load_examples
 from rayunlearn.runtime.generators import generator_to_begin_with, hand_on_generators
@@ -121,6 +122,7 @@ class Run:
 
         Raises:
             Exception: what `is_of_the_service`, or was raised after the publication.
+            NoRoom: there is no place for it; the run goes on when there is.
         """
         try:
             return outlasting(
@@ -128,7 +130,8 @@ class Run:
             )
         except Exception as error:
             published = versions(self.reader, self.request.lineage)
-            if is_of_the_service(error) or any(v.run_id == self.run for v in published):
+            waits = is_of_the_service(error) or isinstance(error, NoRoom)
+            if waits or any(v.run_id == self.run for v in published):
                 raise
             return self._fail([f"{self.phase}: {sentence(error)}"], None, traceback=recorded(error))
 

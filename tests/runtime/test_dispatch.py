@@ -37,8 +37,9 @@ TOGETHER = PlanSettings(order=("gkt",), max_classes=4)
 
 
 def dispatcher(
-    store: Store, settings: PlanSettings = SEQUENCE, *, slots: int = 1, recipe: Recipe | None = None,
-    news: Callable[[], Iterable[Request]] = tuple, cancelled: Callable[[], set[str]] = set,
+    store: Store, settings: PlanSettings = SEQUENCE, *, slots: int | Callable[[], int] | None = None,
+    recipe: Recipe | None = None, news: Callable[[], Iterable[Request]] = tuple,
+    cancelled: Callable[[], set[str]] = set,
 ) -> Dispatcher:  # fmt: skip
     """A dispatcher over a store."""
     context = tiny_context(store, recipe or tiny_recipe("digits_gkt"))
@@ -56,8 +57,9 @@ def dispatcher(
         )  # fmt: skip
 
     return Dispatcher(
-        context, scheduler_for=scheduler_for, settings=settings, slots=slots, begin_lineage=begin, news=news,
-        cancelled=cancelled,
+        context, scheduler_for=scheduler_for, settings=settings,
+        slots=(lambda: slots) if isinstance(slots, int) else slots,
+        begin_lineage=begin, news=news, cancelled=cancelled,
     )  # fmt: skip
 
 
