@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rayunlearn.data_root import folders_named
 from rayunlearn.errors import AccessDenied, ImportDenied
 
 SEALED_MODULES = frozenset(
@@ -221,10 +222,8 @@ def _bundled_datasets() -> list[str]:
         spec = importlib.util.find_spec(package)
         for place in (spec.submodule_search_locations or []) if spec else []:
             found.append(os.path.realpath(os.path.join(place, *inside)))
-    for variable in ("RAYUNLEARN_DATA", "SCIKIT_LEARN_DATA"):
-        if os.environ.get(variable):
-            found.append(os.path.realpath(os.environ[variable]))
-    return found
+    named = [*folders_named(), os.environ.get("SCIKIT_LEARN_DATA")]
+    return [*found, *(os.path.realpath(folder) for folder in named if folder)]
 
 
 def _make_hook(roots: list[str], datasets: list[str]):  # type: ignore[no-untyped-def]

@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "rayunlearn"
 
-BOTTOM = {"errors", "mislabelling", "roles", "seeds"}
+BOTTOM = {"data_root", "errors", "mislabelling", "roles", "seeds"}
 ALGORITHMS = {"models", "inversion", "methods", "evaluation"}
 BETWEEN = {"settings", "recipes"}
 
@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "roles": set(),
     "mislabelling": {"errors"},
     "seeds": {"errors"},
-    "access": {"errors"},
+    "access": {"data_root", "errors"},
+    "data_root": {"errors"},
     "models": BOTTOM,
     "data": BOTTOM,
     "inversion": BOTTOM | {"models"},

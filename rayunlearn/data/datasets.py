@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -15,9 +14,9 @@ from torch import Tensor
 from rayunlearn.data.parquet import count_classes, read_parquet
 from rayunlearn.data.raw import Part, Parts, channel_statistics
 from rayunlearn.data.torchvision_layouts import read_cifar10, read_mnist, read_svhn
+from rayunlearn.data_root import DATA_VARIABLE, data_root
 from rayunlearn.errors import BadInput, IntegrityError, nearest
 
-DATA_VARIABLE = "RAYUNLEARN_DATA"
 PARQUET_PREFIX = "parquet:"
 SHARDS = "Parquet shards train*.parquet and test*.parquet"
 
@@ -49,7 +48,7 @@ class LabelledImages:
 
 
 def load_dataset(name: str) -> LabelledImages:
-    """The dataset of that name; all but "digits" are read from below the folder $RAYUNLEARN_DATA.
+    """The dataset of that name; all but "digits" are read from below $RAYUNLEARN_DATA (see `data_root`).
 
     - "digits": 1797 images 8x8, bundled with scikit-learn.
     - "mnist": from mnist/ in torchvision's layout.
@@ -70,7 +69,7 @@ def load_dataset(name: str) -> LabelledImages:
     """
     if name not in DATASETS and not str(name).startswith(PARQUET_PREFIX):
         raise BadInput("dataset", name, f"{nearest(str(name), DATASETS)}, or {PARQUET_PREFIX}<folder>")
-    dataset, versions = _load(name, os.environ.get(DATA_VARIABLE))
+    dataset, versions = _load(name, data_root(name.removeprefix(PARQUET_PREFIX), name))
     if _versions(dataset) != versions:
         raise IntegrityError(f"images or labels of {name} were changed in place; clone what is to be changed")
     return dataset

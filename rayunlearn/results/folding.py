@@ -2,25 +2,32 @@
 
 Reading thousands of entries means opening thousands of files. So an appender folds them, a range at a time:
 
-    ledger/<table>/<first>-<last>.<start of sha256>.parquet   the table's rows of these entries, each with
-                                                              the number of its entry: what readers read
+    ledger/<table>/<first>-<last>.<start of sha256>.parquet   the table's rows of these entries: what readers
+                                                              read
     ledger/chain/<first>-<last>.<start of sha256>.parquet     the archive: each entry's bytes as they were,
                                                               so that the chain can be followed from 1 on
 
 and says by an entry of the table "segments", which lists all that are in force, that these now stand for the
 entries. Only then are the entries and their links deleted. Small ranges are folded again into larger ones, by
 eights, twice. What is not in force (a crash, a superseded file) is never read.
+
+A segment has the columns of an entry, so that other tools can read a table's files as one. Which rows are of
+which entry is told by the file's metadata, under `ENTRIES`: JSON, [[number of the entry, its rows], ...] in
+the order of the rows. Segments of schema versions before 6 have a column `ENTRY` instead. Segments and
+entries whose columns are not today's are rewritten by the next folding.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -31,10 +38,11 @@ from rayunlearn.results.schemas import (
     SCHEMA_VERSION,
     SCHEMAS,
     brought_up_to_date,
+    has_columns_of_today,
     schema_of,
     schema_written_under,
 )
-from rayunlearn.results.store import AlreadyExists, Store
+from rayunlearn.results.store import AlreadyExists, NotStored, Store
 
 SEGMENTS = "segments"
 """The table that lists the segments in force."""
@@ -43,10 +51,19 @@ ARCHIVE = "chain"
 """Stands for a table in the name of a segment that holds entries as they were."""
 
 ENTRY = "entry"
-"""The column of a segment that holds the number of each row's entry."""
+"""The column that holds the number of each row's entry, in what is read of a ledger and in archives."""
+
+ENTRIES = "entries"
+"""The key of a table's segment under which its metadata tells how many rows each entry has."""
+
+LISTED_BY = "listed_by"
+"""The key of a segment under which its metadata tells the number of the entry that is to put it in force."""
 
 FOLDED_AT = 128
 """So many single entries are folded."""
+
+_TOLD_APART = 6
+"""The schema version since which a table's segment has no column of entry numbers."""
 
 _EIGHTS = 8
 _ORDERS = 2
@@ -57,7 +74,7 @@ _ARCHIVED = 1_024
 _BYTES = 4 * 1024**2
 """Rows that are read at once, of tables and of archives; fewer where they are larger than this."""
 
-_NAME = re.compile(r"ledger/([a-z]+)/(\d{12})-(\d{12})\.[0-9a-f]{16}\.parquet")
+_NAME = re.compile(r"ledger/([a-z]+)/(\d{12})-(\d{12})\.([0-9a-f]{16})\.parquet")
 _ENTRY_FIELD = pa.field(ENTRY, pa.int64(), nullable=False)
 _ARCHIVE_SCHEMA = pa.schema(
     [
@@ -126,18 +143,41 @@ def pieces(
         BadInput: a newer rayunlearn wrote it.
     """
     file = _opened(store, segment)
-    there = file.schema_arrow.names
-    asked = [ENTRY, *(name for name in wanted if name in there)]
-    read = None if columns is None else [ENTRY, *(name for name in columns if name in there)]
+    there, numbers = file.schema_arrow.names, _numbers(file, segment)
+    asked = [name for name in wanted if name in there]
+    read = [name for name in (there if columns is None else columns) if name in there and name != ENTRY]
+    start = 0
     for group in range(file.num_row_groups):
+        own = numbers.slice(start, file.metadata.row_group(group).num_rows)
+        start += len(own)
         mask = None
         if wanted or segment.first <= after:
             keys = file.read_row_group(group, columns=asked, use_threads=False)
-            mask = pc.and_(matching(keys, wanted), pc.greater(keys.column(ENTRY), after))
+            mask = pc.and_(matching(keys, wanted), pc.greater(own, after))
             if not pc.any(mask).as_py():
                 continue
-        rows = file.read_row_group(group, columns=read, use_threads=False)
-        yield _up_to_date(segment.table, rows if mask is None else rows.filter(mask), columns)
+        rows = brought_up_to_date(
+            segment.table, file.read_row_group(group, columns=read, use_threads=False), columns
+        ).append_column(_ENTRY_FIELD, own)
+        yield rows if mask is None else rows.filter(mask)
+
+
+def _numbers(file: pq.ParquetFile, segment: Segment) -> pa.Array:
+    """The number of each row's entry: int64, one for each row of a table's segment.
+
+    Raises:
+        IntegrityError: the segment does not tell.
+    """
+    if ENTRY in file.schema_arrow.names:
+        return file.read(columns=[ENTRY], use_threads=False).column(ENTRY).combine_chunks()
+    try:
+        told = np.array(json.loads((file.metadata.metadata or {})[ENTRIES.encode()]), dtype=np.int64)
+        numbers = np.repeat(*told.reshape(-1, 2).T)
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise IntegrityError(f"{segment.name} does not tell the entries of its rows") from error
+    if len(numbers) != file.metadata.num_rows:
+        raise IntegrityError(f"{segment.name} tells the entries of {len(numbers)} rows, and has others")
+    return pa.array(numbers)
 
 
 def matching(rows: pa.Table, wanted: Mapping[str, Any]) -> Any:
@@ -208,19 +248,59 @@ def _opened(store: Store, segment: Segment) -> pq.ParquetFile:
     if segment.table == ARCHIVE:
         expected = _ARCHIVE_SCHEMA
     else:
-        expected = schema_written_under(segment.table, version).append(_ENTRY_FIELD)
+        expected = schema_written_under(segment.table, version)
+        expected = expected if version >= _TOLD_APART else expected.append(_ENTRY_FIELD)
     if not file.schema_arrow.equals(expected):
         raise IntegrityError(f"{segment.name}: its columns are not those of {segment.table!r}")
     return file
 
 
-def _up_to_date(table: str, rows: pa.Table, columns: Sequence[str] | None) -> pa.Table:
-    made: pa.Table = brought_up_to_date(table, rows, columns)
-    return made.append_column(_ENTRY_FIELD, rows.column(ENTRY))
+def is_awaited(store: Store, name: str, last: int) -> bool:
+    """Whether a segment that is not in force may still come into force.
+
+    One that was written anew for a range already folded looks like a superseded one. Another appender may be
+    about to list it, or was killed before it linked the list.
+
+    Args:
+        store: of the ledger.
+        name: of the segment.
+        last: number of the last entry that is linked.
+    """
+    match = _NAME.fullmatch(name)
+    try:
+        data = store.get(name)
+    except NotStored:
+        return False
+    if not match or hashlib.sha256(data).hexdigest()[:16] != match[4]:
+        return False  # torn by a power failure; readers of Parquet may crash on it
+    metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+    return int(metadata.get(LISTED_BY.encode(), 0)) > last
+
+
+def is_dated(store: Store, segments: Sequence[Segment], first: bytes | None) -> bool:
+    """Whether files that other tools read as one table have other columns than today's.
+
+    No file was written under an earlier schema than one of earlier entries, so the first ones tell.
+
+    Args:
+        store: of the ledger.
+        segments: in force.
+        first: bytes of the first entry that is not folded; None if there is none.
+    """
+    if first is not None:
+        schema = pq.read_schema(pa.BufferReader(first))
+        if not has_columns_of_today(schema_version_of(schema, "the first entry that is not folded")):
+            return True
+    tables = [segment for segment in segments if segment.table != ARCHIVE]
+    if not tables:
+        return False
+    oldest = min(tables, key=lambda segment: (segment.first, segment.rows))
+    version = schema_version_of(_opened(store, oldest).schema_arrow, oldest.name)
+    return version < _TOLD_APART or not has_columns_of_today(version)
 
 
 def numbered(seq: int, rows: pa.Table) -> pa.Table:
-    """The rows of an entry with its number, as a segment holds them."""
+    """The rows of an entry with its number, as `pieces` gives those of a segment."""
     return rows.append_column(_ENTRY_FIELD, pa.repeat(pa.scalar(seq, pa.int64()), rows.num_rows))
 
 
@@ -232,6 +312,8 @@ def fold(
 ) -> list[Segment]:
     """Write segments for entries that follow those in force, which are folded with them where it is time.
 
+    Segments whose columns are not today's are written anew, each for its own range.
+
     Args:
         store: of the ledger.
         entries: with their bytes, which were checked; at least one.
@@ -241,8 +323,10 @@ def fold(
     Returns:
         Those that are to be in force.
     """
-    ranges = sorted({(s.first, s.last) for s in force})
     first, last = entries[0][0].seq, entries[-1][0].seq
+    if is_dated(store, force, None):
+        force = [s if s.table == ARCHIVE else _renewed(store, s, last + 1) for s in force]
+    ranges = sorted({(s.first, s.last) for s in force})
     while (order := _order(last + 1 - first, folded_at)) < _ORDERS:
         earlier = [r for r in ranges if r[1] < first]
         alike = [r for r in earlier if _order(r[1] + 1 - r[0], folded_at) == order]
@@ -270,9 +354,13 @@ def fold(
 
     tables = {s.table for s in taken} | {link.table for link, _ in entries}
     for table in sorted(tables & set(SCHEMAS)):
-        made.append(_write(store, table, first, last, rows(table), _ROWS))
-    made.append(_write(store, ARCHIVE, first, last, archive(), _ARCHIVED))
+        made.append(_write(store, table, first, last, rows(table), _ROWS, last + 1))
+    made.append(_write(store, ARCHIVE, first, last, archive(), _ARCHIVED, last + 1))
     return made
+
+
+def _renewed(store: Store, old: Segment, listed_by: int) -> Segment:
+    return _write(store, old.table, old.first, old.last, pieces(store, old, {}), _ROWS, listed_by)
 
 
 def _order(size: int, folded_at: int) -> int:
@@ -284,21 +372,33 @@ def _order(size: int, folded_at: int) -> int:
 
 
 def _write(
-    store: Store, table: str, first: int, last: int, content: Iterator[pa.Table], at_once: int
+    store: Store,
+    table: str,
+    first: int,
+    last: int,
+    content: Iterator[pa.Table],
+    at_once: int,
+    listed_by: int,
 ) -> Segment:
-    schema = _ARCHIVE_SCHEMA if table == ARCHIVE else schema_of(table).append(_ENTRY_FIELD)
+    schema = _ARCHIVE_SCHEMA if table == ARCHIVE else schema_of(table)
     schema = schema.with_metadata({"table": table, "schema_version": str(SCHEMA_VERSION)})
-    sink, rows = io.BytesIO(), 0
+    sink, rows, told = io.BytesIO(), 0, []
     with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
         for part in _rebatched(content, at_once):
-            writer.write_table(part.cast(schema))
+            writer.write_table(part.select(schema.names).cast(schema))
             rows += part.num_rows
+            told.append(part.column(ENTRY).combine_chunks())
+        writer.add_key_value_metadata({LISTED_BY: str(listed_by)})
+        if table != ARCHIVE:
+            seqs, counts = np.unique(pa.chunked_array(told, pa.int64()).to_numpy(), return_counts=True)
+            pairs = np.stack([seqs, counts], axis=1).tolist()
+            writer.add_key_value_metadata({ENTRIES: json.dumps(pairs, separators=(",", ":"))})
     data = sink.getvalue()
     segment = Segment(table, first, last, rows, hashlib.sha256(data).hexdigest())
     try:
         store.create(segment.name, data)
     except AlreadyExists:
-        pass  # by one who was killed: the name holds the hash
+        store.put(segment.name, data)  # by one who was killed; a power failure may have torn it
     return segment
 
 

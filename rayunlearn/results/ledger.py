@@ -60,9 +60,12 @@ from rayunlearn.results.folding import (
     ENTRY,
     FOLDED_AT,
     SEGMENTS,
+    Segment,
     archived,
     check,
     fold,
+    is_awaited,
+    is_dated,
     matching,
     named_segment,
     numbered,
@@ -89,6 +92,7 @@ class Ledger:
         self._store = store
         self._folded_at = folded_at
         self._lock = threading.Lock()
+        self._dated = True  # until the first append has looked
         self._tail, self._single = _recover(store)
         self._verified: dict[str, str] = {}
 
@@ -100,7 +104,8 @@ class Ledger:
     def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> int:
         """Append rows as one entry; they are durable when this returns.
 
-        Where many single entries have come together, they are folded first.
+        Where many single entries have come together, they are folded first, and so is what an earlier version
+        wrote with other columns.
 
         Any error but `BadInput` and `StorageHeld` leaves open whether the rows were stored; opening the
         ledger again finds out.
@@ -117,7 +122,7 @@ class Ledger:
         with self._lock:
             if not rows:
                 return self._tail.seq
-            if self._single >= self._folded_at:
+            if self._single >= self._folded_at or self._dated:
                 self._fold()
             return self._append(table, content)
 
@@ -137,12 +142,15 @@ class Ledger:
         return seq
 
     def _fold(self) -> None:
-        """Fold the single entries; killed at any point, the ledger holds what it held."""
+        """Fold the single entries where it is time; killed at any point, the ledger holds what it held."""
         store, tail = self._store, self._tail
         try:
             contents = Contents(store, Names.of(store))
             if contents.last != tail.seq:
                 raise _held(store, tail.seq + 1)
+            if self._single < self._folded_at and not self._is_dated(contents):
+                self._dated = False
+                return
             links = [read_link(store, seq) for seq in contents.links]
             entries = [(link, linked_bytes(store, link)) for link in links]
         except IntegrityError as error:
@@ -151,9 +159,13 @@ class Ledger:
             raise
         segments = fold(store, entries, contents.segments, self._folded_at)
         self._append(SEGMENTS, table_from_rows(SEGMENTS, rows_for(segments)))
-        self._single = 1
-        for name in Contents(store, Names.of(store)).folded_away:
-            store.delete(name)
+        self._single, self._dated = 1, False
+        _delete_folded(store, Contents(store, Names.of(store)), known=contents.segments)
+
+    def _is_dated(self, contents: Contents) -> bool:
+        first = [read_link(self._store, seq) for seq in contents.links[:1]]
+        data = [linked_bytes(self._store, link) for link in first]
+        return is_dated(self._store, contents.segments, data[0] if data else None)
 
     def verify(self) -> int:
         """Check the chain as `verify` does; segments that it has checked before it takes as checked."""
@@ -343,8 +355,7 @@ def _recover(store: Store) -> tuple[Tail, int]:
     for seq, tables in contents.tables_at.items():
         if seq <= contents.last and len(tables) > 1:
             _delete_losers(store, read_link(store, seq), tables)
-    for name in contents.folded_away:
-        store.delete(name)
+    _delete_folded(store, contents)
     single = len(contents.links)
     while tables := contents.tables_at.get(tail.seq + 1, []):
         pending = _pending(store, tail, tables)
@@ -396,6 +407,15 @@ def _commit(store: Store, link: Link) -> Link:
 def _folded(store: Store) -> int:
     """The last entry for which there is an archive; it is there before its entries are deleted."""
     return max((named_segment(name) or 0 for name in store.list(f"ledger/{ARCHIVE}")), default=0)
+
+
+def _delete_folded(store: Store, contents: Contents, known: Iterable[Segment] = ()) -> None:
+    """Delete what segments in force stand for; `known` are those that were in force before."""
+    before = {segment.name for segment in known}
+    for name in contents.folded_away:
+        is_segment = name not in before and named_segment(name) is not None
+        if not (is_segment and is_awaited(store, name, contents.last)):
+            store.delete(name)
 
 
 def _delete_losers(store: Store, link: Link, tables: Iterable[str]) -> None:

@@ -16,8 +16,11 @@ import pyarrow as pa
 
 from rayunlearn.errors import BadInput, nearest
 
-SCHEMA_VERSION = 5
-"""Goes up with every change to a schema; entries say which one they were written under."""
+SCHEMA_VERSION = 6
+"""Goes up with every change to a schema; entries say which one they were written under.
+
+With 6 no column came: since then segments have the columns of entries (`folding`).
+"""
 
 ADDED = {
     ("versions", "samples_forgotten"): 2,
@@ -342,6 +345,11 @@ def schema_written_under(table: str, version: int) -> pa.Schema:
     """The schema of a table's entries that were written under an earlier schema version."""
     schema = _schema_of_entries(table)
     return pa.schema([field for field in schema if ADDED.get((table, field.name), 1) <= version])
+
+
+def has_columns_of_today(version: int) -> bool:
+    """Whether what was written under this schema version has, in every table, the columns of today."""
+    return all(schema_written_under(table, version).equals(schema_of(table)) for table in SCHEMAS)
 
 
 def brought_up_to_date(table: str, rows: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:

@@ -24,6 +24,7 @@ from obstore.store import LocalStore, ObjectStore, S3Store
 
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.results import s3
+from rayunlearn.results.lasting import require_lasting
 
 FORMAT = 1
 """The layout of a storage location that this code writes, and the newest that it reads."""
@@ -108,7 +109,8 @@ class Store:
         Raises:
             NotBegun: there is nothing yet, and it was not to be made.
             BadInput: a file, what cannot be reached or written to, what holds something else, a newer format,
-                or a store that overwrites where it was asked to create.
+                a folder in Ray's copy of a working directory (`lasting`), or a store that overwrites where it
+                was asked to create.
         """
         if s3.is_address(root):
             store, found = cls._in_bucket(str(root))
@@ -128,6 +130,7 @@ class Store:
             raise BadInput("storage", str(root), s3.ALLOWED)
         folder = Path(root).absolute()
         try:
+            require_lasting("storage", root, bucket=True)
             if folder.exists() and not folder.is_dir():
                 raise BadInput("storage", str(root), "a folder; this is a file")
             if not create and not folder.is_dir():

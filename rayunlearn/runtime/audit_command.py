@@ -16,6 +16,7 @@ from rayunlearn.evaluation.measures import MEASURES, check_measures
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.audit_figures import audit_figures
 from rayunlearn.results.comparison import compare, comparison_table, returned_classes
+from rayunlearn.results.lasting import require_lasting
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import JobProgress, open_console
@@ -130,6 +131,7 @@ def _recipe(options: AuditOptions) -> Recipe:
 
 def _check_figures(folder: Path, measures: Sequence[str]) -> None:
     """Make the folder before any work is done for what goes there."""
+    require_lasting("--figures", folder)
     if not set(DRAWN) & set(measures):
         raise BadInput("--figures", str(folder), f"with one of the measures {', '.join(DRAWN)}")
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 
+from rayunlearn.data_root import DATA_VARIABLE, OF_DRIVER, handed_on
 from rayunlearn.errors import BadInput
 from rayunlearn.runtime.autoscaling import ceiling
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, SplitEnsemble
@@ -46,6 +47,9 @@ class Placement(StrEnum):
 def connect(address: str | None = None, **options: Any) -> None:
     """Connect to a cluster, or start a local one where none is named.
 
+    A RAYUNLEARN_DATA of this process counts for the workers as well (`rayunlearn.data_root`); relative, it is
+    made absolute here, where the user stands.
+
     Args:
         address: as `ray.init` takes it; None is RAY_ADDRESS where set, else a local cluster.
         options: more for `ray.init` (tests fake GPUs by `num_gpus`).
@@ -62,6 +66,11 @@ def connect(address: str | None = None, **options: Any) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Train waits for its controller's poll at every report: 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    if handed := handed_on(os.environ):
+        os.environ[DATA_VARIABLE] = handed[OF_DRIVER]
+    if handed and not local:  # the workers of a local one have this process's environment
+        given = options.get("runtime_env", {})
+        options["runtime_env"] = {**given, "env_vars": {**given.get("env_vars", {}), **handed}}
     options = {"log_to_driver": False, "logging_level": "warning", "configure_logging": True, **options}
     named = address or ("local" if local else None)
     if named == "local":

@@ -143,8 +143,11 @@ _read = ray.remote(read_examples)
 
 
 def read_by_task(place: str, spec: ClassifierSpec, target: Collection[int]) -> Samples:
-    """`read_examples`, asked of another process: the driver itself never opens data."""
-    found: Samples = fetch(_read.remote(place, spec, tuple(target)))
+    """`read_examples`, asked of another process: the driver itself never opens data.
+
+    A relative path is taken from where this process is, not from where the other one works.
+    """
+    found: Samples = fetch(_read.remote(str(Path(place).absolute()), spec, tuple(target)))
     return found
 
 

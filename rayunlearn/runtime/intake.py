@@ -76,7 +76,8 @@ def read_requests(path: str | Path, flag: str = "--requests") -> list[Request | 
     entries = parse_requests(text, str(path))
     if not entries:
         raise BadInput(flag, str(path), "a file with at least one request, one JSON object a line")
-    return [_from_here(entry, Path(path).parent) for entry in entries]
+    # absolute: the process that reads them works in a folder of its own
+    return [_from_here(entry, Path(path).absolute().parent) for entry in entries]
 
 
 def _from_here(entry: Request | Rejected, folder: Path) -> Request | Rejected:

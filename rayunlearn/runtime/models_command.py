@@ -18,6 +18,7 @@ from rich.text import Text
 from rayunlearn.errors import BadInput, ExitCode, IntegrityError, RayUnlearnError, nearest
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
 from rayunlearn.results.custody import SHORT, HeldVersion, find_version, findings, held_versions, short
+from rayunlearn.results.lasting import require_lasting
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import open_console
@@ -181,6 +182,7 @@ def _verify(console: Console, store: Store) -> int:
 
 
 def _export(console: Console, store: Store, options: ExportOptions) -> int:
+    require_lasting("--out", options.out)
     held = find_version(held_versions(LedgerReader(store)), options.version, options.lineage)
     version = held.version
     if held.purged_at is not None:

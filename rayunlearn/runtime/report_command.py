@@ -14,6 +14,7 @@ from rich.text import Text
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
 from rayunlearn.methods.catalogue import described
 from rayunlearn.results.certificate import certificate, to_html, to_json
+from rayunlearn.results.lasting import require_lasting
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import STATUS_STYLES, open_console
 from rayunlearn.results.wording import plain
@@ -39,6 +40,8 @@ def run_report(options: ReportOptions, *, now: datetime | None = None) -> int:
     console = open_console()
     try:
         store = Store.open(options.storage, create=False)
+        if options.out is not None:
+            require_lasting("--out", options.out)
         made = certificate(
             store,
             options.request,

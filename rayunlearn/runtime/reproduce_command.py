@@ -17,6 +17,7 @@ from rayunlearn.reproduction.results import Result, by_arithmetic, of_row
 from rayunlearn.reproduction.rows import Page, Row
 from rayunlearn.reproduction.stored_page import from_json, of_other_settings, run_of, to_json, together
 from rayunlearn.results.audit_figures import InvertedImages
+from rayunlearn.results.lasting import require_lasting
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import JobProgress, open_console
 from rayunlearn.runtime.cluster import connect
@@ -61,7 +62,10 @@ def run_reproduction(
         if not seeds or len(set(seeds)) != len(seeds):
             raise BadInput("--seeds", list(seeds), "at least one, each once")
         root = storage.absolute()
-        if out is None:
+        require_lasting("--storage", storage)
+        if out is not None:
+            require_lasting("--out", out)
+        else:
             Store.open(root)  # before a page lies there, which nobody takes for a storage location
         written = (out or root) / f"{paper}-{wanted.name}-{scale}"
         stored = _stored(written, wanted, scale)

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,18 @@ class Head:
 @pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
     """`ray start --head` with 3 logical CPUs beside whatever else runs on the machine."""
+    with started_head() as started:
+        yield started
+
+
+@contextmanager
+def started_head(cwd: Path | None = None, **variables: str | None) -> Iterator[Head]:
+    """A head that works in a folder, this process's own by default.
+
+    Args:
+        cwd: the folder, of its workers as well.
+        variables: of its environment; None for one that it is not to have.
+    """
     gcs, dashboard, agent, agent_grpc, runtime_env, client, metrics = free_ports(7)
     folder = tempfile.mkdtemp(prefix="ru", dir="/tmp")  # Ray's sockets need a short path
     command = [
@@ -49,11 +62,13 @@ def head() -> Iterator[Head]:
     ]  # fmt: skip
     # a submitted job's `python` is the one on the head's path: the environment is active where Ray starts
     active = environment(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    changed = {**active, **variables}
+    active = {name: value for name, value in changed.items() if value is not None}
     log = Path(folder) / "head.log"
     with log.open("w") as out:
         process = subprocess.Popen(
             command, env=active, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=_end_with_parent, cwd=cwd,
         )  # fmt: skip
     try:
         url = f"http://127.0.0.1:{dashboard}"

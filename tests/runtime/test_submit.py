@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,9 @@ from tests.runtime.tiny import BANK, ROOT, environment, forget, memory_store, ti
 
 
 def submit(head: Head, *entry: str | Path) -> subprocess.CompletedProcess[str]:
-    """`ray job submit --working-dir . -- python jobs/sequential_unlearn.py ...` from the repository."""
+    """`ray job submit --working-dir . -- ...` from the repository."""
     ray = Path(sys.executable).parent / "ray"
-    command = [ray, "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", "python",
-               "jobs/sequential_unlearn.py", *entry]  # fmt: skip
+    command = [ray, "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", *entry]
     return subprocess.run(
         list(map(str, command)), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
     )
@@ -31,7 +31,8 @@ def test_ray_job_submit(head: Head, tmp_path: Path) -> None:
     What is shipped is the code: neither the environment nor the repository's history goes along.
     """
     requests, storage = tmp_path / "requests.jsonl", tmp_path / "storage"
-    arguments: list[str | Path] = ["--requests", requests, "--storage", storage]
+    arguments: list[str | Path] = ["python", "jobs/sequential_unlearn.py"]
+    arguments += ["--requests", requests, "--storage", storage]
     requests.write_text('{"request_id": "forget-0", "target": [0]}\n')
     for setting in (*BANK, "audit.enabled=false"):
         arguments += ["--set", setting]
@@ -50,3 +51,22 @@ def test_ray_job_submit(head: Head, tmp_path: Path) -> None:
     names = {path.name for path in shipped.parent.iterdir()}
     assert {"jobs", "rayunlearn", "pyproject.toml"} <= names
     assert names.isdisjoint({".venv", ".git", "storage", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_submitted_job_keeps_nothing_in_its_working_directory(head: Head) -> None:
+    """With the default location it ends at once and says what to give instead; so do the commands.
+
+    Negative control: above, the same with an absolute path.
+    """
+    lines = "python jobs/sequential_unlearn.py ; python -m rayunlearn request add --target 3 ; pwd ; "
+    lines += "echo told $RAY_JOB_CONFIG_JSON_ENV_VAR ; test ! -e storage"
+    ended = submit(head, "sh", "-c", lines)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    said = re.sub(r"\s+", " ", ended.stdout)
+    refused = "storage is 'storage'; allowed: an absolute path outside of Ray's copy of the working directory"
+    assert said.count(refused) == 2
+    where = re.search(r"/runtime_resources/working_dir_files/(_ray_pkg_\w+) ", said)
+    assert where is not None, "Ray unpacks elsewhere: rayunlearn.results.lasting has to know where"
+    assert re.search(rf'told .*"working_dir": "gcs://{where[1]}\.zip"', said)
