@@ -134,7 +134,7 @@ def test_report_writes_page_and_json(storage: Path, capsys: pytest.CaptureFixtur
     c = json.loads((folder / "certificate-r1.json").read_text())
     assert c["status"] == "served" and c["made"]["at"] == "2026-01-01T00:00:00+00:00"
     assert c["run"]["declared"] == ["weights"] and "Zero-Shot" in c["run"]["source"]
-    assert "audit hook" in c["data"]["enforced"]
+    assert "connects no socket" in c["data"]["enforced"]
     assert c["statement"] in (folder / "certificate-r1.html").read_text()
     other = storage.parent / "for" / "the auditor"
     assert run_report(ReportOptions(request="r1", storage=storage, out=other), now=MADE_AT) == 0
