@@ -48,7 +48,7 @@ class Likeness:
         """Mask `[N]` of samples by their similarity `[N]` and the labels that they get `[N]`."""
         like = self.knee.selects(scores)
         for label, threshold in self.raised.items():
-            like = like & ((answers != label) | (scores >= threshold))
+            like = like & ((answers != label) | (scores.double() >= threshold))
         return like
 
 
