@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rayunlearn.methods.registry import require_access, require_granularity
 from rayunlearn.models.classifiers import ClassifierSpec
-from rayunlearn.models.weights import version_id, weights_to_bytes
+from rayunlearn.models.weights import require_weights, version_id, weights_to_bytes
 from rayunlearn.recipes import DataSettings
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
@@ -74,8 +74,10 @@ class Scheduler:
 
         Raises:
             StorageHeld: another scheduler has taken over the storage location; nothing was stored.
+            BadInput: no model can calculate with the weights, so that nothing could follow this version.
         """
         self.context.check_claim()
+        require_weights(weights, f"weights to publish in lineage {lineage!r}")
         identity = version_id(weights)
         path = f"models/{lineage}/{identity}.safetensors"
         if not self.context.store.exists(path):

@@ -47,7 +47,7 @@ from rayunlearn.runtime.examples import (
     referred_to,
     require_fitting,
 )
-from rayunlearn.runtime.generators import pretrained_name, train_on_data_task
+from rayunlearn.runtime.generators import given_generator, pretrained_name, train_on_data_task
 from rayunlearn.runtime.grants import check_samples_by_task
 from rayunlearn.runtime.intake import Intake, Row, drain, take_in
 from rayunlearn.runtime.remote import fetch
@@ -128,7 +128,9 @@ class Service:
         require_same_seed(self.reader, context.seed, context.store.where)
         self.spec = describe(recipe.data, recipe.model.name, recipe.model.width)
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
-        self.generator = None if generator is None else load_weights_file(generator)
+        self.generator = (
+            None if generator is None else given_generator(generator, self.spec, recipe.few_shot)
+        )
         self._schedulers: dict[str, Scheduler] = {}
         self.held: dict[str, Exception] = {}
         self.scheduler = self.scheduler_for(recipe.method)
