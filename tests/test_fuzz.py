@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from benchmarks.fuzz import requests, stored
 from benchmarks.fuzz.__main__ import KINDS, checked
 from benchmarks.fuzz.kinds import GOOD, Answer, Ending, Kind, tally
 from rayunlearn.errors import BadInput, IntegrityError
-from rayunlearn.models.weights import weights_to_bytes
+from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
 
 FEW = settings(max_examples=60, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 """The same cases each time; `benchmarks.fuzz --seed` looks for others."""
@@ -130,6 +132,28 @@ def test_the_judge_tells_the_endings_apart(read: Callable[[int], Answer], ending
         Ending.UNCLEAR: "every refusal says what is wrong",
     }  # fmt: skip
     assert {e: checks[name] for e, name in names.items()} == {e: e != ending for e in names}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("blocks.0.1.weight", lambda value: value.to(torch.int8)),
+        ("blocks.0.1.weight", lambda value: value.to(torch.float8_e4m3fn)),
+        ("blocks.1.0.running_var", lambda value: -value),
+        ("blocks.1.0.num_batches_tracked", lambda value: value.bool()),
+    ],
+    ids=["int8", "fp8", "variance", "counter"],
+)
+def test_the_judge_of_weights_sees_what_a_cast_hides(
+    name: str, change: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that casts whatever it is given accepts wrongly; the project's own refuses."""
+    state = stored.classifier().state_dict()
+    data = weights_to_bytes({**state, name: change(state[name])})
+    assert stored.WEIGHTS.judge(data)[0] == Ending.REFUSED
+    monkeypatch.setattr(stored, "load_weights_file", lambda path: weights_from_bytes(path.read_bytes()))
+    monkeypatch.setattr(stored, "load_into", lambda model, state, where: model.load_state_dict(state))
+    assert stored.WEIGHTS.judge(data)[0] == Ending.WRONG
 
 
 @pytest.mark.parametrize(

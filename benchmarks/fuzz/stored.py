@@ -267,14 +267,24 @@ def classifier() -> Classifier:
     return build_classifier(spec, 0)
 
 
+WEIGHTS_AS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+TYPES = (
+    *sorted(WEIGHTS_AS, key=str), torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8,
+    torch.int64, torch.uint16, torch.uint64, torch.bool, torch.complex64,
+)  # fmt: skip
+"""Of tensors in a file; what no weights are stored as but codes are."""
+
+
 @st.composite
 def weights(draw: st.DrawFn) -> bytes:
     """A file of weights: names, shapes, types or values changed, or its bytes."""
     state = dict(classifier().state_dict())
     for name in draw(st.lists(st.sampled_from(sorted(state)), max_size=2, unique=True)):
-        change = draw(st.sampled_from(["value", "value", "shape", "name", "drop", "add", "type", "layout"]))
+        change = draw(
+            st.sampled_from(["value", "value", "shape", "name", "drop", "add", "type", "type", "layout"])
+        )
         if change == "value":
-            value = draw(st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 1e30]))
+            value = draw(st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 1e30, -1e-30]))
             state[name] = state[name].clone()
             if state[name].is_floating_point() and state[name].numel():
                 state[name].reshape(-1)[draw(st.integers(0, state[name].numel() - 1))] = value
@@ -289,10 +299,9 @@ def weights(draw: st.DrawFn) -> bytes:
         elif change == "add":
             state[draw(TEXTS)] = torch.ones(1)
         elif change == "type":
-            kind = draw(
-                st.sampled_from([torch.float64, torch.float16, torch.int64, torch.bool, torch.complex64])
-            )
-            state[name] = state[name].to(kind) * (1e300 if kind == torch.float64 else 1)
+            kind = draw(st.sampled_from(TYPES))
+            large = kind == torch.float64 and draw(st.booleans())
+            state[name] = state[name].to(kind) * 1e300 if large else state[name].to(kind)
         else:
             state[name] = draw(st.sampled_from([state[name].to_sparse(), state[name].to("meta")]))
     data = _written(state, as_pickle=draw(st.integers(0, 3)) == 0)
@@ -308,6 +317,13 @@ def _written(state: Mapping[str, Tensor], *, as_pickle: bool) -> bytes:
     return sink.getvalue()
 
 
+def _fits(given: torch.dtype, own: torch.dtype) -> bool:
+    """Whether a cast from a file's type to the model's keeps what the numbers mean."""
+    if own.is_floating_point:
+        return given in WEIGHTS_AS
+    return not given.is_floating_point and not given.is_complex and given != torch.bool
+
+
 def _weights_read(data: bytes) -> Answer:
     with scratch() as folder:
         path = folder / "weights"
@@ -319,7 +335,16 @@ def _weights_read(data: bytes) -> Answer:
     got = model.state_dict()
     wrong = [f"{name} is not finite" for name, value in got.items() if not bool(torch.isfinite(value).all())]
     wrong += [f"{name} was not in the model" for name in state.keys() ^ own.keys()]
-    wrong += [f"{name} lost its imaginary part" for name, value in state.items() if value.is_complex()]
+    wrong += [
+        f"{name} was {value.dtype}"
+        for name, value in state.items()
+        if name in own and not _fits(value.dtype, own[name].dtype)
+    ]
+    wrong += [
+        f"{name} is below 0"
+        for name, value in got.items()
+        if name.rpartition(".")[2] in ("running_var", "num_batches_tracked") and bool((value < 0).any())
+    ]
     if not wrong and len(version_id(got)) != 64:
         wrong.append("no id")
     return Answer(wrong=wrong)

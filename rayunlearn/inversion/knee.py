@@ -5,6 +5,9 @@ threshold is the foot of the cliff, a convex and decreasing knee. Kneedle (Satop
 the number of points and stops at the first bump; so the curve is always `POINTS` quantiles of the scores,
 at even shares of the samples, and of all knees the one farthest from the straight line is taken. A curve
 without a knee has a stated fallback, and the reason is recorded.
+
+Scores that tie at the foot are the rest, not the cliff: the threshold is then above them. Features after a
+ReLU give many such ties: of a sample that shares no feature with the examples the cosine is exactly 0.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ class Knee:
     """A threshold on scores that are high for what is like the examples.
 
     Attributes:
-        threshold: t_f of eq. 9, in the scores' units.
+        threshold: t_f of eq. 9, in the scores' units; above their minimum.
         curve: `POINTS` quantiles of the scores, descending, the first their maximum and the last their
             minimum, at even shares of the samples (Fig. 4a).
         method: "knee"; "midrange", halfway between the maximum and the minimum; or "none": above all
@@ -48,7 +51,7 @@ class Knee:
 
         Eq. 9 writes "smaller than the threshold", which holds for distances.
         """
-        return scores >= self.threshold
+        return scores.double() >= self.threshold  # a float32 would round the threshold
 
 
 def knee_threshold(scores: Tensor) -> Knee:
@@ -68,7 +71,9 @@ def knee_threshold(scores: Tensor) -> Knee:
         raise BadInput("number of NaN or infinite scores", broken, "0", where=where)
 
     shares = np.linspace(0.0, 1.0, POINTS)
-    curve = np.quantile(scores.detach().cpu().double().numpy(), 1 - shares)
+    values = np.sort(scores.detach().cpu().double().numpy())
+    curve = np.quantile(values, 1 - shares)
+    curve[[0, -1]] = values[[-1, 0]]
     top, bottom = float(curve[0]), float(curve[-1])
 
     def found(threshold: float, method: str, reason: str) -> Knee:
@@ -76,17 +81,47 @@ def knee_threshold(scores: Tensor) -> Knee:
 
     if top == bottom:
         return found(math.nextafter(top, math.inf), "none", f"all {len(scores)} scores are equal")
-    midrange = (top + bottom) / 2
+    midrange = _between(bottom, top)
     if len(scores) < LEAST_SCORES:
         return found(midrange, "midrange", f"{len(scores)} scores; a knee needs at least {LEAST_SCORES}")
     from kneed import KneeLocator  # takes 1.7 s, with matplotlib, which every actor would else pay
 
-    # online: all knees, not the first alone.
-    located = KneeLocator(shares, curve, curve="convex", direction="decreasing", online=True)
-    knees = zip(located.all_knees, located.all_knees_y, strict=True)
-    heights = {float(y): (top - float(y)) / (top - bottom) - float(share) for share, y in knees}
-    threshold = max(heights, key=lambda y: heights[y], default=midrange)
-    if heights.get(threshold, 0.0) < LEAST_HEIGHT:
+    _, power = math.frexp(max(abs(top), abs(bottom)))
+    falling = np.ldexp(curve, -power)  # whose range is a number, however large or small the scores are
+    falling = (falling - falling[-1]) / (falling[0] - falling[-1])
+    # online: all knees, not the first alone
+    located = KneeLocator(shares, falling, curve="convex", direction="decreasing", online=True)
+    knees = np.isin(shares, located.all_knees).nonzero()[0]
+    heights = (1 - falling - shares)[knees]
+    if not len(knees) or heights.max() < LEAST_HEIGHT:
         reason = f"no knee is {LEAST_HEIGHT:.0%} of the range or more below the straight line"
         return found(midrange, "midrange", reason)
-    return found(threshold, "knee", "")
+    at = int(knees[heights.argmax()])
+    return found(_above_ties(values, float(curve[at]), float(shares[at])), "knee", "")
+
+
+def _above_ties(values: np.ndarray, threshold: float, share: float) -> float:
+    """A knee's threshold, or one above the scores that tie with it where these go on beyond the knee.
+
+    Args:
+        values: all scores, ascending.
+        threshold: the score at the knee.
+        share: of the samples that lie above the knee.
+    """
+    n = len(values)
+    first = int(np.searchsorted(values, threshold))  # of those at or above the threshold
+    above = int(np.searchsorted(values, threshold, side="right"))
+    # a knee is known to one spacing of the curve, and to one sample
+    if n - first - share * (n - 1) <= max(1.0, n / POINTS) or above == n:
+        return threshold
+    return _between(float(values[above - 1]), float(values[above]))
+
+
+def _between(low: float, high: float) -> float:
+    """Halfway between two scores; the higher one where no number is between them.
+
+    >>> _between(0.0, 1.0), _between(1.0, math.nextafter(1.0, 2.0)) > 1.0
+    (0.5, True)
+    """
+    middle = low / 2 + high / 2
+    return middle if low < middle <= high else high

@@ -104,6 +104,20 @@ class ModelInversionSettings:
             raise BadInput(f"{self.section}.transformations", self.transformations, allowed)
 
 
+def generator_spec(spec: ClassifierSpec, settings: ModelInversionSettings) -> ConditionalGeneratorSpec:
+    """The shape of a generator that makes what the classifier takes."""
+    low, high = spec.pixel_range
+    return ConditionalGeneratorSpec(
+        channels=spec.in_channels,
+        image_size=spec.image_size,
+        num_classes=spec.num_classes,
+        low=low,
+        high=high,
+        z_dim=settings.z_dim,
+        width=settings.width,
+    )
+
+
 class ModelInversion:
     """A training of a conditional generator on a classifier; a step is an iteration of algorithm 1.
 
@@ -146,18 +160,9 @@ class ModelInversion:
             self._weights["batchnorm"] = 0.0
         if not any(self._weights.values()):
             raise BadInput("weights of the losses", self._weights, "at least one above 0", where=spec.name)
-        low, high = spec.pixel_range
-        self._transformations = transformations(settings.transformations, background=low)
-        generator_spec = ConditionalGeneratorSpec(
-            channels=spec.in_channels,
-            image_size=spec.image_size,
-            num_classes=spec.num_classes,
-            low=low,
-            high=high,
-            z_dim=settings.z_dim,
-            width=settings.width,
-        )
-        self._generator = build_conditional_generator(generator_spec, derive_seed(seed, "generator"))
+        self._transformations = transformations(settings.transformations, background=spec.pixel_range[0])
+        shape = generator_spec(spec, settings)
+        self._generator = build_conditional_generator(shape, derive_seed(seed, "generator"))
         if generator_weights is not None:
             load_into(self._generator, generator_weights, where="generator weights")
         self._generator.to(device).train()

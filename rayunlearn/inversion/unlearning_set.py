@@ -39,16 +39,18 @@ class Likeness:
     Attributes:
         knee: the threshold on all samples.
         raised: label -> its own threshold, above the knee's.
+        most_of_a_label: share of the samples with such a label that may lie above it, one at least.
     """
 
     knee: Knee
     raised: Mapping[int, float]
+    most_of_a_label: float
 
     def selects(self, scores: Tensor, answers: Tensor) -> Tensor:
         """Mask `[N]` of samples by their similarity `[N]` and the labels that they get `[N]`."""
         like = self.knee.selects(scores)
         for label, threshold in self.raised.items():
-            like = like & ((answers != label) | (scores >= threshold))
+            like = like & ((answers != label) | (scores.double() >= threshold))
         return like
 
 
@@ -70,7 +72,7 @@ def likeness(
         most = max(1, int(most_of_a_label * len(own)))
         if int(knee.selects(own).sum()) > most:
             raised[label] = math.nextafter(float(own[most]), math.inf)
-    return Likeness(knee=knee, raised=raised)
+    return Likeness(knee=knee, raised=raised, most_of_a_label=most_of_a_label)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

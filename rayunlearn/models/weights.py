@@ -19,6 +19,11 @@ SAFETENSORS_OR_STATE_DICT = (
     "safetensors bytes, or a file saved by torch.save(model.state_dict(), path): "
     "a flat mapping of names to tensors that torch.load(weights_only=True) accepts"
 )
+WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What weights may be stored as; of narrower types, as of codes, the numbers alone do not say the weights."""
+COUNTER_DTYPES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+"""Of a model's counters, such as BatchNorm's `num_batches_tracked`, which are tensors of no dimension."""
+_NAMED_DTYPES = "torch.float16, bfloat16, float32 or float64"
 
 
 def version_id(state: Mapping[str, Tensor]) -> str:
@@ -59,12 +64,38 @@ def weights_from_bytes(data: bytes, where: str = "weights") -> dict[str, Tensor]
     """The tensors of safetensors bytes, on CPU; metadata are passed over.
 
     Raises:
-        BadInput: the bytes are not safetensors.
+        BadInput: the bytes are not safetensors, or hold a type that torch has not.
     """
     try:
         return safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise BadInput("content", _start(data), f"safetensors bytes ({error})", where=where) from error
+    except KeyError as error:  # of a name in the table of types
+        allowed = f"safetensors bytes with types of torch ({error} is none)"
+        raise BadInput("content", _start(data), allowed, where=where) from error
+
+
+def require_weights(state: Mapping[str, Tensor], where: str = "weights") -> None:
+    """Refuse what are no weights that a model can calculate with in 32 bits.
+
+    Raises:
+        BadInput: naming the first tensor that is not dense; that is of another type than `WEIGHT_DTYPES`,
+            or for a single number `COUNTER_DTYPES`; that has NaN, infinity, or a number beyond float32; or
+            that is a running variance or a counter below 0.
+    """
+    for name, value in state.items():
+        thing = f"tensor {name!r}"
+        if value.is_meta or value.is_complex() or value.layout != torch.strided or value.is_quantized:
+            said = f"{value.dtype}, {value.layout}, {value.device}"
+            raise BadInput(thing, said, "a dense tensor of real numbers", where=where)
+        is_counter = value.dim() == 0 and value.dtype in COUNTER_DTYPES
+        if not is_counter and value.dtype not in WEIGHT_DTYPES:
+            allowed = f"weights as {_NAMED_DTYPES}, or a counter, which is one integer"
+            raise BadInput(thing, f"{value.dtype} {list(value.shape)}", allowed, where=where)
+        if not bool(torch.isfinite(value.float()).all()):
+            raise BadInput(thing, "not finite", "finite numbers of 32 bits", where=where)
+        if (is_counter or name.endswith("running_var")) and bool((value < 0).any()):
+            raise BadInput(thing, float(value.min()), "at least 0: a variance or a counter", where=where)
 
 
 def load_weights_file(path: str | Path) -> dict[str, Tensor]:
@@ -74,16 +105,10 @@ def load_weights_file(path: str | Path) -> dict[str, Tensor]:
     that refuses (code in the pickle, for one) is refused here and never unpickled.
 
     Raises:
-        BadInput: naming the file and why it is refused; NaN and infinity among the numbers, too.
+        BadInput: naming the file and why it is refused; as `require_weights`, too.
     """
     state = _read_weights_file(Path(path))
-    for name, value in state.items():
-        thing = f"tensor {name!r}"
-        if value.is_meta or value.is_complex() or value.layout != torch.strided or value.is_quantized:
-            said = f"{value.dtype}, {value.layout}, {value.device}"
-            raise BadInput(thing, said, "a dense tensor of real numbers", where=f"weights file {path}")
-        if not bool(torch.isfinite(value.float()).all()):
-            raise BadInput(thing, "not finite", "finite numbers of 32 bits", where=f"weights file {path}")
+    require_weights(state, f"weights file {path}")
     return state
 
 
@@ -113,10 +138,12 @@ def _read_weights_file(path: Path) -> dict[str, Tensor]:
 def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str = "weights") -> None:
     """Copy a state dict into a model that must have exactly its names and shapes.
 
-    Values are cast to the model's dtypes; `version_id` of the model is the id of what it then holds.
+    Values are cast to the model's dtypes, weights from `WEIGHT_DTYPES` and counters from `COUNTER_DTYPES`;
+    `version_id` of the model is the id of what it then holds.
 
     Raises:
-        BadInput: listing missing, unexpected and mis-shaped names; the model is then unchanged.
+        BadInput: listing missing, unexpected, mis-shaped and mis-typed names, and those with a number that
+            the model's type cannot hold; the model is then unchanged.
     """
     own = model.state_dict()
     problems = []
@@ -127,13 +154,33 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str = "weigh
         for name in sorted(own.keys() & state.keys())
         if state[name].shape != own[name].shape
     ]
-    for title, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped)):
+    mistyped = [
+        f"{name}: {state[name].dtype} where the model has {own[name].dtype}"
+        for name in sorted(own.keys() & state.keys())
+        if state[name].dtype not in (WEIGHT_DTYPES if own[name].is_floating_point() else COUNTER_DTYPES)
+    ]
+    too_large = [
+        name
+        for name in sorted(own.keys() & state.keys())
+        if not mistyped and _overflows(state[name], own[name].dtype)
+    ]
+    for title, names in (
+        ("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped),
+        ("mis-typed", mistyped), ("too large", too_large),
+    ):  # fmt: skip
         if names:
             problems.append(f"{title}: {', '.join(names)}")
     if problems:
-        allowed = f"exactly the names and shapes of {type(model).__name__}"
+        allowed = f"exactly the names and shapes of {type(model).__name__}, weights as {_NAMED_DTYPES}"
         raise BadInput("state dict", "; ".join(problems), allowed, where=where)
     model.load_state_dict(dict(state))
+
+
+def _overflows(value: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a number becomes infinite in the model's type."""
+    if not dtype.is_floating_point or torch.finfo(value.dtype).max <= torch.finfo(dtype).max:
+        return False
+    return bool((value.isfinite() & ~value.to(dtype).isfinite()).any())
 
 
 def _plain(tensor: Tensor) -> Tensor:

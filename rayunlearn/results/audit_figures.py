@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from rayunlearn.errors import BadInput
 from rayunlearn.results.plot_style import FORGET_COLOUR, INK, MUTED, RC, RETAIN_COLOUR, RULE, bare, saved
-from rayunlearn.results.wording import SUBJECT_NAMES
+from rayunlearn.results.wording import SUBJECT_NAMES, of_each_class
 
 FALSE_POSITIVES = 0.01
 """Rate at which the likelihood ratio attack's true positives are reported."""
@@ -38,12 +38,8 @@ COLOURS = {
 }
 OTHER_COLOURS = ("#b5547a", "#6b7f1a", "#4f5bb8")
 
-RELEARNING = {
-    "relearn_steps": "from the full training set",
-    "relearn_few_steps": "from the retain data and a few forget images",
-    "relearn_retain_peak": "from the retain data alone",
-}
-"""Measures that have a curve, and what the model is shown."""
+RELEARNING = ("relearn_steps", "relearn_few_steps", "relearn_retain_peak")
+"""Measures that have a curve."""
 
 _PANEL = 2.2
 """Height of a panel of images, inches."""
@@ -121,13 +117,32 @@ def _relearning(rows: Sequence[_Row]) -> Canvas | None:
         return None
     canvas = Canvas(figsize=(1.0 + 4.2 * len(shown), 4.2), layout="constrained")
     panels = canvas.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axes, (measure, found) in zip(panels, shown.items(), strict=True):
+    for axes, found in zip(panels, shown.values(), strict=True):
         _relearning_panel(axes, found)
-        axes.set_title(RELEARNING[measure], fontsize=9.5, color=MUTED)
+        axes.set_title(_shown_data(next(iter(found.values()))), fontsize=9.5, color=MUTED)
     panels[0].set_ylabel("accuracy on the forget classes, %")
     handles, labels = panels[0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside upper left", ncols=6, frameon=False, fontsize=9)
     return canvas
+
+
+def _shown_data(settings: Mapping[str, Any]) -> str:
+    """What a model relearned from, by the settings of the measurement; nothing where they are not recorded.
+
+    >>> _shown_data({"forget_per_class": 5, "retain_data": True})
+    'from the retain data and 5 forget images of each class'
+    >>> _shown_data({"forget_per_class": None, "retain_data": True})
+    'from the full training set'
+    """
+    if "forget_per_class" not in settings:
+        return ""
+    number, retain = settings["forget_per_class"], settings["retain_data"]
+    if number == 0:
+        return "from the retain data alone"
+    if number is None:
+        return "from the full training set" if retain else "from the forget images alone"
+    forget = of_each_class(number, "forget image")
+    return f"from the retain data and {forget}" if retain else f"from {forget} alone"
 
 
 def _relearning_panel(axes: Axes, found: Mapping[str, Mapping[str, Any]]) -> None:

@@ -19,9 +19,10 @@ from matplotlib.ticker import MaxNLocator
 
 from rayunlearn.errors import BadInput
 from rayunlearn.results import wording
+from rayunlearn.results.approximated import ClassYield, Threshold
 from rayunlearn.results.page import data_uri, picture, pretty, rendered
 from rayunlearn.results.plot_style import FORGET_COLOUR, INK, MUTED, RC, RETAIN_COLOUR, bare, mark_step
-from rayunlearn.results.summary import BASELINES, ClassYield, Figure, RequestSummary, Threshold
+from rayunlearn.results.summary import BASELINES, Figure, RequestSummary
 from rayunlearn.results.wording import SUBJECT_MEANINGS, SUBJECT_NAMES
 
 IMAGES_PER_CLASS = 8
@@ -67,6 +68,12 @@ def write_report(
             for number, s in enumerate(summaries, start=1)
         ],
         glossary=wording.glossary(summaries),
+        baselines=wording.baselines(
+            figure
+            for summary in summaries
+            for subject in BASELINES
+            if (figure := summary.figure(subject, "forget_accuracy")) is not None
+        ),
         subjects=[(SUBJECT_NAMES[name], meaning) for name, meaning in SUBJECT_MEANINGS.items()],
         audited=any(s.figures for s in summaries),
         recipe=pretty(recipe_json),

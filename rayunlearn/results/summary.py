@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.results.approximated import ClassYield, Threshold, threshold_of, yield_of
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import runs_of
 
@@ -84,55 +85,6 @@ class Stop:
     step: int
     regret: Figure
     forget_correct: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Threshold:
-    """Which samples of D' count as like the examples (few-shot paper, eq. 9 and Fig. 4a).
-
-    Attributes:
-        value: t_f, in units of the similarity.
-        selected, samples: samples of D' that count as like the examples, of so many.
-        by: "knee" of the curve; "midrange" or "none" where that has no knee.
-        reason: why it has none; empty for a knee.
-        curve: quantiles of the similarity at even shares of the samples, descending.
-        raised: labels of which only the most similar samples count.
-    """
-
-    value: float
-    selected: int
-    samples: int
-    by: str
-    reason: str
-    curve: tuple[float, ...]
-    raised: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassYield:
-    """What a class gave to D'.
-
-    Attributes:
-        label: the class that candidates were made for.
-        wanted, found: samples wanted, and accepted.
-        judged, budget: candidates judged, and the most that could be.
-        entropy_failed, consistency_failed: of those judged; one that fails both counts in both.
-        predicted: label -> samples found that the version gives it to.
-    """
-
-    label: int
-    wanted: int
-    found: int
-    judged: int
-    budget: int
-    entropy_failed: int
-    consistency_failed: int
-    predicted: Mapping[int, int]
-
-    @property
-    def short(self) -> bool:
-        """Whether it gave fewer than wanted."""
-        return self.found < self.wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,8 +353,8 @@ def _of_evaluations(rows: Sequence[_Row]) -> dict[str, Any]:
         if row["measure"] == "relapse_accuracy" and row["step"] is not None and row["value"] is not None
     }
     chosen = [row["step"] for row in rows if row["measure"] == "chosen_step"]
-    thresholds = [_threshold(row) for row in rows if row["measure"] == "threshold"]
-    yields = [_yield(row) for row in rows if row["measure"] == "yield"]
+    thresholds = [threshold_of(row) for row in rows if row["measure"] == "threshold"]
+    yields = [yield_of(row) for row in rows if row["measure"] == "yield"]
     seen = [row for row in rows if row["step"] is None and row["measure"] not in ("threshold", "yield")]
     return ({"chosen_step": chosen[-1]} if chosen else {}) | {
         "synthetic_check": {row["measure"]: _figure(row) for row in seen},
@@ -410,21 +362,6 @@ def _of_evaluations(rows: Sequence[_Row]) -> dict[str, Any]:
         "yields": tuple({given.label: given for given in yields}.values()),
         "relapse": dict(sorted(relapse.items())),
     }
-
-
-def _threshold(row: _Row) -> Threshold:
-    told = json.loads(row["parameters"])
-    raised = sorted(map(int, told.get("raised", ())))  # none in entries that are older than the rule
-    return Threshold(
-        value=row["value"], selected=round(row["sum"]), samples=row["count"], by=told["by"],
-        reason=told["reason"], curve=tuple(told["curve"]), raised=tuple(raised),
-    )  # fmt: skip
-
-
-def _yield(row: _Row) -> ClassYield:
-    told = json.loads(row["parameters"])
-    predicted = {int(label): count for label, count in told["predicted"].items()}  # keys of JSON are text
-    return ClassYield(**{**told, "predicted": predicted})
 
 
 def _of_audits(rows: Sequence[_Row], forgotten: Sequence[int], *, named: bool) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from rayunlearn.results.summary import ClassYield, Figure, RequestSummary, Threshold
+from rayunlearn.results.approximated import ClassYield, Threshold
+from rayunlearn.results.summary import Figure, RequestSummary
 
 ABSENT = "–"
 """Stands for a figure that was not measured."""
@@ -53,7 +54,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     (
         "probe",
-        "share of D_f that a linear classifier, fitted on a few real images, reads off the model's "
+        "share of D_f that a linear classifier, fitted on {probed_with}, reads off the model's "
         "frozen features; nearer to gold's is better",
     ),
     (
@@ -68,15 +69,20 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "have stopped",
     ),
 )
-"""What the columns mean, for someone who sees them for the first time."""
+"""What the columns mean, for someone who sees them for the first time; in braces what settings decide."""
 
 
 OF_EXAMPLES = (
     "D'",
     "of a request by examples: images that a generator, trained on the version alone, makes and a filter "
-    "lets pass. What of them is like the examples is relearned without the labels to erase, where whole "
-    "classes go all of them are; the rest as it was. A held-out part and the examples decide",
+    "lets pass. What of them is like the examples is relearned without the labels to erase{whole_classes}; "
+    "the rest as it was. A held-out part and the examples decide",
 )
+_WHOLE_BY = {
+    "every": ", where whole classes go all of them are",
+    "label": ", where whole classes go also what gets one of these labels",
+}
+"""What else is relearned so, by `few_shot.whole_by`."""
 GATES_CHECK = (
     "gate's check",
     "of a request by examples, on held-out D': under D_r the share answered as the version before answered "
@@ -114,7 +120,48 @@ def glossary(summaries: Iterable[RequestSummary]) -> list[tuple[str, str]]:
     """The words to explain where these requests are shown."""
     by_examples = [s for s in summaries if s.kind == "examples"]
     unaudited = any(s.synthetic_check and not s.figures for s in by_examples)
-    return [*GLOSSARY, *([OF_EXAMPLES] if by_examples else ()), *([GATES_CHECK] if unaudited else ())]
+    rules = {s.threshold.whole_by for s in by_examples if s.whole_classes and s.threshold}
+    decided = {
+        "probed_with": _probed_with(summaries),
+        "whole_classes": "".join(said for rule, said in _WHOLE_BY.items() if rule in rules),
+    }
+    terms = [*GLOSSARY, *([OF_EXAMPLES] if by_examples else ()), *([GATES_CHECK] if unaudited else ())]
+    return [(term, meaning.format(**decided)) for term, meaning in terms]
+
+
+def _probed_with(summaries: Iterable[RequestSummary]) -> str:
+    """The images that the audits' probes were fitted on, where one setting says it of all."""
+    figures = [s.figure("unlearned", "probe_forget_recall") for s in summaries]
+    found = {f.parameters["train_per_class"] for f in figures if f and "train_per_class" in f.parameters}
+    if len(found) != 1:
+        return "real training images"
+    (number,) = found
+    return "all real training images" if number is None else of_each_class(number, "real training image")
+
+
+def of_each_class(number: int, thing: str) -> str:
+    """So many of each class.
+
+    >>> of_each_class(1, "image"), of_each_class(20, "image")
+    ('1 image of each class', '20 images of each class')
+    """
+    return f"{number} {thing}{'' if number == 1 else 's'} of each class"
+
+
+def baselines(forgotten: Iterable[Figure]) -> str:
+    """What hiding achieves, from the baselines' accuracies on D_f.
+
+    >>> baselines([Figure(value=0.0), Figure(value=0.032)]).split(" without")[0]
+    'The baselines bring D_f to 3.2 % at most'
+    >>> baselines([]).split(" without")[0]
+    'D_f can be brought to 0 %'
+    """
+    values = [figure.value for figure in forgotten if figure.value is not None]
+    without = "without forgetting: the class is still in the features."
+    if not values:
+        return f"D_f can be brought to 0 % {without}"
+    reached = "0 %" if max(values) == 0 else f"{percent(max(values))} at most"
+    return f"The baselines bring D_f to {reached} {without}"
 
 
 def percent(figure: Figure | float | None) -> str:
@@ -265,14 +312,24 @@ def like_examples(threshold: Threshold) -> str:
     "4 of 90 samples of D' are like the examples"
     >>> like_examples(Threshold(**told, by="none", reason="all 90 scores are equal")).split("; ")[1]
     'for want of a knee the threshold is above every similarity (all 90 scores are equal)'
+    >>> like_examples(Threshold(**told, by="knee", reason="", raised=(7,), most_of_a_label=0.02))[44:]
+    '(of those answered 7 the most similar 2 %, or one, alone: the class stays)'
     """
     said = f"{threshold.selected} of {threshold.samples} samples of D' are like the examples"
     if threshold.raised:
         labels = ", ".join(map(str, threshold.raised))
-        said += f" (of those answered {labels} the most similar tenth alone: the class stays)"
+        said += f" (of those answered {labels} {_most_similar(threshold)} alone: the class stays)"
     if threshold.by == "knee":
         return said
     return f"{said}; for want of a knee the threshold is {_FALLBACKS[threshold.by]} ({threshold.reason})"
+
+
+def _most_similar(threshold: Threshold) -> str:
+    """How many of a label count whose class stays."""
+    share = threshold.most_of_a_label
+    if share is None:
+        return "the most similar"
+    return f"the most similar {100 * share:g} %, or one," if share else "the most similar one"
 
 
 def fell_short(yields: Iterable[ClassYield]) -> str:

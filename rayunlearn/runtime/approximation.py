@@ -58,12 +58,14 @@ class Filtered:
         width: of the RBF kernel; None for the others.
         likeness: threshold, its curve, and what goes beyond it.
         selected: samples of D' that are like the examples.
+        whole_by: what counts as like them besides (`FewShotSettings.whole_by`).
     """
 
     composition: Composition
     width: KernelWidth | None
     likeness: Likeness
     selected: int
+    whole_by: str
 
 
 class Approximation:
@@ -199,7 +201,13 @@ class Approximation:
         found = likeness(scores, answers, knee_threshold(scores), self.stay, most)
         selected = int(found.selects(scores, answers).sum())
         width = None if kept["width"] is None else KernelWidth(**kept["width"])
-        return Filtered(composition=self.composition, width=width, likeness=found, selected=selected)
+        return Filtered(
+            composition=self.composition,
+            width=width,
+            likeness=found,
+            selected=selected,
+            whole_by=self.whole_by,
+        )
 
     @property
     def _answers(self) -> list[int]:
@@ -295,6 +303,8 @@ def filtered_rows(filtered: Filtered, erased: Collection[int]) -> list[dict[str,
         "reason": knee.reason,
         "curve": list(knee.curve),
         "raised": {str(label): bound for label, bound in filtered.likeness.raised.items()},
+        "most_of_a_label": filtered.likeness.most_of_a_label,
+        "whole_by": filtered.whole_by,
         "kernel_width": None if width is None else width.value,
         "kernel_width_from": None if width is None else width.source,
     }

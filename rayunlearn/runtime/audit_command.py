@@ -104,7 +104,10 @@ def run_audit(options: AuditOptions) -> int:
                     claim=claim,
                 )
                 invert = options.figures is not None and "inversion" in (measures or MEASURES)
-                audited = Auditor(context, threads=1).audit_version(options.version, measures, invert=invert)
+                by_hand = {assignment.partition("=")[0].strip() for assignment in options.set}
+                audited = Auditor(context, threads=1).audit_version(
+                    options.version, measures, invert=invert, by_hand=by_hand
+                )
         _show(console, audited)
         if options.figures is not None:
             for name, png in audit_figures(audited.rows, audited.inverted).items():

@@ -5,7 +5,7 @@ The auditor writes its rows through the one appender; nobody who decides can rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -27,13 +27,14 @@ from rayunlearn.roles import Roles
 from rayunlearn.runtime.audit import AuditInputs, audit_task, inverted_images_task, shadow_candidates
 from rayunlearn.runtime.cluster import role_share
 from rayunlearn.runtime.context import Context
+from rayunlearn.runtime.fixed_settings import OF_THE_MODEL, require_fixed
 from rayunlearn.runtime.labelled import mislabelled_by_task
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.remote import fetch
 from rayunlearn.runtime.requested import data_of
 from rayunlearn.runtime.runs import RunFiles, kept_runs
 from rayunlearn.runtime.shadows import shadow_jobs, shadow_models
-from rayunlearn.runtime.training import TrainingJob, train_gold, train_original, training_job
+from rayunlearn.runtime.training import TrainingJob, describe, train_gold, train_original, training_job
 from rayunlearn.seeds import derive_seed
 
 Weights = dict[str, Tensor]
@@ -77,16 +78,20 @@ class Auditor:
     Args:
         context: of the service.
         threads: torch threads of each process that trains or measures.
+        spec: of a classifier for the recipe's data; None asks for it where it is needed.
     """
 
-    def __init__(self, context: Context, *, threads: int) -> None:
-        self.context = context
+    def __init__(self, context: Context, *, threads: int, spec: ClassifierSpec | None = None) -> None:
+        self.context, self._spec = context, spec
         self.settings = context.recipe.audit
         self.reader = LedgerReader(context.store, ALL_TABLES)
         self.threads = threads
 
     def audit(self) -> None:
-        """Measure every published run that has not been audited, on real data, in other processes."""
+        """Measure every published run that has not been audited, on real data, in other processes.
+
+        Those of lineages whose original had other data than the recipe's are left, which is said.
+        """
         audited = set(self.reader.read("audits", columns=["run_id"]).column("run_id").to_pylist())
         # a run whose files were purged before anybody audited it can be audited no more
         kept = kept_runs(self.context.store) - audited
@@ -95,7 +100,7 @@ class Auditor:
             chain = {v.version: v for v in versions(self.reader, row["lineage"])}
             version = chain[row["version"]]
             files = RunFiles(self.context.store, row["run_id"])
-            if not self._is_there(version):
+            if not self._is_there(version) or not self._is_of_the_data(next(iter(chain.values()))):
                 continue
             steps = self.reader.read("checkpoints", run_id=row["run_id"]).column("step").to_pylist()
             (chosen, *_) = self.reader.read(
@@ -112,7 +117,12 @@ class Auditor:
         self._record(self._prepared(targets))
 
     def audit_version(
-        self, name: str, measures: Sequence[str] | None, *, invert: bool = False
+        self,
+        name: str,
+        measures: Sequence[str] | None,
+        *,
+        invert: bool = False,
+        by_hand: Collection[str] = (),
     ) -> VersionAudit:
         """Measure one version by its id or the beginning of it, and record the figures.
 
@@ -120,11 +130,13 @@ class Auditor:
             name: the id, or its beginning.
             measures: names of measures; None makes all that can be made of what was forgotten.
             invert: whether to give the images of the model inversion attack, too, of forgotten classes.
+            by_hand: paths of settings that are meant; the model's others are the version's, as always.
 
         Raises:
             BadInput: no version, or several, of that name; one that was purged; one that has forgotten
                 nothing; an original that is gone for good; a measure that is none, or that needs a
-                forgotten class, or to know the forgotten samples, where there is none.
+                forgotten class, or to know the forgotten samples, where there is none; a setting that
+                the lineage's original has fixed otherwise.
         """
         lineages = sorted({row["lineage"] for row in self.reader.read("versions").to_pylist()})
         chains = {lineage: versions(self.reader, lineage) for lineage in lineages}
@@ -139,6 +151,7 @@ class Auditor:
             raise BadInput("--version", name, "a version that has forgotten something; this is the original")
         if not self._is_there(version):
             raise BadInput("--version", name, "a version that is still stored; this one was purged")
+        self._require_fixed(chains[version.lineage][0], by_hand)
         chain = {v.version: v for v in chains[version.lineage]}
         target = _Target(version=version, parent=chain[version.parent])
         asked = tuple(MEASURES) if measures is None else tuple(measures)
@@ -163,6 +176,22 @@ class Auditor:
             rows=self._record(prepared),
             inverted=[] if drawing is None else fetch(drawing),
         )
+
+    def _require_fixed(self, original: Version, by_hand: Collection[str] = ()) -> None:
+        """Refuse data, and settings of the model set by hand, that are not the original's."""
+        recipe, model = self.context.recipe, original.model
+        split_seed = derive_seed(self.context.seed, "split")
+        spec = self._spec or describe(recipe.data, model["name"], model["width"], split_seed)[0]
+        meant = [name for name in OF_THE_MODEL if f"model.{name}" in by_hand]
+        require_fixed(self.reader, original, recipe, spec, of_the_model=meant)
+
+    def _is_of_the_data(self, original: Version) -> bool:
+        try:
+            self._require_fixed(original)
+        except BadInput as error:
+            self.context.progress.say(f"no audit of lineage {original.lineage}: {error}")
+            return False
+        return True
 
     def _is_there(self, version: Version) -> bool:
         return self.context.store.exists(version.path)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import ray
 import torch
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
+from rayunlearn.inversion.model_inversion import generator_spec
 from rayunlearn.methods.conditional_gan import ConditionalGAN
 from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.registry import method_named
 from rayunlearn.models.classifiers import ClassifierSpec
-from rayunlearn.models.conditional_generator import ConditionalGeneratorSpec, build_conditional_generator
-from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
+from rayunlearn.models.conditional_generator import build_conditional_generator
+from rayunlearn.models.weights import load_into, load_weights_file, weights_from_bytes, weights_to_bytes
 from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.results.lineage import Version
 from rayunlearn.results.store import Store
@@ -80,6 +82,18 @@ def hand_on_generators(store: Store, recipe: Recipe, parent: Version, version: s
         store.put(pretrained_name(recipe, parent.lineage, version), store.get(before))
 
 
+def given_generator(path: str | Path, spec: ClassifierSpec, settings: FewShotSettings) -> Weights:
+    """The weights in a file of a generator that was trained elsewhere, on CPU.
+
+    Raises:
+        BadInput: they are none, or not those of a generator of this shape.
+    """
+    shape = generator_spec(spec, settings.model_inversion)
+    generator = build_conditional_generator(shape, 0)
+    load_into(generator, load_weights_file(path), f"generator file {path}")
+    return dict(generator.state_dict())
+
+
 def pretrained_name(recipe: Recipe, lineage: str, version: str) -> str:
     """Where the generator that was trained on data for a version is stored."""
     inversion = recipe.few_shot.model_inversion
@@ -108,11 +122,7 @@ def train_on_data(
         roles: what was forgotten before, whose images it is not shown; None: nothing.
     """
     dataset, parts = open_data(data, split_seed)
-    low, high = spec.pixel_range
-    shape = ConditionalGeneratorSpec(
-        channels=spec.in_channels, image_size=spec.image_size, num_classes=spec.num_classes,
-        low=low, high=high, z_dim=settings.model_inversion.z_dim, width=settings.model_inversion.width,
-    )  # fmt: skip
+    shape = generator_spec(spec, settings.model_inversion)
     first = build_conditional_generator(shape, derive_seed(seed, "generator"), label_std=GAN_LABEL_STD)
     ids = parts.train_ids if roles is None else not_forgotten(parts.train_ids, dataset.labels, roles)
     images, labels = dataset.images[ids], dataset.labels[ids]

@@ -97,12 +97,14 @@ def take_in(
     config_hash: str,
     now: datetime,
     received: Mapping[str, datetime] | None = None,
+    check_lineage: Callable[[str], None] = lambda lineage: None,
 ) -> tuple[Intake, list[Row]]:
     """Sort requests, and say what is to be recorded of them.
 
     A request is checked against what its lineage will have forgotten by its turn, if all before it are
     served. One that was accepted before and cannot be served now is told among the rejected, and nothing is
-    recorded of that: it goes on waiting.
+    recorded of that: it goes on waiting. So is one whose lineage cannot be served under these settings,
+    though it is accepted now: a job with the lineage's own settings serves it.
 
     Args:
         reader: of what was recorded before.
@@ -115,6 +117,7 @@ def take_in(
         config_hash: of the settings; a request that failed under others is tried again.
         now: the time of receipt of what has none.
         received: times of receipt by request id, of requests that do not say it themselves.
+        check_lineage: refuses a lineage that these settings do not fit.
 
     Returns:
         The requests by what is to be done with them, and rows for the requests table.
@@ -124,10 +127,11 @@ def take_in(
     failed: list[Request] = []
     cancelled: list[Request] = []
     rejected: list[Rejected] = []
-    accepted: list[Rejected] = []  # those of them that were received before and go on waiting
+    accepted: list[Rejected] = []  # those of them that were received, before or now, and go on waiting
     rows: list[Row] = []
     received = received or {}
     chains: dict[str, list[Version]] = {}
+    unfit: dict[str, BadInput | None] = {}
     events = request_events(reader, {e.request_id for e in entries if isinstance(e, Request)})
     forgotten: dict[str, dict[str, set[int]]] = {}
     for entry in entries:
@@ -136,6 +140,7 @@ def take_in(
             continue
         if entry.lineage not in chains:
             chains[entry.lineage] = versions(reader, entry.lineage)
+            unfit[entry.lineage] = _refusal(check_lineage, entry.lineage)
         chain = chains[entry.lineage]
         head = chain[-1] if chain else None
         gone = forgotten.setdefault(
@@ -175,7 +180,8 @@ def take_in(
                 samples_forgotten=gone["samples"],
                 served_ids=() if again else tuple(events),
             )
-            check_samples(roles_of(entry, classes, gone["classes"], gone["samples"]), head)
+            if unfit[entry.lineage] is None:  # other settings may have other data
+                check_samples(roles_of(entry, classes, gone["classes"], gone["samples"]), head)
         except BadInput as error:
             rejected.append(_refused(entry, error))
             if again and waits(before):
@@ -183,7 +189,12 @@ def take_in(
             continue
         gone["classes"] |= set(entry.classes)
         gone["samples"] |= set(entry.target if entry.kind == "samples" else ())
-        pending.append(entry)
+        cannot = unfit[entry.lineage]
+        if cannot is None:
+            pending.append(entry)
+        else:
+            rejected.append(_refused(entry, cannot))
+            accepted.append(rejected[-1])
         if not before:
             # of lines that were received at once the order counts
             at = entry.received_at or received.get(entry.request_id, now + timedelta(microseconds=len(rows)))
@@ -335,6 +346,15 @@ def with_examples(
         if not before or before[0]["examples"] is None:
             raise
         return replace(request, examples=before[0]["examples"])
+
+
+def _refusal(check: Callable[[str], None], lineage: str) -> BadInput | None:
+    """Why a lineage is refused; None where it is not."""
+    try:
+        check(lineage)
+    except BadInput as error:
+        return error
+    return None
 
 
 def _refused(request: Request, error: BadInput) -> Rejected:

@@ -209,7 +209,7 @@ def _report(service: Service, recipe: Recipe, summaries: Sequence[RequestSummary
         run = summary.run_id
         made = retain_images(service.context.store, service.reader, run) if run else None
         if made is not None:
-            low, high = service.spec.pixel_range
+            low, high = service.spec_of(str(summary.lineage)).pixel_range
             pixels = (made.images - low) / (high - low)
             images[summary.request_id] = pixels.clamp(0, 1).numpy()
             labels[summary.request_id] = made.labels.numpy()

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rayunlearn.errors import BadInput, ExitCode, IntegrityError, RayUnlearnError, nearest
-from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
+from rayunlearn.models.weights import require_weights, version_id, weights_from_bytes, weights_to_bytes
 from rayunlearn.results.custody import SHORT, HeldVersion, find_version, findings, held_versions, short
 from rayunlearn.results.lasting import require_lasting
 from rayunlearn.results.ledger import LedgerReader
@@ -161,7 +161,7 @@ def _time(moment: datetime) -> str:
 
 
 def _verify(console: Console, store: Store) -> int:
-    found = findings(store, lambda data, name: version_id(weights_from_bytes(data, name)))
+    found = findings(store, _identify)
     for finding in found:
         console.print(Text.assemble(("finding: ", "bold red"), plain(str(finding))), soft_wrap=True)
     if found:
@@ -179,6 +179,13 @@ def _verify(console: Console, store: Store) -> int:
     ):
         console.print(said, soft_wrap=True)
     return ExitCode.OK
+
+
+def _identify(data: bytes, name: str) -> str:
+    """The version id of stored weights, or `BadInput` where they are none."""
+    weights = weights_from_bytes(data, name)
+    require_weights(weights, name)
+    return version_id(weights)
 
 
 def _export(console: Console, store: Store, options: ExportOptions) -> int:

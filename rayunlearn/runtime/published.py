@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rayunlearn.errors import IntegrityError
-from rayunlearn.models.weights import version_id, weights_from_bytes
+from rayunlearn.models.weights import require_weights, version_id, weights_from_bytes
 from rayunlearn.results.lineage import Version
 from rayunlearn.results.store import Store
 
@@ -15,8 +15,10 @@ def load_version(store: Store, version: Version) -> dict[str, Tensor]:
 
     Raises:
         IntegrityError: the stored bytes are not that version's.
+        BadInput: they are, and no model can calculate with them (`require_weights`).
     """
     weights = weights_from_bytes(store.get(version.path), version.path)
     if version_id(weights) != version.version:
         raise IntegrityError(f"{version.path} does not hold version {version.version}")
+    require_weights(weights, version.path)
     return weights

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Sequence
 
 from torch import Tensor
 
+from rayunlearn.errors import BadInput
 from rayunlearn.methods.registry import require_access, require_granularity
 from rayunlearn.models.classifiers import ClassifierSpec
-from rayunlearn.models.weights import version_id, weights_to_bytes
+from rayunlearn.models.weights import require_weights, version_id, weights_to_bytes
 from rayunlearn.recipes import DataSettings
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
@@ -77,8 +78,14 @@ class Scheduler:
 
         Raises:
             StorageHeld: another scheduler has taken over the storage location; nothing was stored.
+            BadInput: no model can calculate with the weights, so that nothing could follow this version; or
+                they are those of a version that another run has published.
         """
         self.context.check_claim()
+        require_weights(weights, f"weights to publish in lineage {lineage!r}")
+        if (unchanged := self.repeated(lineage, weights, run)) is not None:
+            allowed = f"one that no version of lineage {lineage!r} is ({unchanged})"
+            raise BadInput("version to publish", version_id(weights)[:12], allowed)
         identity = version_id(weights)
         path = f"models/{lineage}/{identity}.safetensors"
         if not self.context.store.exists(path):
@@ -106,6 +113,19 @@ class Scheduler:
                 ],
             )
         return next(v for v in versions(self.reader, lineage) if v.version == identity)
+
+    def repeated(self, lineage: str, weights: dict[str, Tensor], run: str | None) -> str | None:
+        """Which version of another run weights are, in a sentence; None where they are new.
+
+        A version is its weights: one that is there already cannot be published once more, with other
+        requests to its name.
+        """
+        identity, chain = version_id(weights), versions(self.reader, lineage)
+        if not any(v.version == identity and v.run_id != run for v in chain):
+            return None
+        if identity == chain[-1].version:
+            return f"nothing was changed: it is the version before, {identity[:12]}, bit by bit"
+        return f"it is {identity[:12]}, bit by bit, an earlier version of the lineage"
 
     def serve(self, *requests: Request, attempt: int = 1) -> Outcome:
         """Carry out requests against the current version of their lineage, in one run, or go on with it.

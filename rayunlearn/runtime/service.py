@@ -24,7 +24,7 @@ from torch import Tensor
 from rayunlearn.errors import BadInput, ExitCode, Interrupted
 from rayunlearn.methods.registry import METHODS, method_named
 from rayunlearn.methods.unlearning import Method
-from rayunlearn.models.classifiers import build_classifier
+from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
 from rayunlearn.models.weights import (
     load_into,
     load_weights_file,
@@ -49,7 +49,8 @@ from rayunlearn.runtime.examples import (
     referred_to,
     require_fitting,
 )
-from rayunlearn.runtime.generators import pretrained_name, train_on_data_task
+from rayunlearn.runtime.fixed_settings import require_fixed
+from rayunlearn.runtime.generators import given_generator, pretrained_name, train_on_data_task
 from rayunlearn.runtime.grants import check_samples_by_task
 from rayunlearn.runtime.intake import Intake, Row, drain, take_in
 from rayunlearn.runtime.remote import fetch
@@ -144,8 +145,11 @@ class Service:
             recipe.data, recipe.model.name, recipe.model.width, self.split_seed
         )
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
-        self.generator = None if generator is None else load_weights_file(generator)
+        self.generator = (
+            None if generator is None else given_generator(generator, self.spec, recipe.few_shot)
+        )
         self._schedulers: dict[str, Scheduler] = {}
+        self._fitting: set[str] = set()
         self.held: dict[str, Exception] = {}
         self.scheduler = self.scheduler_for(recipe.method)
 
@@ -229,7 +233,12 @@ class Service:
         load_into(model, load_weights_file(checkpoint), str(checkpoint))
         return dict(model.state_dict())
 
-    def _require_given_original(self, lineages: set[str]) -> None:
+    def require_given_original(self, lineages: set[str]) -> None:
+        """Refuse a given checkpoint that is not the original of one of these lineages that has begun.
+
+        Raises:
+            BadInput: naming the checkpoint's model and the lineage's.
+        """
         if self.given is None:
             return
         identity = version_id(self.given)
@@ -242,13 +251,31 @@ class Service:
                 )
                 raise BadInput("--checkpoint", f"model {identity[:12]}", allowed)
 
+    def require_fitting(self, lineage: str) -> None:
+        """Refuse a lineage that has begun and whose original the settings contradict.
+
+        Raises:
+            BadInput: naming the setting, its value, and what the lineage has.
+        """
+        if lineage in self._fitting:
+            return
+        chain = versions(self.reader, lineage)
+        if chain:
+            require_fixed(self.reader, chain[0], self.context.recipe, self.spec)
+            self._fitting.add(lineage)
+
+    def spec_of(self, lineage: str) -> ClassifierSpec:
+        """Of the lineage's original, be it there or still to come."""
+        chain = versions(self.reader, lineage)
+        return ClassifierSpec.from_dict(chain[0].model) if chain else self.spec
+
     def take_in(self, entries: Sequence[Request | Rejected], *, record: bool = True) -> Intake:
         """Sort a file's requests, each checked whole, before anything is trained.
 
         Raises:
             BadInput: a checkpoint was given that is not the original of a lineage that there is already.
         """
-        self._require_given_original({e.lineage for e in entries if isinstance(e, Request)})
+        self.require_given_original({e.lineage for e in entries if isinstance(e, Request)})
         intake, rows = self._checked(entries, record=record)
         if record:
             self.context.ledger.append("requests", rows)
@@ -271,7 +298,7 @@ class Service:
         Raises:
             BadInput: a checkpoint was given that is not the original of a lineage that the file names.
         """
-        self._require_given_original({e.lineage for e in first if isinstance(e, Request)})
+        self.require_given_original({e.lineage for e in first if isinstance(e, Request)})
         return drain(
             self.inbox,
             self.reader,
@@ -300,6 +327,7 @@ class Service:
             config_hash=self.scheduler.config_hash,
             now=self.context.clock(),
             received=received,
+            check_lineage=self.require_fitting,
         )
 
     def _check_samples(self, roles: Roles, head: Version | None) -> None:
@@ -318,12 +346,12 @@ class Service:
 
     def _examples(self, request: Request, *, record: bool) -> str:
         """The reference of a request's examples, which are kept unless this is a dry run."""
-        store, said = self.context.store, str(request.examples)
+        store, said, spec = self.context.store, str(request.examples), self.spec_of(request.lineage)
         if not said.startswith(EXAMPLES_PREFIX):
-            examples = read_by_task(said, self.spec, request.target)
+            examples = read_by_task(said, spec, request.target)
         else:
             examples = referred_to(store, self.inbox, request)
-            require_fitting(examples, self.spec, request.target)
+            require_fitting(examples, spec, request.target)
         return keep_examples(store, examples) if record else reference(examples)
 
     def serve(
@@ -390,7 +418,7 @@ class Service:
 
     def audit(self) -> None:
         """Measure what was published on real data, in processes of their own."""
-        Auditor(self.context, threads=self.place.threads).audit()
+        Auditor(self.context, threads=self.place.threads, spec=self.spec).audit()
 
     def purge(self) -> list[str]:
         """Throw away what still knows forgotten classes; returns the versions purged now."""

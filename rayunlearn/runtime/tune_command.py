@@ -84,8 +84,10 @@ def run_sweep(
                 where = where_for(
                     settings, Placement(placement), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role
                 )
-                practised = service.with_examples(practised)
                 lineage = practised.lineage
+                service.require_given_original({lineage})
+                service.require_fitting(lineage)
+                practised = service.with_examples(practised)
                 if not versions(service.reader, lineage):
                     service.begin_lineage(lineage)
                 parent = versions(service.reader, lineage)[-1]

@@ -178,6 +178,8 @@ class Run:
                 step = max(row["step"] for row in self._rows("checkpoints"))
                 choice = replace(choice, step=step)
             candidate = self.files.student(step)
+            if (unchanged := self.scheduler.repeated(self.request.lineage, candidate, self.run)) is not None:
+                return self._fail([*refusals, f"result: {unchanged}"], choice)
             with self._phase("gate"):
                 verdict = self._gate(ensemble, weights, candidate, choice, sets)
         finally:

@@ -60,6 +60,19 @@ def test_a_minority_of_a_class_is_left_to_the_knee() -> None:
     assert int(chosen[answers == 1].sum()) == 17 and int(chosen[answers == 2].sum()) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ties_at_a_labels_threshold_are_not_let_in(dtype: torch.dtype) -> None:
+    """Five of a label stand out and 45 tie at 9.1, above the knee; a tenth of the label is five, not all.
+
+    Negative control: compared in 32 bits, the threshold is rounded to the tie and selects all 50.
+    """
+    scores = torch.cat([torch.full((5,), 10.0), torch.full((45,), 9.1), torch.zeros(50)]).to(dtype)
+    answers = torch.cat([torch.ones(50), torch.zeros(50)]).long()
+    rule = likeness(scores, answers, KNEE, stay=(1,), most_of_a_label=0.1)
+    assert torch.equal(rule.selects(scores, answers), scores == 10)
+    assert int((scores.float() >= rule.raised[1]).sum()) == 50
+
+
 def test_another_part_is_refused() -> None:
     """The error names the parts that there are."""
     with pytest.raises(BadInput, match="learn, stop, check"):

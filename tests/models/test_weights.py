@@ -1,6 +1,7 @@
 """Claims about weights as bytes, files and version ids."""
 
 import hashlib
+import json
 import math
 import os
 import pickle
@@ -10,8 +11,11 @@ import torch
 
 from rayunlearn.errors import BadInput
 from rayunlearn.models.weights import (
+    COUNTER_DTYPES,
+    WEIGHT_DTYPES,
     load_into,
     load_weights_file,
+    require_weights,
     version_id,
     weights_from_bytes,
     weights_to_bytes,
@@ -159,6 +163,62 @@ def test_no_number_of_a_classifier_is_refused(tmp_path, suffix, value, said):
         load_weights_file(path)
 
 
+CODES = [
+    torch.int8, torch.uint8, torch.int64, torch.bool, torch.uint16, torch.uint32, torch.float8_e4m3fn,
+    torch.float8_e5m2,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize("dtype", CODES, ids=str)
+def test_codes_are_no_weights(tmp_path, suffix, dtype):
+    """Quantised weights are codes, whose scale is elsewhere: cast, they are other numbers than those meant.
+
+    Negative control: the same ones in each type of weights are taken.
+    """
+    path = tmp_path / f"given.{suffix}"
+
+    def written(dtype):
+        state = {"w": torch.ones(2, 3).to(dtype)}
+        torch.save(state, path) if suffix == "pt" else path.write_bytes(weights_to_bytes(state))
+
+    written(dtype)
+    with pytest.raises(BadInput, match=f"tensor 'w' is .*{dtype} .*weights as torch.float16, bfloat16"):
+        load_weights_file(path)
+    for proper in WEIGHT_DTYPES:
+        written(proper)
+        assert load_weights_file(path)["w"].dtype == proper
+
+
+@pytest.mark.parametrize("name", ["norm.running_var", "running_var", "norm.num_batches_tracked"])
+def test_a_variance_and_a_counter_are_at_least_0(name):
+    """A running variance below 0 is NaN under the root; 0 is fine, and so is a weight below 0."""
+    dtype = torch.int64 if "num" in name else torch.float32
+    with pytest.raises(BadInput, match=f"tensor '{name}' is -2.0; allowed: at least 0"):
+        require_weights({name: torch.tensor(-2, dtype=dtype)})
+    require_weights({name: torch.tensor(0, dtype=dtype), "norm.running_mean": torch.tensor([-2.0])})
+
+
+def test_a_counter_is_one_integer():
+    """Of each type that counts; none that is a truth value or has a row of numbers."""
+    for dtype in COUNTER_DTYPES:
+        require_weights({"norm.num_batches_tracked": torch.tensor(7, dtype=dtype)})
+    for value in (torch.tensor(True), torch.tensor([7]), torch.tensor(7, dtype=torch.uint16)):
+        with pytest.raises(BadInput, match="a counter, which is one integer"):
+            require_weights({"norm.num_batches_tracked": value})
+
+
+@pytest.mark.parametrize("kind", ["F4", "F6_E2M3", "F8_E8M0"])
+def test_a_type_that_torch_has_not_is_refused(kind):
+    """The safetensors format has more types than torch; their name is told, no traceback."""
+    header = json.dumps({"w": {"dtype": kind, "shape": [8], "data_offsets": [0, 8]}}).encode()
+    bits = {"F4": 4, "F6_E2M3": 6, "F8_E8M0": 8}[kind]
+    header = header.replace(b"[0, 8]", b"[0, %d]" % bits)
+    data = len(header).to_bytes(8, "little") + header + b"\1" * bits
+    with pytest.raises(BadInput, match=f"types of torch .'{kind}' is none"):
+        weights_from_bytes(data)
+
+
 @pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_tensors_without_plain_numbers_are_refused(tmp_path):
     """Sparse ones, and those that hold none, which torch.save writes."""
@@ -198,3 +258,34 @@ def test_load_into_copies_or_names_every_wrong_key():
     assert version_id(model.state_dict()) == before
     load_into(model, other)
     assert version_id(model.state_dict()) == version_id(other) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("weight", torch.ones(3, dtype=torch.int8), "mis-typed: weight: torch.int8 where .* torch.float32"),
+        ("running_var", torch.ones(3).to(torch.float8_e5m2), "mis-typed: running_var: torch.float8_e5m2"),
+        ("num_batches_tracked", torch.tensor(7.5), "mis-typed: num_batches_tracked: torch.float32"),
+        ("bias", torch.tensor([0, 0, 1e39], dtype=torch.float64), "too large: bias"),
+    ],
+)
+def test_load_into_casts_weights_alone(name, value, said):
+    """No code becomes a weight, no fraction a count, no number infinity; the model is then unchanged."""
+    model = torch.nn.BatchNorm1d(3)
+    before = version_id(model.state_dict())
+    with pytest.raises(BadInput, match=said):
+        load_into(model, {**model.state_dict(), name: value})
+    assert version_id(model.state_dict()) == before
+
+
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES, ids=str)
+def test_load_into_casts_every_type_of_weights(dtype):
+    """A quarter is the same number in each; a counter of 32 bits is cast as well."""
+    model = torch.nn.BatchNorm1d(3)
+    given = {
+        name: value.to(dtype) / 4 if value.is_floating_point() else value.int() + 5
+        for name, value in model.state_dict().items()
+    }
+    load_into(model, given)
+    assert model.weight.dtype == torch.float32 and model.weight.tolist() == [0.25] * 3
+    assert model.num_batches_tracked.dtype == torch.int64 and int(model.num_batches_tracked) == 5

@@ -16,7 +16,9 @@ from rayunlearn.inversion.unlearning_set import Part, UnlearningSet, joined
 from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier, version_model
+from rayunlearn.results.approximated import threshold_of
 from rayunlearn.results.store import Store
+from rayunlearn.results.wording import like_examples
 from rayunlearn.roles import Roles
 from rayunlearn.runtime import approximation, sampling
 from rayunlearn.runtime.approximation import Approximation, filtered_rows
@@ -156,6 +158,21 @@ def test_the_parts_are_all_of_it(undisturbed: tuple[Store, UnlearningSet]) -> No
     samples = filtered_rows(made.filter(), (ERASED,))[0]["count"]
     assert sum(sizes.values()) == samples == len(undisturbed[1])
     assert sizes["stop"] == pytest.approx(samples / 10, abs=10) and sizes["learn"] > 7 * sizes["stop"]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1])
+def test_the_share_of_a_label_is_recorded_and_told(
+    undisturbed: tuple[Store, UnlearningSet], share: float
+) -> None:
+    """The sentence of report and terminal is made of the run's own setting, and so is the rule for D'_e."""
+    settings = replace(SETTINGS, most_of_a_label=share, whole_by="label")
+    row = filtered_rows(begun(undisturbed[0], settings=settings).filter(), (ERASED,))[0]
+    found = threshold_of(row)
+    assert (found.most_of_a_label, found.whole_by, found.raised) == (share, "similarity", (ERASED,))
+    said = f"of those answered {ERASED} the most similar {100 * share:g} %, or one, alone"
+    assert said in like_examples(found)
+    whole = filtered_rows(begun(undisturbed[0], whole=True, settings=settings).filter(), (ERASED,))[0]
+    assert (threshold_of(whole).whole_by, threshold_of(whole).raised) == ("label", ())
 
 
 @pytest.mark.learned
