@@ -34,6 +34,7 @@ from rayunlearn.models.weights import (
 from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import OpenRequests, Version, versions
+from rayunlearn.results.wording import numbered
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
@@ -126,7 +127,9 @@ class Service:
         self.reader = LedgerReader(context.store)
         self.inbox, self.open_requests = Inbox(context.store), OpenRequests(self.reader)
         require_same_seed(self.reader, context.seed, context.store.where)
-        self.spec = describe(recipe.data, recipe.model.name, recipe.model.width)
+        self.spec = describe(recipe.data, recipe.model.name, recipe.model.width, context.progress.say)
+        if told := numbered(self.spec.class_names):
+            context.progress.say(f"classes of {recipe.data.dataset}: {told}")
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
         self.generator = None if generator is None else load_weights_file(generator)
         self._schedulers: dict[str, Scheduler] = {}
@@ -300,7 +303,7 @@ class Service:
         """The reference of a request's examples, which are kept unless this is a dry run."""
         store, said = self.context.store, str(request.examples)
         if not said.startswith(EXAMPLES_PREFIX):
-            examples = read_by_task(said, self.spec, request.target)
+            examples = read_by_task(said, self.spec, request.target, self.context.progress.say)
         else:
             examples = referred_to(store, self.inbox, request)
             require_fitting(examples, self.spec, request.target)

@@ -27,7 +27,7 @@ from rayunlearn.models.weights import load_into, weights_from_bytes, weights_to_
 from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.labelled import open_data
-from rayunlearn.runtime.remote import fetch
+from rayunlearn.runtime.remote import fetch, fetch_told, telling, warn_here
 from rayunlearn.runtime.train_run import Shard, train_run
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import stated
@@ -75,6 +75,7 @@ class TrainingJob:
         told = stated(self)
         if not self.excluded_samples:
             del told["excluded_samples"]
+        told["spec"].pop("class_names", None)  # nothing is trained by them
         return hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:24]
 
 
@@ -89,6 +90,7 @@ def classifier_spec(data: DataSettings, name: str, width: float) -> ClassifierSp
         num_classes=dataset.num_classes,
         mean=dataset.mean,
         std=dataset.std,
+        class_names=dataset.class_names,
     )
 
 
@@ -218,6 +220,7 @@ def fit_gold(job: TrainingJob, original: Mapping[str, Tensor], *, shard: Shard |
 
 
 @ray.remote
+@telling
 def _describe(data: DataSettings, name: str, width: float, threads: int) -> ClassifierSpec:
     torch.set_num_threads(threads)
     return classifier_spec(data, name, width)
@@ -236,9 +239,18 @@ def _fit_logged(job: TrainingJob, threads: int) -> tuple[bytes, bytes]:
     return weights_to_bytes(model.state_dict()), weights_to_bytes(log_to_tensors(log))
 
 
-def describe(data: DataSettings, name: str, width: float) -> ClassifierSpec:
-    """`classifier_spec`, asked of another process: the driver itself never loads data."""
-    spec: ClassifierSpec = fetch(_describe.remote(data, name, width, 1))
+def describe(
+    data: DataSettings, name: str, width: float, say: Callable[[str], None] = warn_here
+) -> ClassifierSpec:
+    """`classifier_spec`, asked of another process: the driver itself never loads data.
+
+    Args:
+        data: which.
+        name: of the classifier.
+        width: of it.
+        say: is given what is to be known of the data: what was left out, what is there twice.
+    """
+    spec: ClassifierSpec = fetch_told(_describe.remote(data, name, width, 1), say)
     return spec
 
 
