@@ -70,7 +70,7 @@ class AddOptions:
     """What may be used: weights, few_examples, forget, retain, training_log, pretrained_generator."""
 
     examples: str | None = None
-    """Folder with <label>/*.png or .jpg, or Parquet shards; they are handed over with the request."""
+    """Folder with images in folders of labels, or Parquet shards; they are handed over with the request."""
 
     whole_classes: bool = False
     """With examples: all of the labels' classes is to be forgotten."""

@@ -228,6 +228,20 @@ class Service:
                 )
                 raise BadInput("--checkpoint", f"model {identity[:12]}", allowed)
 
+    def _require_same_classes(self, lineages: set[str]) -> None:
+        """Refuse data whose classes are in another order than when a lineage began: labels would be wrong.
+
+        Raises:
+            BadInput: so it is; versions from before names were recorded are taken as they are.
+        """
+        now = self.spec.class_names
+        for lineage in sorted(lineages):
+            chain = versions(self.reader, lineage)
+            then = chain[-1].model.get("class_names") if chain else None
+            if now and then and list(now) != list(then):
+                allowed = f"as those that lineage {lineage!r} was trained with, {numbered(then) or 'numbers'}"
+                raise BadInput("classes of the data", numbered(now) or "numbers", allowed)
+
     def take_in(self, entries: Sequence[Request | Rejected], *, record: bool = True) -> Intake:
         """Sort a file's requests, each checked whole, before anything is trained.
 
@@ -276,6 +290,7 @@ class Service:
         *,
         record: bool,
     ) -> tuple[Intake, list[Row]]:
+        self._require_same_classes({e.lineage for e in entries if isinstance(e, Request)})
         split_seed = derive_seed(self.context.seed, "split")
         return take_in(
             self.reader,

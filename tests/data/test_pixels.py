@@ -125,6 +125,15 @@ def test_an_image_is_upright_as_its_orientation_says(orientation: int, file_form
     assert np.array_equal(read(written(turned, file_format, **how)), np.asarray(turned))
 
 
+def test_a_photograph_is_upright() -> None:
+    """A camera that was held upright notes 6 (a quarter to the right); the control: unnoted it lies."""
+    noted = Image.Exif()
+    noted[0x0112] = 6
+    lying = read(written(Image.fromarray(COLOURS), "JPEG"))
+    assert np.array_equal(read(written(Image.fromarray(COLOURS), "JPEG", exif=noted)), np.rot90(lying, -1))
+    assert not np.array_equal(lying, np.rot90(lying, -1))
+
+
 def tiff(array: np.ndarray, mode: str | None = None, **how: object) -> bytes:
     """A TIFF."""
     return written(Image.fromarray(array, mode), "TIFF", **how)
