@@ -329,17 +329,6 @@ def test_a_checkpoint_that_is_not_the_lineages_original(serve: Any, weights_file
     assert code == ExitCode.OK and statuses(store) == {"a": "served", "b": "served"}
 
 
-def test_a_lineage_goes_on_only_with_classes_in_its_own_order(serve: Any) -> None:
-    """Data that were written anew in another order would give every label another meaning; the same go on."""
-    store = memory_store()
-    service, _ = serve(store, '{"request_id": "a", "target": [0]}')
-    entries = parse_requests('{"request_id": "b", "target": [1]}', "requests.jsonl")
-    assert [r.request_id for r in service.take_in(entries, record=False).pending] == ["b"]
-    service.spec = replace(service.spec, class_names=tuple("9876543210"))
-    with pytest.raises(BadInput, match="classes of the data is '0 9, 1 8, .*as those that lineage 'default'"):
-        service.take_in(entries, record=False)
-
-
 def test_a_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
     """A checkpoint of another shape is refused with the names that do not fit, and nothing is written."""
     spec, weights = original()
