@@ -92,6 +92,13 @@ def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
+class DataWarning(UserWarning):
+    """What has to be known of given data and stops nothing: what was left out, what is there twice.
+
+    Readers give it by `warnings.warn`; whoever calls them for a user shows it.
+    """
+
+
 class StorageHeld(RayUnlearnError):
     """Another scheduler holds the storage location."""
 

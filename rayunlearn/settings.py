@@ -29,6 +29,9 @@ _MOST = 2**63 - 1
 _BEFORE = "before"
 """In the metadata of a field that came later (`stated`)."""
 
+_STATED = "stated"
+"""In the metadata of a field that is stated as something else (`stated`)."""
+
 
 @functools.cache
 def _hints(settings: Any) -> dict[str, Any]:
@@ -176,12 +179,15 @@ def stated(settings: Any) -> dict[str, Any]:
     What hashes and keys are made of: what is added to the settings changes none of those that were made
     before. Left out are optional sections that are not there, since nothing made before had one; and fields
     whose value is what was done before they came, which their metadata say: `field(default=0.02,
-    metadata={"before": 0.1})`.
+    metadata={"before": 0.1})`. A field whose value means what another one meant before is stated as that one,
+    which a function of the settings says: `field(default="auto", metadata={"stated": function})`.
     """
     hints = _hints(settings.__class__)
     told: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
+        if _STATED in field.metadata:
+            value = field.metadata[_STATED](settings)
         if _BEFORE in field.metadata and value == field.metadata[_BEFORE]:
             continue
         if dataclasses.is_dataclass(value):

@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "rayunlearn"
 
-BOTTOM = {"data_root", "errors", "mislabelling", "roles", "seeds"}
+BOTTOM = {"data_root", "errors", "held_out", "mislabelling", "roles", "seeds"}
 ALGORITHMS = {"models", "inversion", "methods", "evaluation"}
 BETWEEN = {"settings", "recipes"}
 
@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "": set(),  # rayunlearn/__init__.py
     "__main__": {"runtime"},
     "errors": set(),
+    "held_out": set(),
     "roles": set(),
     "mislabelling": {"errors"},
     "seeds": {"errors"},

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
-from benchmarks.fuzz import requests, stored
+from benchmarks.fuzz import data, requests, stored
 from benchmarks.fuzz.__main__ import KINDS, checked
 from benchmarks.fuzz.kinds import GOOD, Answer, Ending, Kind, tally
 from rayunlearn.errors import BadInput, IntegrityError
@@ -36,6 +39,16 @@ def test_every_case_ends_in_a_clear_error_or_is_accepted_rightly(kind: Kind) -> 
     judged()
 
 
+SEVEN = data.Picture((), data.tile(7), np.full((1, 4, 4), 7))
+SHARDS = (
+    data.Shard("train.parquet", tuple(range(data.TRAIN)), data.CLASSES),
+    data.Shard(
+        "test-00000-of-00001-0a1b.parquet",
+        tuple(range(data.TRAIN, data.TRAIN + data.TEST)),
+        data.CLASSES[::-1],
+    ),
+)
+
 NOTHING_WRONG = {
     "requests in Python": requests.VALID[0],
     "request lines": "\n".join(json.dumps(valid) for valid in requests.VALID),
@@ -50,6 +63,9 @@ NOTHING_WRONG = {
     "marks of a storage": json.dumps(stored.MARK).encode(),
     "names in a storage": ("a/b", "put"),
     "addresses of a storage": ("a/b", True),
+    "image files": SEVEN,
+    "Parquet folders": SHARDS,
+    "folders of examples": (("1/a", 0), ("cat/b.png", 1), (".f", None)),
 }
 
 
@@ -77,6 +93,9 @@ CHANGED = {
     "marks of a storage": b'{"format": true}',
     "names in a storage": ("a/../../outside/x", "put"),
     "addresses of a storage": ("s3://key:secret@bucket/a", True),
+    "image files": data.Picture((), SEVEN.content[:-20], SEVEN.seen),
+    "Parquet folders": (*SHARDS, data.Shard("training-set.parquet", SHARDS[1].images, data.CLASSES)),
+    "folders of examples": (("1/0/a", 0),),
 }
 
 
@@ -88,6 +107,38 @@ def test_what_is_malformed_is_refused(kind: Kind) -> None:
 
 
 # the judge is not blind
+
+
+def as_pillow_does(content: bytes, place: str, name: str) -> np.ndarray:
+    """What Pillow makes of an image on its own."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            grid = np.asarray(image.convert("L" if image.mode == "L" else "RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadInput("image", "damaged", "a whole one") from error
+    return grid.reshape(*grid.shape[:2], -1).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "careless"),
+    [
+        (data.IMAGES, "benchmarks.fuzz.data.decode", as_pillow_does),
+        (data.PARQUET, "rayunlearn.data.parquet._numbers", lambda *shard: None),
+        (data.PARQUET, "rayunlearn.data.parquet._require_complete", lambda *shards: None),
+        (data.PARQUET, "benchmarks.fuzz.data.tell_doubles", lambda *parts: None),
+        (
+            data.EXAMPLES, "rayunlearn.data.image_folder.files_below",
+            lambda folder: folder.glob("*/*.png"),
+        ),
+    ],
+    ids=["pixels", "names", "series", "doubles", "files"],
+)  # fmt: skip
+def test_a_reader_that_is_careless_is_found(
+    kind: Kind, where: str, careless: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes images as they come, labels by their numbers, a part of a series, or png files alone."""
+    monkeypatch.setattr(where, careless)
+    assert tally(kind, 150, 0).endings[Ending.WRONG] > 0
 
 
 def planted(read: Callable[[int], Answer]) -> Kind:

@@ -191,7 +191,8 @@ def test_a_value_of_another_type_is_refused(assignment: str, allowed: str) -> No
     "assignment",
     [
         "name=", "name=a b", "name=\ud800", "method=none", "data.test_fraction=nan",
-        "data.test_fraction=1", "model.name=lenet6", "model.width=nan", "model.width=0", "model.width=inf",
+        "data.test_fraction=1", "data.test_fraction=official",
+        "model.name=lenet6", "model.width=nan", "model.width=0", "model.width=inf",
         "audit.trivial_offset=nan", "audit.trivial_offset=-1", "train.epochs=9223372036854775808",
     ],
 )  # fmt: skip
@@ -326,6 +327,21 @@ def test_hashes_of_recipes_stay() -> None:
     assert digits().data.mislabelling is None
     assert digits().config_hash == "d4bcfb78437c590c6189263c97bf07690ee8f879a6207d9a1c14b9d9f019986d"
     assert digits_gkt().config_hash == "2ad12d58ad6959e8cb4a0796d42e43b95630e430b90e5ddf05da2f69e45aa1e5"
+
+
+def test_the_default_of_what_is_held_out_is_stated_as_what_it_was() -> None:
+    """The digits have no official test part, where the default means what it meant: their hashes stay.
+
+    Of another dataset it may mean the official part: no run of half of each class is taken for that.
+    """
+    assert digits().data.test_fraction == "official_or_half"
+    assert override(digits(), ["data.test_fraction=0.5"]).config_hash == digits().config_hash
+    other = [
+        override(digits(), ["data.dataset=parquet:x", *said])
+        for said in ([], ["data.test_fraction=0.5"], ["data.test_fraction=none"], ["data.test_fraction=0.25"])
+    ]
+    assert [recipe.data.test_fraction for recipe in other] == ["official_or_half", 0.5, None, 0.25]
+    assert len({recipe.config_hash for recipe in other}) == 4
 
 
 def test_a_setting_that_came_later_counts_where_it_changes_what_was_done() -> None:

@@ -19,11 +19,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.fuzz import requests, settings, stored
+from benchmarks.fuzz import data, requests, settings, stored
 from benchmarks.fuzz.kinds import Ending, Tally, tally
 from rayunlearn.runtime.machine import machine_facts
 
-KINDS = (*requests.KINDS, *settings.KINDS, *stored.KINDS)
+KINDS = (*requests.KINDS, *settings.KINDS, *stored.KINDS, *data.KINDS)
 
 
 def main(cases: int = 10_000, seed: int = 0, out: Path = Path("docs/results/fuzz.json")) -> int:

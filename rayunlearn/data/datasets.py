@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from rayunlearn.data.parquet import count_classes, read_parquet
-from rayunlearn.data.raw import Part, Parts, channel_statistics
+from rayunlearn.data.raw import Part, Parts, channel_statistics, tell_doubles
 from rayunlearn.data.torchvision_layouts import read_cifar10, read_mnist, read_svhn
 from rayunlearn.data_root import DATA_VARIABLE, data_root
 from rayunlearn.errors import BadInput, IntegrityError, nearest
 
 PARQUET_PREFIX = "parquet:"
 SHARDS = "Parquet shards train*.parquet and test*.parquet"
+DIGIT_NAMES = tuple("0123456789")
+CIFAR10_NAMES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +39,7 @@ class LabelledImages:
         std: per channel (population); likewise.
         hash: SHA-256 over the raw pixels and the labels, 64 hex digits.
         official_test_ids: the publisher's test part, ascending, where there is one.
+        class_names: of the classes 0, 1, ..., where the publisher or the files say them.
     """
 
     images: Tensor
@@ -45,6 +50,7 @@ class LabelledImages:
     std: tuple[float, ...]
     hash: str
     official_test_ids: Tensor | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def load_dataset(name: str) -> LabelledImages:
@@ -60,11 +66,12 @@ def load_dataset(name: str) -> LabelledImages:
 
     However many images the files hold are taken: the publishers' counts are not asked for. The last
     dataset is kept in the process, and given again without a look at its files; its tensors are shared, so
-    clone what is to be changed.
+    clone what is to be changed. What was left out of a folder, and what is there twice, comes as a
+    `DataWarning` at the first call.
 
     Raises:
         BadInput: the name is unknown, or the data are not where the environment says, or not as they
-            should be.
+            should be; test images are training images too.
         IntegrityError: someone wrote into the shared tensors (by torch; writes through numpy go unnoticed).
     """
     if name not in DATASETS and not str(name).startswith(PARQUET_PREFIX):
@@ -109,13 +116,13 @@ def _digits(root: str | None) -> LabelledImages:
     pixels = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(bunch.target).to(torch.int64)
     parts = Part(pixels, labels), None
-    return _labelled("digits", parts, 10, white=16, mean=(0.3053,), std=(0.3760,))
+    return _labelled("digits", parts, DIGIT_NAMES, white=16, mean=(0.3053,), std=(0.3760,))
 
 
 def _mnist(root: str | None) -> LabelledImages:
     """MNIST (LeCun et al. 1998): the training images, then the test images; 60000 and 10000 published."""
     parts = read_mnist(_folder(root, "mnist", "MNIST/raw/ as torchvision lays MNIST out"))
-    return _labelled("mnist", parts, 10, mean=(0.1307,), std=(0.3081,))
+    return _labelled("mnist", parts, DIGIT_NAMES, mean=(0.1307,), std=(0.3081,))
 
 
 def _cifar10(root: str | None) -> LabelledImages:
@@ -125,9 +132,9 @@ def _cifar10(root: str | None) -> LabelledImages:
     """
     needed = f"cifar-10-batches-py/ or cifar-10-python.tar.gz, as torchvision has them, or {SHARDS}"
     folder = _folder(root, "cifar10", needed)
-    parts = read_cifar10(folder) or _parquet_32x32(folder, "cifar10", needed)
+    parts = read_cifar10(folder) or _parquet_32x32(folder, "cifar10", needed, CIFAR10_NAMES)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    return _labelled("cifar10", parts, 10, mean=mean, std=std)
+    return _labelled("cifar10", parts, CIFAR10_NAMES, mean=mean, std=std)
 
 
 def _svhn(root: str | None) -> LabelledImages:
@@ -138,14 +145,16 @@ def _svhn(root: str | None) -> LabelledImages:
     """
     needed = f"train_32x32.mat and test_32x32.mat, as torchvision has them, or {SHARDS}"
     folder = _folder(root, "svhn", needed)
-    parts = read_svhn(folder) or _parquet_32x32(folder, "svhn", needed)
+    parts = read_svhn(folder) or _parquet_32x32(folder, "svhn", needed, DIGIT_NAMES)
     mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
-    return _labelled("svhn", parts, 10, mean=mean, std=std)
+    return _labelled("svhn", parts, DIGIT_NAMES, mean=mean, std=std)
 
 
-def _parquet_32x32(folder: Path, name: str, needed: str) -> Parts:
-    """A published dataset of 10 classes, both parts, as a Parquet folder."""
-    parts = train, test = read_parquet(folder, name, needed, num_classes=10)
+def _parquet_32x32(folder: Path, name: str, needed: str, class_names: tuple[str, ...]) -> Parts:
+    """A published dataset, both parts, as a Parquet folder."""
+    parts = train, test = read_parquet(
+        folder, name, needed, num_classes=len(class_names), class_names=class_names
+    )
     if test is None:
         raise BadInput("folder", str(folder), needed, where=name)
     shape = list(train.pixels.shape[1:])
@@ -165,7 +174,8 @@ def _parquet(name: str, root: str | None) -> LabelledImages:
     if 0.0 in std:
         allowed = "above 0: a channel that is the same everywhere cannot be normalised"
         raise BadInput("standard deviation of each channel", std, allowed, where=name)
-    return _labelled(name, parts, count_classes(parts, name), mean=mean, std=std)
+    counted = count_classes(parts, name)
+    return _labelled(name, parts, parts[0].class_names or counted, mean=mean, std=std)
 
 
 def _folder(root: str | None, name: str, needed: str) -> Path:
@@ -180,13 +190,17 @@ def _folder(root: str | None, name: str, needed: str) -> Path:
 def _labelled(
     name: str,
     parts: Parts,
-    num_classes: int,
+    classes: tuple[str, ...] | int,
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     white: int = 255,
 ) -> LabelledImages:
-    """Join the parts and normalise their pixels, of which `white` is the greatest value."""
+    """Join the parts and normalise their pixels, of which `white` is the greatest value.
+
+    `classes` are their names, or how many there are.
+    """
+    tell_doubles(parts, name)
     train, test = parts
     pixels, labels = train.pixels.contiguous(), train.labels
     test_ids = None
@@ -202,11 +216,12 @@ def _labelled(
         images=images,
         labels=labels,
         name=name,
-        num_classes=num_classes,
+        num_classes=classes if isinstance(classes, int) else len(classes),
         mean=mean,
         std=std,
         hash=content_hash(pixels, labels),
         official_test_ids=test_ids,
+        class_names=None if isinstance(classes, int) else classes,
     )
 
 

@@ -1,58 +1,107 @@
-"""Images in folders named by their labels: `9/a.png`, `9/b.png`, `2/c.jpg`."""
+"""Images in folders named by their labels: `9/a.png`, `9/b.webp`, `2/more/c`, or by the names of classes."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from rayunlearn.data.parquet import decode
+from rayunlearn.data.files import files_below, listed
+from rayunlearn.data.pixels import decode, is_image
 from rayunlearn.data.raw import Part
-from rayunlearn.errors import BadInput
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
+from rayunlearn.errors import BadInput, DataWarning
 
 
-def is_image_folder(folder: Path) -> bool:
-    """Whether there is a folder below it that is named by a label."""
-    return any(_is_label(inside) for inside in folder.iterdir())
+def read_image_folder(
+    folder: Path,
+    name: str,
+    num_classes: int,
+    shape: tuple[int, ...],
+    class_names: tuple[str, ...] | None = None,
+) -> Part:
+    """Every image in or below a folder of a label, in the order of label and path.
 
-
-def read_image_folder(folder: Path, name: str, num_classes: int, shape: tuple[int, ...]) -> Part:
-    """Every image in a folder's folders of labels, in the order of label and file name.
+    What is an image is seen by its content, whatever its name. Files and folders whose names begin with a dot
+    are passed over; what else is no image, or lies below no folder of a label, is counted in a warning.
 
     Args:
-        folder: with the folders of labels; what else is in it is not read.
+        folder: with the folders of labels, at any depth.
         name: of the dataset, for messages.
         num_classes: labels are below it.
         shape: of each image, [C, H, W].
+        class_names: of the labels 0, 1, ..., where they are known; a folder may have such a name.
 
     Raises:
-        BadInput: no image, an image that cannot be read or is of another shape, a label that there is not.
+        BadInput: no image, an image that cannot be read or is of another shape, a file that is called an
+            image and is none, a label that there is not, an image in folders of two labels.
     """
-    images, labels = [], []
-    for inside in sorted(filter(_is_label, folder.iterdir()), key=lambda p: int(p.name)):
-        label = int(inside.name)
-        if label >= num_classes:
-            raise BadInput("folder of a label", inside.name, f"0 to {num_classes - 1}", where=name)
-        for file in sorted(f for f in inside.iterdir() if f.suffix.lower() in SUFFIXES):
-            place = f"{inside.name}/{file.name}"
-            try:
-                content = file.read_bytes()
-            except OSError as error:
-                allowed = f"a readable file ({error.strerror})"
-                raise BadInput("file", str(file), allowed, where=name) from error
-            pixels = decode(content, place, name)
-            if pixels.shape != shape:
-                allowed = f"{list(shape)} [channels, height, width]: all have one"
-                raise BadInput(f"image in {place}", list(pixels.shape), allowed, where=name)
-            images.append(pixels)
-            labels.append(label)
-    if not images:
-        raise BadInput("number of images", 0, f"at least 1 in {folder}/<label>/*{SUFFIXES[0]}", where=name)
-    return Part(torch.from_numpy(np.stack(images)), torch.tensor(labels, dtype=torch.int64))
+    found: list[tuple[int, str, Path]] = []
+    elsewhere, no_images = [], []
+    for file in files_below(folder):
+        place = file.relative_to(folder)
+        label = _label_of(place, num_classes, class_names, name)
+        if not (file.is_file() and is_image(file)):
+            if label is not None and file.suffix.lower() in Image.registered_extensions():
+                decode(_content(file, name), str(place), name, shape)  # says what is wrong with it
+            no_images.append(str(place))
+        elif label is None:
+            elsewhere.append(str(place))
+        else:
+            found.append((label, str(place), file))
+    left_out = [
+        f"{what} ({len(places)}: {listed(places)})"
+        for places, what in (
+            (elsewhere, "images in no folder of a label"),
+            (no_images, "files that are no image"),
+        )
+        if places
+    ]
+    if not found:
+        allowed = "; ".join([f"at least 1 in {folder}/<label>/", *left_out])
+        raise BadInput("number of images", 0, allowed, where=name)
+    if left_out:
+        warnings.warn(DataWarning(f"{name}: not read were {' and '.join(left_out)}"), stacklevel=2)
+    found.sort(key=lambda image: image[:2])
+    images = [decode(_content(file, name), place, name, shape) for _, place, file in found]
+    labels = torch.tensor([label for label, _, _ in found], dtype=torch.int64)
+    return Part(torch.from_numpy(np.stack(images)), labels, class_names)
 
 
-def _is_label(path: Path) -> bool:
-    return path.is_dir() and path.name.isascii() and path.name.isdigit()
+def is_image_folder(folder: Path, class_names: tuple[str, ...] | None = None) -> bool:
+    """Whether there is a file in or below a folder that is named by a label."""
+    return any(
+        _numbers(part, class_names)
+        for file in files_below(folder)
+        for part in file.relative_to(folder).parts[:-1]
+    )
+
+
+def _label_of(place: Path, num_classes: int, class_names: tuple[str, ...] | None, name: str) -> int | None:
+    """The label that one of a file's folders is named by; None where none is."""
+    named = {part: numbers for part in place.parts[:-1] if (numbers := _numbers(part, class_names))}
+    labels = {number for numbers in named.values() for number in numbers}
+    known = {label for label in labels if label < num_classes}
+    if len(known) > 1:
+        allowed = "in folders that name one label; these name " + ", ".join(map(str, sorted(known)))
+        raise BadInput("image", str(place), allowed, where=name)
+    if labels and not known:
+        raise BadInput("folder of a label", next(iter(named)), f"0 to {num_classes - 1}", where=name)
+    return next(iter(known), None)
+
+
+def _numbers(part: str, class_names: tuple[str, ...] | None) -> set[int]:
+    """The labels that a folder's name may mean: a number, or the name of a class."""
+    numbers = {int(part)} if part.isascii() and part.isdigit() else set()
+    if class_names and part in class_names:
+        numbers.add(class_names.index(part))
+    return numbers
+
+
+def _content(file: Path, name: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BadInput("file", str(file), f"a readable file ({error.strerror})", where=name) from error

@@ -1,21 +1,29 @@
 """Images and labels from a folder of Parquet shards, in the form that Hugging Face datasets use.
 
-A folder holds `train*.parquet` and, where there is a test part, `test*.parquet`; the shards of a part are
-read in the order of their names, and other files are not read. Each row has
+A folder holds `train*.parquet` and, where there is a test part, `test*.parquet`: what follows the word
+begins with no letter and no digit. The shards of a part are read in the order of their names. Where they are
+numbered `-00001-of-00003` all have to be there, each once, whatever follows the number. Other Parquet files
+are not read, and a warning names them. Each row has
 
-- `image` (or `img`): a PNG or JPEG file's bytes, as binary or as the field `bytes` of a struct;
+- `image` (or `img`): an image file's bytes (`rayunlearn.data.pixels`), as binary or as the field `bytes` of a
+  struct;
 - `label`: a whole number from 0.
 
-All images have one size, are square, and grey (mode L) or RGB. Other columns are not read.
+All images have one size, are square, and grey or RGB. Other columns are not read. Where shards name their
+classes (`ClassLabel` in Hugging Face's own metadata), labels go by the names: the numbers are those of the
+first shard, or of the names that are known already.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
+import json
+import math
 import re
-import struct
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +31,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, UnidentifiedImageError
 
+from rayunlearn.data.files import SHOWN, files_below, listed
+from rayunlearn.data.pixels import decode
 from rayunlearn.data.raw import Part, Parts
-from rayunlearn.errors import BadInput
+from rayunlearn.errors import BadInput, DataWarning
 
 IMAGE_COLUMNS = ("image", "img")
-CHANNELS = {"L": 1, "RGB": 3}  # of Pillow's modes
 ROWS_AT_ONCE = 1024
-# Pillow's ways to fail on the bytes of an image that is not whole
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+PARTS = ("train", "test")
+_NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)(?!\d)(.*)", re.IGNORECASE | re.DOTALL)
+_NAMES_SHOWN = 20
 
 
-def read_parquet(folder: Path, name: str, needed: str, *, num_classes: int | None = None) -> Parts:
+def read_parquet(
+    folder: Path,
+    name: str,
+    needed: str,
+    *,
+    num_classes: int | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> Parts:
     """The training part and, where there are such shards, the test part of a folder.
 
     Args:
@@ -43,24 +59,47 @@ def read_parquet(folder: Path, name: str, needed: str, *, num_classes: int | Non
         name: of the dataset, for messages.
         needed: what the folder may hold, for messages.
         num_classes: of the dataset, where it is known; labels are below it.
+        class_names: of the labels 0, 1, ..., where they are known; None takes those of the first shard.
 
     Raises:
-        BadInput: there is no training shard, a numbered shard is missing, a file is not such a Parquet
-            file, or a row is not such an image and label. The message names the file and the row, from 0.
+        BadInput: there is no training shard, a numbered shard is missing or there twice, a file's name leaves
+            open which part it is of, a file is not such a Parquet file, a row is not such an image and label,
+            or a shard's class has a name that is not known. The message names the file and the row, from 0.
     """
-    shards = {prefix: sorted(folder.glob(f"{prefix}*.parquet")) for prefix in ("train", "test")}
+    shards = _parts_of(folder, name)
     if not shards["train"]:
         raise BadInput("folder", str(folder), needed, where=name)
     for files in shards.values():
-        _check_complete(files, name)
-    train = _read_part(shards["train"], name, num_classes, None)
+        _require_complete(files, name)
+    known = class_names or _names_of_all([*shards["train"], *shards["test"]], name)
+    train = read_shards(shards["train"], name, num_classes, None, known)
     if not shards["test"]:
         return train, None
-    return train, _read_part(shards["test"], name, num_classes, tuple(train.pixels.shape[1:]))
+    return train, read_shards(shards["test"], name, num_classes, tuple(train.pixels.shape[1:]), known)
+
+
+def shards_in(folder: Path, name: str) -> list[Path]:
+    """Every Parquet file in and below a folder, by path; a series of numbered ones has to be whole.
+
+    Raises:
+        BadInput: a numbered shard is missing or there twice.
+    """
+    files = _parquet_files(folder)
+    series: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for file in files:
+        if numbered := _NUMBERED.fullmatch(file.stem):
+            series[file.parent, numbered[1]].append(file)
+    for numbered_files in series.values():
+        _require_complete(numbered_files, name)
+    return files
 
 
 def read_shards(
-    files: Sequence[Path], name: str, num_classes: int | None, shape: tuple[int, ...] | None
+    files: Sequence[Path],
+    name: str,
+    num_classes: int | None,
+    shape: tuple[int, ...] | None,
+    class_names: tuple[str, ...] | None = None,
 ) -> Part:
     """Every row of these files, at least one file.
 
@@ -69,74 +108,160 @@ def read_shards(
         name: of the dataset, for messages.
         num_classes: labels are below it, where it is known.
         shape: of each image, [C, H, W]; None takes that of the first.
+        class_names: of the labels 0, 1, ..., where they are known; None takes those of the first file. Files
+            that name no classes have the numbers.
 
     Raises:
         BadInput: as `read_parquet`.
     """
-    return _read_part(files, name, num_classes, shape)
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    known = class_names or _names_of_all(files, name)
+    for file in files:
+        before = len(labels)
+        numbers = _numbers(file, known, name)
+        last = min(len(numbers or known or ()) or math.inf, num_classes or torch.iinfo(torch.int64).max) - 1
+        for row, (content, label) in enumerate(_rows(file, name)):
+            place = f"row {row} of {file.name}"
+            if label is None or not 0 <= label <= last:
+                raise BadInput(f"label in {place}", label, f"a whole number in 0..{last}", where=name)
+            pixels = decode(content, place, name, shape)
+            shape = shape or pixels.shape
+            images.append(pixels)
+            labels.append(numbers[label] if numbers else label)
+        if len(labels) == before:
+            raise BadInput(f"number of rows in {file.name}", 0, "at least 1", where=name)
+    return Part(torch.from_numpy(np.stack(images)), torch.tensor(labels, dtype=torch.int64), known)
 
 
 def count_classes(parts: Parts, name: str) -> int:
-    """Number of classes: the largest label + 1; every part must have samples of every class.
+    """Number of classes: of the names, else the largest label + 1; each part must have samples of all.
 
     Raises:
         BadInput: a part lacks classes; the message names the first ten of them.
     """
-    top = max(int(part.labels.max()) for part in parts if part is not None)
+    names = parts[0].class_names
+    top = len(names) - 1 if names else max(int(part.labels.max()) for part in parts if part is not None)
     for part, title in zip(parts, ("training", "test"), strict=True):
         if part is None:
             continue
         present = set(part.labels.unique().tolist())
         absent = list(itertools.islice((c for c in range(top + 1) if c not in present), 10))
         if absent:
-            allowed = f"every class of 0..{top} (the largest label); absent: {', '.join(map(str, absent))}"
+            told = (f"{c} ({names[c]})" if names else str(c) for c in absent)
+            why = "the last that has a name" if names else "the largest label"
+            allowed = f"every class of 0..{top} ({why}); absent: {', '.join(told)}"
             raise BadInput(f"number of classes in the {title} part", len(present), allowed, where=name)
     return top + 1
 
 
-def _check_complete(files: Sequence[Path], name: str) -> None:
-    """Refuse shards numbered `-00001-of-00003` that are not all there, or that two numberings mix."""
-    totals = {m[1] for f in files if (m := re.search(r"-\d+-of-(\d+)\.parquet$", f.name))}
-    if totals and (len(totals) > 1 or len(files) != int(min(totals))):
-        names = [f.name for f in files]
-        raise BadInput("shards", names, f"all of one numbering ({' or '.join(sorted(totals))})", where=name)
+def _parquet_files(folder: Path) -> list[Path]:
+    """Parquet files in and below a folder but hidden ones, by path."""
+    return sorted(file for file in files_below(folder) if file.suffix.lower() == ".parquet")
 
 
-def _read_part(
-    files: Sequence[Path], name: str, num_classes: int | None, shape: tuple[int, ...] | None
-) -> Part:
-    """Every row of these files; `shape` [C, H, W] is asked of each image, or is that of the first."""
-    last = (num_classes or torch.iinfo(torch.int64).max) - 1
-    images: list[np.ndarray] = []
-    labels: list[int] = []
-    for file in files:
-        before = len(labels)
-        for row, (content, label) in enumerate(_rows(file, name)):
-            place = f"row {row} of {file.name}"
-            if label is None or not 0 <= label <= last:
-                raise BadInput(f"label in {place}", label, f"a whole number in 0..{last}", where=name)
-            pixels = decode(content, place, name)
-            shape = shape or pixels.shape
-            if pixels.shape != shape:
-                allowed = f"{list(shape)} [channels, height, width]: all have one"
-                raise BadInput(f"image in {place}", list(pixels.shape), allowed, where=name)
-            images.append(pixels)
-            labels.append(label)
-        if len(labels) == before:
-            raise BadInput(f"number of rows in {file.name}", 0, "at least 1", where=name)
-    return Part(torch.from_numpy(np.stack(images)), torch.tensor(labels, dtype=torch.int64))
+def _parts_of(folder: Path, name: str) -> dict[str, list[Path]]:
+    """The shards of each part, by name; warns of Parquet files that are of neither."""
+    found: dict[str, list[Path]] = {part: [] for part in PARTS}
+    left_out = []
+    for file in _parquet_files(folder):
+        words = re.split(r"[^a-z0-9]+", file.stem.lower())
+        if file.parent != folder or not words[0].startswith(PARTS):
+            left_out.append(str(file.relative_to(folder)))
+        elif words[0] not in PARTS or set(PARTS) <= set(words):
+            allowed = "train or test, then nothing or what is no letter and no digit; not both words"
+            raise BadInput("name of a shard", file.name, allowed, where=name)
+        else:
+            found[words[0]].append(file)
+    if left_out:
+        _tell(f"{name}: Parquet files that are of neither part were not read: {listed(left_out)}")
+    return found
+
+
+def _require_complete(files: Sequence[Path], name: str) -> None:
+    """Refuse shards numbered `-00001-of-00003` of which one is missing or there twice, and two numberings."""
+    found = [m for file in files if (m := _NUMBERED.fullmatch(file.stem))]
+    if not found:
+        return
+    names, totals = [file.name for file in files], sorted({int(m[3]) for m in found})
+    if len(found) < len(files) or len(totals) > 1:
+        allowed = f"all of one numbering (of {' or '.join(map(str, totals))})"
+        raise BadInput("shards", names, allowed, where=name)
+    (total,) = totals
+    there = Counter(int(m[2]) for m in found)
+    first = 1 if total in there else 0  # some count from 1
+    wanted = range(first, first + total)
+    wrong = [f"{i} is missing" for i in itertools.islice((i for i in wanted if i not in there), SHOWN)]
+    wrong += [f"{i} is there {there[i]} times" for i in sorted(there) if there[i] > 1][:SHOWN]
+    wrong += [f"there is no {i}" for i in sorted(there) if i not in wanted][:SHOWN]
+    if wrong:
+        allowed = f"all of one numbering, {first} to {first + total - 1} once each; {', '.join(wrong)}"
+        raise BadInput("shards", names, allowed, where=name)
+
+
+def _names_of_all(files: Sequence[Path], name: str) -> tuple[str, ...] | None:
+    """The names of the classes that the first of these shards says that says some."""
+    said = {file.name: _class_names(file, name) for file in files}
+    known = next(filter(None, said.values()), None)
+    silent = [file for file, names in said.items() if names is None]
+    if known and silent:
+        told = f"shards that name no classes, beside others that do: {listed(silent)}"
+        _tell(f"{name}: {told}; their labels were taken for the numbers of the others")
+    return known
+
+
+def _numbers(file: Path, known: tuple[str, ...] | None, name: str) -> list[int] | None:
+    """For each label of a shard the place of its name among the known ones; None where it names none."""
+    own = _class_names(file, name)
+    if own is None or known is None:
+        return None
+    unknown = [class_name for class_name in own if class_name not in known]
+    if unknown:
+        allowed = f"those that are known already: {', '.join(known[:_NAMES_SHOWN])}"
+        raise BadInput(f"names of classes in {file.name}", unknown[:_NAMES_SHOWN], allowed, where=name)
+    if own != known[: len(own)]:
+        _tell(f"{name}: {file.name} has its classes in another order; its labels were taken by their names")
+    return [known.index(class_name) for class_name in own]
+
+
+def _class_names(file: Path, name: str) -> tuple[str, ...] | None:
+    """The names of a shard's classes in the order of their numbers; None where it says none."""
+    with _readable(file, name):
+        written = (pq.read_schema(file).metadata or {}).get(b"huggingface")
+    if written is None:
+        return None
+    thing = f"names of classes in {file.name}"
+    try:
+        label = json.loads(written)["info"]["features"]["label"]
+        names = label["names"] if label["_type"] == "ClassLabel" else None
+    except (KeyError, TypeError):  # it says something else
+        return None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(thing, written[:_NAMES_SHOWN], f"readable JSON ({error})", where=name) from error
+    if names is None:
+        return None
+    plain = isinstance(names, list) and all(isinstance(class_name, str) for class_name in names)
+    if not plain or not names or len(set(names)) < len(names):
+        raise BadInput(thing, names, "different texts, in a list", where=name)
+    return tuple(names)
 
 
 def _rows(file: Path, name: str) -> Iterator[tuple[bytes | None, int | None]]:
     """The image bytes and the label of each row."""
+    with _readable(file, name), pq.ParquetFile(file) as shard:
+        columns = _columns(shard.schema_arrow, file.name, name)
+        for batch in shard.iter_batches(ROWS_AT_ONCE, columns=columns):
+            image, label = (batch.column(column) for column in columns)
+            if pa.types.is_struct(image.type):
+                image = pc.struct_field(image, "bytes")
+            yield from zip(image.to_pylist(), label.to_pylist(), strict=True)
+
+
+@contextmanager
+def _readable(file: Path, name: str) -> Iterator[None]:
+    """Say of whatever Parquet's reader raises which file it is of."""
     try:
-        with pq.ParquetFile(file) as shard:
-            columns = _columns(shard.schema_arrow, file.name, name)
-            for batch in shard.iter_batches(ROWS_AT_ONCE, columns=columns):
-                image, label = (batch.column(column) for column in columns)
-                if pa.types.is_struct(image.type):
-                    image = pc.struct_field(image, "bytes")
-                yield from zip(image.to_pylist(), label.to_pylist(), strict=True)
+        yield
     except (pa.ArrowException, OSError) as error:
         raise BadInput("file", str(file), f"a readable Parquet file ({error})", where=name) from error
 
@@ -158,21 +283,5 @@ def _columns(schema: pa.Schema, file: str, name: str) -> list[str]:
     return found
 
 
-def decode(content: bytes | None, place: str, name: str) -> np.ndarray:
-    """The pixels [C, H, W] uint8 of a PNG or JPEG file, as they are stored in it."""
-    thing = f"image in {place}"
-    if content is None:
-        raise BadInput(thing, None, "the bytes of an image; paths are not followed", where=name)
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
-            mode, (width, height) = image.mode, image.size
-            pixels = np.asarray(image)
-    except UnidentifiedImageError as error:
-        raise BadInput(thing, content[:8], "the bytes of a PNG or JPEG file", where=name) from error
-    except DAMAGED as error:
-        raise BadInput(thing, "damaged", f"a whole PNG or JPEG file ({error})", where=name) from error
-    if mode not in CHANNELS:
-        raise BadInput(thing, f"of mode {mode}", "grey (L) or RGB", where=name)
-    if width != height:
-        raise BadInput(thing, f"{width}x{height}", "square", where=name)
-    return pixels.reshape(height, width, CHANNELS[mode]).transpose(2, 0, 1)
+def _tell(text: str) -> None:
+    warnings.warn(DataWarning(text), stacklevel=3)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rayunlearn.data.datasets import LabelledImages
 from rayunlearn.errors import BadInput
+from rayunlearn.held_out import OFFICIAL_OR_HALF, TestFraction
 from rayunlearn.seeds import generator
 
 
@@ -51,19 +52,22 @@ class Split:
         }
 
 
-def split(dataset: LabelledImages, test_fraction: float | None, seed: int) -> Split:
+def split(dataset: LabelledImages, test_fraction: TestFraction, seed: int) -> Split:
     """Split every class by the same fraction, a function of the dataset, the fraction and the seed.
 
     Args:
         dataset: all samples.
         test_fraction: of every class, between 0 and 1; every class keeps at least one sample in each
-            part. None takes the publisher's test part, where the dataset has one.
+            part, and the publisher's test part counts for nothing. None takes the publisher's test part;
+            "official_or_half" does so where the dataset has one, and is 0.5 elsewhere.
         seed: the user's root seed.
 
     Raises:
         BadInput: the fraction is not allowed, or a class has fewer than two samples.
     """
     labels = dataset.labels
+    if test_fraction == OFFICIAL_OR_HALF:
+        test_fraction = 0.5 if dataset.official_test_ids is None else None
     is_test = torch.zeros(len(labels), dtype=torch.bool)
     if test_fraction is None:
         if dataset.official_test_ids is None:
@@ -71,8 +75,9 @@ def split(dataset: LabelledImages, test_fraction: float | None, seed: int) -> Sp
             raise BadInput("test_fraction", None, allowed, where="split")
         is_test[dataset.official_test_ids] = True
     else:
+        allowed = f"a number between 0 and 1, None, or {OFFICIAL_OR_HALF!r}"
         if isinstance(test_fraction, bool) or not isinstance(test_fraction, (int, float)):
-            raise BadInput("test_fraction", test_fraction, "a number between 0 and 1, or None", where="split")
+            raise BadInput("test_fraction", test_fraction, allowed, where="split")
         if not 0 < test_fraction < 1:
             raise BadInput("test_fraction", test_fraction, "above 0 and below 1, or None", where="split")
         for label in range(dataset.num_classes):

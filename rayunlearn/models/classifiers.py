@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 
 from torch import Tensor
 
@@ -46,6 +46,7 @@ class ClassifierSpec:
         num_classes: outputs of the head, at least 2.
         mean: per channel, of the training images with pixels in [0, 1].
         std: per channel, above 0.
+        class_names: of the classes 0, 1, ..., where the data say them; examples are understood by them.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ClassifierSpec:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: tuple[str, ...] | None = field(default=None, metadata={"before": None})
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -63,19 +65,26 @@ class ClassifierSpec:
             raise BadInput("name", self.name, nearest(str(self.name), CLASSIFIERS), where=where)
         if not _is_number(self.width) or not 0 < self.width < math.inf:
             raise BadInput("width", self.width, "a finite number above 0", where=where)
-        for field, least in (("in_channels", 1), ("image_size", 1), ("num_classes", 2)):
-            value = getattr(self, field)
+        for name, least in (("in_channels", 1), ("image_size", 1), ("num_classes", 2)):
+            value = getattr(self, name)
             if type(value) is not int or value < least:
-                raise BadInput(field, value, f"a whole number of at least {least}", where=where)
-        for field in ("mean", "std"):
-            value = getattr(self, field)
+                raise BadInput(name, value, f"a whole number of at least {least}", where=where)
+        for name in ("mean", "std"):
+            value = getattr(self, name)
             if not isinstance(value, (tuple, list)) or len(value) != self.in_channels:
-                raise BadInput(field, value, f"{self.in_channels} numbers, one per channel", where=where)
+                raise BadInput(name, value, f"{self.in_channels} numbers, one per channel", where=where)
             if not all(_is_number(v) and math.isfinite(v) for v in value):
-                raise BadInput(field, value, "finite numbers", where=where)
-            object.__setattr__(self, field, tuple(float(v) for v in value))
+                raise BadInput(name, value, "finite numbers", where=where)
+            object.__setattr__(self, name, tuple(float(v) for v in value))
         if not all(v > 0 for v in self.std):
             raise BadInput("std", self.std, "numbers above 0", where=where)
+        if self.class_names is not None:
+            names = self.class_names
+            texts = isinstance(names, (tuple, list)) and all(isinstance(n, str) for n in names)
+            if not texts or len(names) != self.num_classes or len(set(names)) < len(names):
+                allowed = f"{self.num_classes} different texts, one for each class, or None"
+                raise BadInput("class_names", names, allowed, where=where)
+            object.__setattr__(self, "class_names", tuple(names))
         sizes = CLASSIFIERS[self.name].image_sizes
         if sizes and self.image_size not in sizes:
             allowed = f"{' or '.join(map(str, sizes))} for {self.name!r}"
@@ -89,8 +98,11 @@ class ClassifierSpec:
         return low, high
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-able fields; `from_dict` gives the same spec back."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """JSON-able fields, class names only where there are some; `from_dict` gives the same spec back."""
+        said = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if self.class_names is None:  # as it was before there were any
+            del said["class_names"]
+        return said
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> ClassifierSpec:
@@ -99,7 +111,7 @@ class ClassifierSpec:
         for key in data:
             if key not in names:
                 raise BadInput("field", key, nearest(str(key), names), where="classifier spec")
-        missing = [n for n in names if n not in data]
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in data]
         if missing:
             raise BadInput("missing fields", missing, f"all of {names}", where="classifier spec")
         return cls(**data)  # type: ignore[arg-type]  # __post_init__ checks the types

@@ -11,6 +11,7 @@ from rayunlearn.errors import BadInput, nearest
 from rayunlearn.evaluation.bench import MeasureSettings
 from rayunlearn.evaluation.measures import check_measures
 from rayunlearn.evaluation.stand_ins import StandInSettings
+from rayunlearn.held_out import OFFICIAL_OR_HALF, TestFraction
 from rayunlearn.inversion.deep_inversion import InversionSettings
 from rayunlearn.methods.amnesiac_relabel import RelabelSettings
 from rayunlearn.methods.amnesiac_rollback import RollbackSettings
@@ -34,13 +35,19 @@ from rayunlearn.settings import config_hash
 from rayunlearn.variational.last_layer import LastLayerSettings
 
 
+def _stated_fraction(data: DataSettings) -> TestFraction:
+    """What hashes are made of: the digits have no official test part, and 0.5 is what their default was."""
+    return 0.5 if data.dataset == "digits" and data.test_fraction == OFFICIAL_OR_HALF else data.test_fraction
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """Which data the original was trained on; nothing of it reaches a zero-shot run.
 
     Attributes:
         dataset: name of a dataset.
-        test_fraction: share of each class held out for testing; None takes the official split.
+        test_fraction: share of each class held out for testing, out of all images; None takes the official
+            split. By default that counts where there is one, and half of each class elsewhere.
         train_per_class: at most so many training images of a class; None takes all.
         test_per_class: the same of test images.
         mislabelling: wrong labels that training images get on purpose; None where all stay as they are.
@@ -49,7 +56,7 @@ class DataSettings:
     """
 
     dataset: str = "digits"
-    test_fraction: float | None = 0.5
+    test_fraction: TestFraction = field(default=OFFICIAL_OR_HALF, metadata={"stated": _stated_fraction})
     train_per_class: int | None = None
     test_per_class: int | None = None
     mislabelling: Mislabelling | None = None
@@ -60,8 +67,11 @@ class DataSettings:
         if not self.dataset or not self.dataset.isprintable():
             raise BadInput("data.dataset", self.dataset, "the name of a dataset")
         fraction = self.test_fraction
-        if fraction is not None and not 0 < fraction < 1:
-            raise BadInput("data.test_fraction", fraction, "above 0 and below 1, or None")
+        if isinstance(fraction, str) and fraction != OFFICIAL_OR_HALF or (
+            isinstance(fraction, float | int) and not 0 < fraction < 1
+        ):
+            allowed = f"above 0 and below 1, None, or {OFFICIAL_OR_HALF!r}"
+            raise BadInput("data.test_fraction", fraction, allowed)
         for name in ("train_per_class", "test_per_class"):
             value = getattr(self, name)
             if value is not None and value < 1:

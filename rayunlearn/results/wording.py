@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from rayunlearn.results.approximated import ClassYield, Threshold
 from rayunlearn.results.summary import Figure, RequestSummary
 
+CLASSES_SHOWN = 20
+"""Classes that are named; of more it is told how many."""
+
 ABSENT = "–"
 """Stands for a figure that was not measured."""
 
@@ -275,6 +278,19 @@ def gone(of_classes: Sequence[int], samples: Sequence[int]) -> str:
 def phase_name(phase: str) -> str:
     """What a phase is called where it is shown."""
     return PHASE_NAMES.get(phase, phase)
+
+
+def numbered(class_names: Sequence[str] | None) -> str:
+    """The names of classes with their numbers; nothing where there are none, or they are the numbers.
+
+    >>> numbered(("cat", "dog")), numbered(("0", "1")), numbered(None)
+    ('0 cat, 1 dog', '', '')
+    """
+    named = list(enumerate(class_names or ()))
+    if all(name == str(number) for number, name in named):
+        return ""
+    more = f" and {len(named) - CLASSES_SHOWN} more" if len(named) > CLASSES_SHOWN else ""
+    return ", ".join(f"{number} {name}" for number, name in named[:CLASSES_SHOWN]) + more
 
 
 def plain(text: str) -> str:

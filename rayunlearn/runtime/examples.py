@@ -6,21 +6,24 @@ long as it waits there, and thrown away with its run's files.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import warnings
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import ray
 import torch
 
+from rayunlearn.data.files import files_below, listed
 from rayunlearn.data.image_folder import is_image_folder, read_image_folder
-from rayunlearn.data.parquet import read_shards
-from rayunlearn.errors import BadInput
+from rayunlearn.data.parquet import read_shards, shards_in
+from rayunlearn.data.raw import Part, tell_doubles
+from rayunlearn.errors import BadInput, DataWarning
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
 from rayunlearn.results.inbox import Inbox, Waiting
 from rayunlearn.results.store import Store
-from rayunlearn.runtime.remote import fetch
+from rayunlearn.runtime.remote import fetch_told, telling
 from rayunlearn.scheduling.requests import EXAMPLES_ALLOWED, EXAMPLES_PREFIX, Request
 
 _OPEN = "those of an open request; they are thrown away when it is closed"
@@ -29,22 +32,50 @@ _OPEN = "those of an open request; they are thrown away when it is closed"
 def read_examples(place: str, spec: ClassifierSpec, target: Collection[int]) -> Samples:
     """Examples from folders of images named by their labels, or from Parquet shards, normalised for a model.
 
+    Warns of files that are left out, and of images that are there more than once (`DataWarning`).
+
     Raises:
         BadInput: there is no such file, one is not as it should be (`rayunlearn.data.image_folder`,
-            `rayunlearn.data.parquet`), an image is not of the model's shape, or a label is none to erase.
+            `rayunlearn.data.parquet`), there are files of both kinds, an image is not of the model's shape, a
+            class has a name that the model's have not, or a label is none to erase.
     """
     path = Path(place)
-    shape = (spec.in_channels, spec.image_size, spec.image_size)
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
-    if files:
-        pixels, labels = read_shards(files, "examples", spec.num_classes, shape)
-    elif path.is_dir() and is_image_folder(path):
-        pixels, labels = read_image_folder(path, "examples", spec.num_classes, shape)
-    else:
+    part = _shards(path, spec) or _images(path, spec)
+    if part is None:
         raise BadInput("examples", place, EXAMPLES_ALLOWED)
-    _require_labels(labels, target)
+    _require_labels(part.labels, target)
+    tell_doubles((part, None), "examples", ("the examples",))
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
-    return Samples(images=(pixels / 255 - mean) / std, labels=labels, ids=torch.arange(len(labels)))
+    images = (part.pixels / 255 - mean) / std
+    return Samples(images=images, labels=part.labels, ids=torch.arange(len(part.labels)))
+
+
+def _shape(spec: ClassifierSpec) -> tuple[int, int, int]:
+    return spec.in_channels, spec.image_size, spec.image_size
+
+
+def _shards(path: Path, spec: ClassifierSpec) -> Part | None:
+    """The rows of a Parquet file or of all in a folder; None where there is none."""
+    files = shards_in(path, "examples") if path.is_dir() else [path] if path.is_file() else []
+    if not files:
+        return None
+    if path.is_dir():
+        if is_image_folder(path, spec.class_names):
+            shown = listed([str(file.relative_to(path)) for file in files])
+            allowed = "none beside folders of labels: give one or the other"
+            raise BadInput("Parquet files in the folder", shown, allowed, where="examples")
+        others = [str(f.relative_to(path)) for f in files_below(path) if f not in set(files)]
+        if others:
+            said = f"examples: not read were files that are no Parquet ({len(others)}: {listed(others)})"
+            warnings.warn(DataWarning(said), stacklevel=3)
+    return read_shards(files, "examples", spec.num_classes, _shape(spec), spec.class_names)
+
+
+def _images(path: Path, spec: ClassifierSpec) -> Part | None:
+    """The images of a folder of labels; None where there is no folder."""
+    if not path.is_dir():
+        return None
+    return read_image_folder(path, "examples", spec.num_classes, _shape(spec), spec.class_names)
 
 
 def require_fitting(examples: Samples, spec: ClassifierSpec, target: Collection[int]) -> None:
@@ -139,15 +170,22 @@ def purge_examples(store: Store, keep: Collection[str]) -> None:
             store.delete(name)
 
 
-_read = ray.remote(read_examples)
+_read = ray.remote(telling(read_examples))
 
 
-def read_by_task(place: str, spec: ClassifierSpec, target: Collection[int]) -> Samples:
+def read_by_task(
+    place: str, spec: ClassifierSpec, target: Collection[int], say: Callable[[str], None]
+) -> Samples:
     """`read_examples`, asked of another process: the driver itself never opens data.
 
-    A relative path is taken from where this process is, not from where the other one works.
+    Args:
+        place: of the examples; a relative path is from where this process is, not from where the other works.
+        spec: of the model.
+        target: the labels to erase.
+        say: is given each warning.
     """
-    found: Samples = fetch(_read.remote(str(Path(place).absolute()), spec, tuple(target)))
+    task = _read.remote(str(Path(place).absolute()), spec, tuple(target))
+    found: Samples = fetch_told(task, say)
     return found
 
 

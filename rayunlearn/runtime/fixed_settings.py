@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from rayunlearn.errors import BadInput
+from rayunlearn.held_out import OFFICIAL_OR_HALF
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.results.ledger import LedgerReader
@@ -67,8 +68,9 @@ def _differences(
     began_with = _first_data(reader, original.lineage)
     if began_with is not None:
         unset = json.loads(to_json(DataSettings()))  # of a setting that came later
+        now, then_set = (_plainly(told) for told in (set_now["data"], {**unset, **began_with}))
         for name in OF_THE_DATA:
-            value, fixed = set_now["data"][name], began_with.get(name, unset[name])
+            value, fixed = now[name], then_set[name]
             if value != fixed:
                 yield f"data.{name}", value, fixed
     for name in of_the_model:
@@ -79,6 +81,16 @@ def _differences(
         if not _same(given[name], original.model[name]):
             thing = f"{name} of the images of data.dataset {recipe.data.dataset!r}"
             yield thing, given[name], original.model[name]
+    then = original.model.get("class_names")  # versions from before names were recorded have none
+    if spec.class_names and then and list(spec.class_names) != list(then):
+        yield f"classes of data.dataset {recipe.data.dataset!r}", list(spec.class_names), list(then)
+
+
+def _plainly(told: dict[str, Any]) -> dict[str, Any]:
+    """With what the default holds out of the digits, which have no official test part."""
+    fraction = told["test_fraction"]
+    plain = 0.5 if told["dataset"] == "digits" and fraction == OFFICIAL_OR_HALF else fraction
+    return {**told, "test_fraction": plain}
 
 
 def _first_data(reader: LedgerReader, lineage: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import ray
 import torch
+from torch import Tensor
 
 from rayunlearn.data.datasets import LabelledImages, content_hash, load_dataset
 from rayunlearn.data.mislabelling import Mislabelled, mislabel
@@ -48,27 +49,40 @@ def mislabelled_by_task(data: DataSettings, split_seed: int) -> Mislabelled | No
     return found
 
 
-def data_hash(dataset: LabelledImages, parts: Split) -> str:
+def data_hash(data: DataSettings, split_seed: int) -> str:
     """SHA-256 of samples and split, 64 hex digits: what an index or a label means hangs on both.
 
-    Labels are those that are right, whatever the recipe mislabels.
+    Labels are those that are right, whatever the recipe mislabels; of how many test samples it looks at the
+    split knows nothing.
     """
+    dataset, whole, parts = _opened(data, split_seed)
+    return _hash(dataset, parts.train_ids, whole.test_ids)
+
+
+def _hash(dataset: LabelledImages, train_ids: Tensor, test_ids: Tensor) -> str:
     digest = hashlib.sha256(dataset.hash.encode())
-    for ids in (parts.train_ids, parts.test_ids):
+    for ids in (train_ids, test_ids):
         digest.update(f"{len(ids)}:".encode())
         digest.update(ids.numpy().astype("<i8").tobytes())
     return digest.hexdigest()
 
 
-def _right_data(data: DataSettings, split_seed: int) -> tuple[LabelledImages, Split]:
+def _opened(data: DataSettings, split_seed: int) -> tuple[LabelledImages, Split, Split]:
+    """The dataset, its whole split, and what the recipe looks at of that."""
     dataset = load_dataset(data.dataset)
-    parts = split(dataset, data.test_fraction, split_seed)
+    whole = split(dataset, data.test_fraction, split_seed)
     limits = {"train_per_class": data.train_per_class, "test_per_class": data.test_per_class}
-    parts = limited(parts, dataset.labels, **limits)
-    if data.sha256 is not None and (found := data_hash(dataset, parts)) != data.sha256:
-        allowed = f"{data.sha256}, as when the lineage began; give it the data and the split of then, or "
-        allowed += "begin another lineage"
-        raise BadInput(f"SHA-256 of the samples of {data.dataset!r} and their split", found, allowed)
+    return dataset, whole, limited(whole, dataset.labels, **limits)
+
+
+def _right_data(data: DataSettings, split_seed: int) -> tuple[LabelledImages, Split]:
+    dataset, whole, parts = _opened(data, split_seed)
+    if data.sha256 is not None:
+        found = _hash(dataset, parts.train_ids, whole.test_ids)
+        if found != data.sha256:
+            allowed = f"{data.sha256}, as when the lineage began; give it the data and the split of then, or "
+            allowed += "begin another lineage"
+            raise BadInput(f"SHA-256 of the samples of {data.dataset!r} and their split", found, allowed)
     return dataset, parts
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import traceback
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import (
@@ -16,7 +19,9 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from rayunlearn.errors import RayUnlearnError, printable
+from rayunlearn.errors import DataWarning, RayUnlearnError, printable
+
+T = TypeVar("T")
 
 MOST_RECORDED = 20_000
 """Characters of a traceback that are put on record, the last ones."""
@@ -33,6 +38,40 @@ def fetch(references: Any) -> Any:
         return ray.get(references)
     except RayTaskError as error:
         raise original(error) from error
+
+
+def telling(call: Callable[..., Any]) -> Callable[..., tuple[Any, list[str]]]:
+    """A call for another process, where nobody sees a `DataWarning`: gives their texts beside its answer."""
+
+    @functools.wraps(call)
+    def tell(*args: Any, **options: Any) -> tuple[Any, list[str]]:
+        return caught(lambda: call(*args, **options))
+
+    return tell
+
+
+def caught(call: Callable[[], T]) -> tuple[T, list[str]]:
+    """An answer and the texts of the `DataWarning`s that it came with; other warnings go their way."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", DataWarning)
+        answer = call()
+    others = [w for w in found if not issubclass(w.category, DataWarning)]
+    for other in others:
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return answer, [str(w.message) for w in found if w not in others]
+
+
+def fetch_told(reference: Any, say: Callable[[str], None]) -> Any:
+    """`fetch` of a call that is `telling`; what it warned of is said here."""
+    answer, texts = fetch(reference)
+    for text in texts:
+        say(text)
+    return answer
+
+
+def warn_here(text: str) -> None:
+    """Give a warning of another process in this one."""
+    warnings.warn(DataWarning(text), stacklevel=3)
 
 
 def original(error: BaseException) -> BaseException:

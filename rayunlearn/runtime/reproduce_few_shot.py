@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -126,7 +126,8 @@ def data_generator(root: str, recipe: Recipe, spec: ClassifierSpec, seed: int, t
     torch.set_num_threads(threads)
     store, split_seed = Store.open(root), derive_seed(seed, "split")
     shape = recipe.few_shot.model_inversion.z_dim, recipe.few_shot.model_inversion.width
-    kept = _name(asdict(recipe.data), spec.to_dict(), asdict(recipe.few_shot.gan), shape, seed)
+    nameless = replace(spec, class_names=None)  # nothing is trained by names
+    kept = _name(asdict(recipe.data), nameless.to_dict(), asdict(recipe.few_shot.gan), shape, seed)
     if not store.exists(f"{kept}.safetensors"):
         began = perf_counter()
         made = train_on_data(

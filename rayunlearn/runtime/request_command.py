@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ from rayunlearn.results.terminal import STATUS_STYLES, open_console
 from rayunlearn.results.wording import ABSENT, asked, plain
 from rayunlearn.runtime.examples import load_examples, read_examples, reference, to_bytes
 from rayunlearn.runtime.intake import read_requests, request_of, with_examples
+from rayunlearn.runtime.remote import caught
 from rayunlearn.scheduling.requests import (
     DEFAULT_LINEAGE,
     EXAMPLES_PREFIX,
@@ -68,7 +70,7 @@ class AddOptions:
     """What may be used: weights, few_examples, forget, retain, training_log, pretrained_generator."""
 
     examples: str | None = None
-    """Folder with <label>/*.png or .jpg, or Parquet shards; they are handed over with the request."""
+    """Folder with images in folders of labels, or Parquet shards; they are handed over with the request."""
 
     whole_classes: bool = False
     """With examples: all of the labels' classes is to be forgotten."""
@@ -144,7 +146,10 @@ def _add(console: Console, options: AddOptions, now: datetime) -> int:
                 said = Text.assemble(("refused: ", "bold red"), plain(entry.reason))
                 refused += 1
             else:
-                said = _acknowledged(store, entry, known.get(entry.request_id, []), now)
+                before = known.get(entry.request_id, [])
+                said, notes = caught(partial(_acknowledged, store, entry, before, now))
+                for note in notes:
+                    console.print(Text(plain(note), "yellow"), soft_wrap=True)
                 added += 1
         except BadInput as error:
             reason = BadInput(error.thing, error.value, error.allowed, where=f"request {entry.request_id!r}")

@@ -35,6 +35,7 @@ from rayunlearn.models.weights import (
 from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import OpenRequests, Version, versions
+from rayunlearn.results.wording import numbered
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.autoscaling import ceiling
@@ -140,10 +141,12 @@ class Service:
         self.reader = LedgerReader(context.store)
         self.inbox, self.open_requests = Inbox(context.store), OpenRequests(self.reader)
         require_same_seed(self.reader, context.seed, context.store.where)
-        self.split_seed = derive_seed(context.seed, "split")
+        self.split_seed, say = derive_seed(context.seed, "split"), context.progress.say
         self.spec, self.data_hash = describe(
-            recipe.data, recipe.model.name, recipe.model.width, self.split_seed
+            recipe.data, recipe.model.name, recipe.model.width, self.split_seed, say
         )
+        if told := numbered(self.spec.class_names):
+            say(f"classes of {recipe.data.dataset}: {told}")
         self.given = None if checkpoint is None else self._given_weights(checkpoint)
         self.generator = (
             None if generator is None else given_generator(generator, self.spec, recipe.few_shot)
@@ -348,7 +351,7 @@ class Service:
         """The reference of a request's examples, which are kept unless this is a dry run."""
         store, said, spec = self.context.store, str(request.examples), self.spec_of(request.lineage)
         if not said.startswith(EXAMPLES_PREFIX):
-            examples = read_by_task(said, spec, request.target)
+            examples = read_by_task(said, spec, request.target, self.context.progress.say)
         else:
             examples = referred_to(store, self.inbox, request)
             require_fitting(examples, spec, request.target)

@@ -27,7 +27,7 @@ from rayunlearn.models.weights import load_into, weights_from_bytes, weights_to_
 from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.labelled import data_hash, open_data
-from rayunlearn.runtime.remote import fetch
+from rayunlearn.runtime.remote import fetch, fetch_told, telling, warn_here
 from rayunlearn.runtime.train_run import Shard, train_run
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import stated
@@ -75,6 +75,7 @@ class TrainingJob:
         told = stated(self)
         if not self.excluded_samples:
             del told["excluded_samples"]
+        told["spec"].pop("class_names", None)  # nothing is trained by them
         return hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:24]
 
 
@@ -89,6 +90,7 @@ def classifier_spec(data: DataSettings, name: str, width: float) -> ClassifierSp
         num_classes=dataset.num_classes,
         mean=dataset.mean,
         std=dataset.std,
+        class_names=dataset.class_names,
     )
 
 
@@ -218,11 +220,12 @@ def fit_gold(job: TrainingJob, original: Mapping[str, Tensor], *, shard: Shard |
 
 
 @ray.remote
+@telling
 def _describe(
     data: DataSettings, name: str, width: float, split_seed: int, threads: int
 ) -> tuple[ClassifierSpec, str]:
     torch.set_num_threads(threads)
-    return classifier_spec(data, name, width), data_hash(*open_data(data, split_seed))
+    return classifier_spec(data, name, width), data_hash(data, split_seed)
 
 
 @ray.remote
@@ -239,10 +242,22 @@ def _fit_logged(job: TrainingJob, threads: int) -> tuple[bytes, bytes]:
 
 
 def describe(
-    data: DataSettings, name: str, width: float, split_seed: int
+    data: DataSettings,
+    name: str,
+    width: float,
+    split_seed: int,
+    say: Callable[[str], None] = warn_here,
 ) -> tuple[ClassifierSpec, str]:
-    """`classifier_spec` and `data_hash`, asked of another process: the driver itself never loads data."""
-    spec, digest = fetch(_describe.remote(data, name, width, split_seed, 1))
+    """`classifier_spec` and `data_hash`, asked of another process: the driver itself never loads data.
+
+    Args:
+        data: which.
+        name: of the classifier.
+        width: of it.
+        split_seed: of the split.
+        say: is given what is to be known of the data: what was left out, what is there twice.
+    """
+    spec, digest = fetch_told(_describe.remote(data, name, width, split_seed, 1), say)
     return spec, digest
 
 

@@ -32,7 +32,7 @@ LEAST_RETAINED = 2
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NAME_ALLOWED = "1 to 128 characters of A-Z a-z 0-9 . _ - (but not '.' or '..')"
-EXAMPLES_ALLOWED = "a folder with <label>/*.png or .jpg, or with Parquet shards of image and label"
+EXAMPLES_ALLOWED = "a folder with images in folders of labels, or with Parquet shards of image and label"
 _TARGET_ALLOWED = "a non-empty list of different ids, whole numbers of at least 0, as in [0, 3]"
 _TIME_ALLOWED = "an ISO 8601 time with its offset from UTC, as in '2026-01-31T12:00:00Z'"
 _LARGEST_ID = 2**31 - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,11 +20,11 @@ FORMS = {
 }
 
 
-def packed(pixels: Tensor, file_format: str = "PNG") -> bytes:
+def packed(pixels: Tensor, file_format: str = "PNG", **how: object) -> bytes:
     """An image file of pixels [C, H, W] uint8: grey of one channel, else RGB or, of four, RGBA."""
     array = pixels.permute(1, 2, 0).squeeze(2).numpy()
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, file_format)
+    Image.fromarray(array).save(buffer, file_format, **how)
     return buffer.getvalue()
 
 
@@ -41,8 +42,12 @@ def write_shard(
     form: str = "struct",
     column: str = "image",
     label_type: str = "int64",
+    names: Sequence[str] | None = None,
 ) -> None:
-    """A Parquet file with these image files, labels and an `index` column, as Hugging Face datasets have."""
+    """A Parquet file with these image files, labels and an `index` column, as Hugging Face datasets have.
+
+    The names of the classes stand in Hugging Face's metadata, where there are some.
+    """
     content = [{"bytes": image, "path": None} for image in images] if form == "struct" else list(images)
     columns = {
         column: pa.array(content, FORMS[form]),
@@ -50,4 +55,8 @@ def write_shard(
         "index": pa.array(range(len(labels)), pa.int32()),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), file)
+    table = pa.table(columns)
+    if names is not None:
+        features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, file)

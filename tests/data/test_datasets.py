@@ -10,7 +10,10 @@ from sklearn.datasets import load_digits
 
 from rayunlearn.data import datasets
 from rayunlearn.data.datasets import DATA_VARIABLE, content_hash, load_dataset
-from rayunlearn.errors import BadInput, IntegrityError
+from rayunlearn.data.raw import MOST_IN_BOTH, Part, tell_doubles
+from rayunlearn.data.splits import split
+from rayunlearn.errors import BadInput, DataWarning, IntegrityError
+from rayunlearn.recipes import DataSettings
 from tests.data.shards import random_pixels
 
 
@@ -159,6 +162,102 @@ def test_a_channel_without_contrast_is_refused(shard, here):
         load_dataset("parquet:made")
 
 
+def test_classes_have_the_names_of_their_files(shard, here):
+    """And as many as there are names; where the files say none there are none."""
+    shard("made/train.parquet", random_pixels(2), [0, 1], names=("cat", "dog"))
+    data = load_dataset("parquet:made")
+    assert (data.class_names, data.num_classes) == (("cat", "dog"), 2)
+    shard("other/train.parquet", random_pixels(2), [0, 1])
+    assert load_dataset("parquet:other").class_names is None
+    assert load_dataset("digits").class_names == tuple("0123456789")
+
+
+def test_a_published_dataset_has_its_classes_in_its_own_order(shard, here):
+    """A copy that numbers them otherwise in both parts is turned: 3 is the cat. Other names are refused."""
+    names = datasets.CIFAR10_NAMES[::-1]
+    for part, seed in (("train", 0), ("test", 1)):
+        shard(f"cifar10/{part}.parquet", random_pixels(10, size=32, seed=seed), list(range(10)), names=names)
+    with pytest.warns(DataWarning, match="another order"):
+        data = load_dataset("cifar10")
+    assert data.labels.tolist() == list(range(10))[::-1] * 2
+    assert data.class_names == datasets.CIFAR10_NAMES and data.class_names[3] == "cat"
+    datasets._load.cache_clear()
+    shard("cifar10/test.parquet", random_pixels(1, size=32), [0], names=["lorry"])
+    with (
+        pytest.warns(DataWarning, match="another order"),
+        pytest.raises(BadInput, match=r"test\.parquet is \['lorry'\]; allowed: .*: airplane, automobile"),
+    ):
+        load_dataset("cifar10")
+
+
+def test_an_official_test_part_is_held_out_unless_told_otherwise(shard, here):
+    """By default no official test image is trained on; a fraction that somebody sets is drawn out of all.
+
+    The control: what the default was, half of each class, trains on some of them.
+    """
+    labels = [i % 2 for i in range(40)]
+    shard("made/train.parquet", random_pixels(40), labels)
+    shard("made/test.parquet", random_pixels(20, seed=1), labels[:20])
+    data = load_dataset("parquet:made")
+    official = set(data.official_test_ids.tolist())
+    default = DataSettings(dataset="parquet:made").test_fraction
+    assert set(split(data, default, 0).test_ids.tolist()) == official
+    assert split(data, default, 0).manifest()["test_fraction"] is None
+    for fraction in (0.5, 0.2):
+        drawn = split(data, DataSettings(dataset="parquet:made", test_fraction=fraction).test_fraction, 0)
+        assert len(drawn.test_ids) == 60 * fraction and official & set(drawn.train_ids.tolist())
+    (here / "made/test.parquet").unlink()
+    datasets._load.cache_clear()
+    alone = split(load_dataset("parquet:made"), default, 0)
+    assert (len(alone.test_ids), alone.test_fraction) == (20, 0.5)
+
+
+def test_images_that_are_there_twice_are_counted(shard, here):
+    """Within a part they are told, with how many have several labels; nothing is taken away."""
+    pixels = random_pixels(6)
+    pixels[3:5] = pixels[:2]
+    shard("made/train.parquet", pixels, [0, 1, 0, 0, 0, 1])
+    with pytest.warns(DataWarning, match=r"4 images of the training part are only 2 diff.*; 1 of them h"):
+        assert len(load_dataset("parquet:made").labels) == 6
+
+
+def test_a_part_in_both_places_is_refused(shard, here):
+    """Test shards among the training shards: as many images as are in both, and how many may be."""
+    shard("made/train.parquet", random_pixels(6), [0, 1, 0, 1, 0, 1])
+    shard("made/test.parquet", random_pixels(2), [0, 1])
+    with pytest.raises(BadInput, match="that are training images too is 2; allowed: at most 0"):
+        load_dataset("parquet:made")
+
+
+def of_numbers(first, last):
+    """A part of images that are a number each."""
+    numbers = torch.arange(first, last)
+    pixels = torch.stack([numbers // 256, numbers % 256], 1).to(torch.uint8).view(-1, 1, 1, 2)
+    return Part(pixels, torch.zeros(last - first, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("both", [0, 1, 10, 20, 21])
+def test_of_a_published_set_a_handful_may_be_in_both_parts(both, recwarn):
+    """At most a share of 0.2 %, and it is told: 10 of 10000 as in Fashion-MNIST; more than 20 are refused."""
+    parts = of_numbers(0, 12_000), of_numbers(12_000 - both, 22_000 - both)
+    assert MOST_IN_BOTH * 10_000 == 20
+    if both > 20:
+        with pytest.raises(BadInput, match="training images too is 21; allowed: at most 20"):
+            tell_doubles(parts, "made")
+        return
+    tell_doubles(parts, "made")
+    assert [str(w.message) for w in recwarn] == [
+        f"made: {n} test images are training images too" for n in [both] if n
+    ]
+
+
+@pytest.mark.parametrize("name", ["digits", *(pytest.param(n, marks=real(n)) for n in ("mnist", "svhn"))])
+@pytest.mark.filterwarnings("error::rayunlearn.errors.DataWarning")
+def test_real_data_give_no_warning(name):
+    """No image twice, none in both parts, no file left out: whoever warns of these warns of everything."""
+    assert load_dataset(name).num_classes == 10
+
+
 @pytest.mark.parametrize("name", ["parquet:", "parquet:/made", "parquet:../made", "parquet:a/../../made"])
 def test_a_parquet_folder_is_below_the_data(here, name):
     """No absolute path, none that leaves the folder of all data, and not nothing."""
@@ -211,6 +310,7 @@ def test_real_mnist_statistics():
 
 
 @real("cifar10")
+@pytest.mark.filterwarnings("error::rayunlearn.errors.DataWarning")
 def test_real_cifar10_statistics():
     """The real training part has the declared mean and std; to 3e-4, for it may lack a few images."""
     data = load_dataset("cifar10")

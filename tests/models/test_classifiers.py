@@ -143,7 +143,8 @@ def test_spec_survives_json():
     [
         ("width", 0), ("width", -1.0), ("width", math.nan), ("width", "1"), ("in_channels", 0),
         ("image_size", 8.0), ("num_classes", 1), ("mean", (0.1, 0.2)), ("mean", (math.inf,)),
-        ("std", (0.0,)), ("std", 0.5),
+        ("std", (0.0,)), ("std", 0.5), ("class_names", ("cat",)), ("class_names", ("cat",) * 10),
+        ("class_names", tuple(range(10))), ("class_names", "abcdefghij"),
     ],
 )  # fmt: skip
 def test_bad_fields_are_named(field, value):
@@ -151,6 +152,13 @@ def test_bad_fields_are_named(field, value):
     with pytest.raises(BadInput) as error:
         spec(**{field: value})
     assert error.value.thing == field
+
+
+def test_names_of_classes_travel_where_there_are_some():
+    """They come back as they were; a spec without them is written as it was before there were any."""
+    named = spec(class_names=tuple("abcdefghij"))
+    assert ClassifierSpec.from_dict(json.loads(json.dumps(named.to_dict()))) == named
+    assert set(named.to_dict()) - set(spec().to_dict()) == {"class_names"}
 
 
 def test_unknown_names_get_the_nearest():

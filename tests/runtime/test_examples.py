@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from rayunlearn.errors import BadInput
+from rayunlearn.errors import BadInput, DataWarning
 from rayunlearn.inversion.model_inversion import ModelInversionSettings
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import version_model
@@ -303,6 +303,66 @@ def test_examples_that_do_not_fit_are_refused(
     assert not intake.pending
     assert re.search(said, intake.rejected[0].reason), intake.rejected[0].reason
     assert "examples of" in intake.rejected[1].reason or "examples is" in intake.rejected[1].reason
+
+
+def folder_of(given: Path, images: torch.Tensor, *names: str) -> Path:
+    """Image files by these names."""
+    for name, image in zip(names, images, strict=True):
+        (given / name).parent.mkdir(parents=True, exist_ok=True)
+        (given / name).write_bytes(packed(image))
+    return given
+
+
+def test_examples_are_read_whatever_their_files_are_called(tmp_path: Path) -> None:
+    """Eight of eight: without a suffix, deeper, a hidden file beside them; the pixels are those given."""
+    spec, images = stored_original()[0], pixels(9, 8)
+    names = ("9/a.png", "9/b", "9/c.jfif", "9/d.webp", "9/more/e.png", "9/more/f", "9/g.tif", "9/h.bmp")
+    folder = folder_of(tmp_path / "given", images, *names)
+    folder_of(folder, pixels(4, 1), "9/.hidden.png")
+    found = read_examples(str(folder), spec, (9,))
+    assert found.labels.tolist() == [9] * 8 and found.ids.tolist() == list(range(8))
+    order = sorted(range(8), key=lambda i: names[i])
+    expected = (images[order] / 255 - spec.mean[0]) / spec.std[0]
+    assert torch.equal(found.images, expected)
+
+
+def test_what_of_a_folder_is_no_example_is_told_or_refused(tmp_path: Path) -> None:
+    """Beside Parquet shards: counted; Parquet beside folders of labels: refused, one of both is meant."""
+    spec, images = stored_original()[0], pixels(9)
+    shard(tmp_path / "a", images, [9] * 5)
+    folder_of(tmp_path / "a", images[:1], "picture")
+    with pytest.warns(DataWarning, match=r"examples: not read were files that are no Parquet \(1: picture\)"):
+        assert len(read_examples(str(tmp_path / "a"), spec, (9,)).labels) == 5
+    folder_of(tmp_path / "a", images[:1], "9/a.png")
+    with pytest.raises(BadInput, match="Parquet files in the folder is 'examples.parquet'; allowed: none be"):
+        read_examples(str(tmp_path / "a"), spec, (9,))
+    named = folder_of(tmp_path / "b", images[:2], "nine/a.png", "nine/b.png")
+    with pytest.raises(BadInput, match=r"number of images is 0; .*no folder of a label \(2: nine/a\.png, "):
+        read_examples(str(named), spec, (9,))
+
+
+def test_examples_go_by_the_names_of_the_classes(tmp_path: Path) -> None:
+    """Shards in another order and folders with names, for a model that has them; other names are refused."""
+    named = replace(stored_original()[0], class_names=tuple("abcdefghij"))
+    file = tmp_path / "examples.parquet"
+    write_shard(file, [packed(image) for image in pixels(9)], [0] * 5, names=list("jihgfedcba"))
+    with pytest.warns(DataWarning, match="another order; its labels were taken by their names"):
+        assert read_examples(str(file), named, (9,)).labels.tolist() == [9] * 5
+    folder = folder_of(tmp_path / "given", pixels(9, 2), "j/a.png", "9/b.png")
+    assert read_examples(str(folder), named, (9,)).labels.tolist() == [9, 9]
+    other = replace(named, class_names=tuple("ABCDEFGHIJ"))
+    with pytest.raises(BadInput, match="names of classes in examples.parquet"):
+        read_examples(str(file), other, (9,))
+
+
+def test_an_example_that_is_given_twice_is_counted(tmp_path: Path) -> None:
+    """It is taken as often as it is given; of a numbered series no shard may be missing."""
+    spec, images = stored_original()[0], pixels(9).repeat(2, 1, 1, 1)
+    with pytest.warns(DataWarning, match="10 images of the examples are only 5 different ones$"):
+        assert len(read_examples(str(shard(tmp_path, images, [9] * 10)), spec, (9,)).labels) == 10
+    (tmp_path / "examples.parquet").rename(tmp_path / "nines-00000-of-00002-0a1b.parquet")
+    with pytest.raises(BadInput, match="1 is missing"):
+        read_examples(str(tmp_path), spec, (9,))
 
 
 ZEROS = Samples(images=torch.zeros(2, 1, 8, 8), labels=torch.tensor([9, 9]), ids=torch.arange(2))

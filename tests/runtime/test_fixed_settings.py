@@ -98,7 +98,8 @@ def test_what_the_data_gives_is_fixed_too(served: Store, field: str, value: Any,
     reader = LedgerReader(served)
     (first, *_) = versions(reader, "default")
     with pytest.raises(BadInput) as caught:
-        require_fixed(reader, first, tiny_recipe(), replace(original()[0], **{field: value}))
+        spec = replace(original()[0], class_names=None, **{field: value})
+        require_fixed(reader, first, tiny_recipe(), spec)
     assert said in str(caught.value)
 
 

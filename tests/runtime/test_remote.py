@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import pytest
 import ray
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from rayunlearn.errors import BadInput, RayUnlearnError, StorageHeld
-from rayunlearn.runtime.remote import MOST_RECORDED, fetch, is_loss, original, recorded, sentence
+from rayunlearn.errors import BadInput, DataWarning, RayUnlearnError, StorageHeld
+from rayunlearn.runtime.remote import (
+    MOST_RECORDED,
+    caught,
+    fetch,
+    fetch_told,
+    is_loss,
+    original,
+    recorded,
+    sentence,
+    telling,
+)
 
 OURS = BadInput("gkt.epsilon", -1, "a number > 0")
 TOLD = "gkt.epsilon is -1; allowed: a number > 0"
@@ -94,3 +105,28 @@ def test_through_ray(cluster: None, name: str, kind: type[Exception], said: str)
     assert said in sentence(caught.value) and "Traceback" not in sentence(caught.value)
     assert "raising" in recorded(caught.value) and (name != "private" or "1 and 2" in recorded(caught.value))
     assert isinstance(caught.value, RayUnlearnError) == (name in ("ours", "held"))
+
+
+def warned(number: int) -> int:
+    """Something of two kinds to be known, and an answer."""
+    for _ in range(2):
+        warnings.warn(DataWarning(f"{number} files"), stacklevel=1)
+    warnings.warn(FutureWarning("old"), stacklevel=1)
+    return number + 1
+
+
+def test_warnings_of_data_are_caught_and_others_are_not() -> None:
+    """Each of them, also what was said before; whatever else was warned of goes its way."""
+    with pytest.warns(FutureWarning, match="old") as others:
+        assert caught(lambda: warned(3)) == (4, ["3 files", "3 files"])
+    assert len(others) == 1
+
+
+@pytest.mark.slow
+def test_what_another_process_warns_of_is_said_here(cluster: None) -> None:
+    """Its output is seen by nobody; an error of it is still its own."""
+    said: list[str] = []
+    assert fetch_told(ray.remote(telling(warned)).remote(5), said.append) == 6
+    assert said == ["5 files", "5 files"]
+    with pytest.raises(TypeError):
+        fetch_told(ray.remote(telling(warned)).remote("x"), said.append)

@@ -267,6 +267,11 @@ def test_examples_are_taken_in_at_once(add: Say, storage: Path, tmp_path: Path) 
     assert add(id="r1", **told)[0] == 0
     code, said = add(id="r2", **{**told, "target": (4,)})
     assert code == 2 and "labels of the examples is [9]" in said
+    (tmp_path / "given").mkdir()
+    shard = shard.rename(tmp_path / "given/examples.parquet")
+    (tmp_path / "given/nine.png").write_bytes(packed(images[0]))
+    code, said = add(id="r1", **{**told, "examples": str(shard.parent)})
+    assert code == 0 and "examples: not read were files that are no Parquet (1: nine.png)" in said
     shard.unlink()
     (waiting,) = Inbox(store).entries()
     assert isinstance(waiting.entry, Request) and waiting.entry.examples is not None

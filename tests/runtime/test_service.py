@@ -383,7 +383,7 @@ def test_a_method_that_needs_the_training_log(serve: Any, weights_file: Path) ->
     chain = versions(LedgerReader(store), "default")
     assert [v.classes_forgotten for v in chain] == [(), (0,), (0, 2)]
     job = training_job(recipe, original()[0], 0)
-    assert {v.data_hash for v in chain} == {data_hash(*open_data(recipe.data, job.split_seed))}
+    assert {v.data_hash for v in chain} == {data_hash(recipe.data, job.split_seed)}
     assert chain[0].version == version_id(fit(job).state_dict())
     assert store.exists("logs/default.safetensors")
     assert len(load_log(store, "default").updates) < len(fit_logged(job)[1].updates)

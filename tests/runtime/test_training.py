@@ -198,6 +198,8 @@ def test_the_key_tells_jobs_apart() -> None:
     ]  # fmt: skip
     assert len({j.key for j in [job, *others]}) == 1 + len(others)
     assert gold_job().key == job.key
+    named = replace(job.spec, class_names=tuple("abcdefghij"[: job.spec.num_classes]))
+    assert replace(job, spec=named).key == job.key  # nothing is trained by names
 
 
 def test_keys_of_stored_models_stay() -> None:
