@@ -97,8 +97,8 @@ def test_what_the_data_gives_is_fixed_too(served: Store, field: str, value: Any,
     """A dataset of the same name may have changed, and before the first run its name is not known."""
     reader = LedgerReader(served)
     (first, *_) = versions(reader, "default")
+    spec = replace(original()[0], class_names=None, **{field: value})
     with pytest.raises(BadInput) as caught:
-        spec = replace(original()[0], class_names=None, **{field: value})
         require_fixed(reader, first, tiny_recipe(), spec)
     assert said in str(caught.value)
 
