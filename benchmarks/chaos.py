@@ -1,11 +1,13 @@
 """Kills without loss: `python -m benchmarks.chaos --kills 50`.
 
 A cluster of three nodes on this machine serves four requests of two lineages, side by side, on digits; one of
-them is added while the job runs. The undisturbed round gives the versions to compare with and the list of
-failpoints: every moment before and after a durable write. Then rounds on fresh storage locations, with
-SIGKILLs until there were enough: over actors of runs, workers at a task, whole worker nodes (started anew
-once the work went on without them) and the driver (given the same command again). Half come at random
-moments, half where the driver is at a failpoint. At last the head node is lost with all that is on it.
+them is added while the job runs. Three more are of tenants whose requests never succeed: one raises, one
+diverges, one runs out of memory; they are due before all others. The undisturbed round gives the versions to
+compare with and the list of failpoints: every moment before and after a durable write. Then rounds on fresh
+storage locations, with SIGKILLs until there were enough: over actors of runs, workers at a task, whole worker
+nodes (started anew once the work went on without them) and the driver (given the same command again). Half
+come at random moments, half where the driver is at a failpoint. At last the head node is lost with all that
+is on it.
 
 - A kill that found nothing to hit is not counted.
 - Recovery: from a kill until each lineage with work left has written a checkpoint, a measure, the end of a
@@ -23,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,6 +38,7 @@ from rich.table import Table
 from benchmarks.chaos_job import counted
 from benchmarks.chaos_round import (
     ADDED,
+    FAILING,
     IN_FILE,
     KINDS,
     Disturber,
@@ -145,6 +148,14 @@ def faults(made: Round, calm: Round) -> list[str]:
         published = sum(name in version.request_ids for version in chains[lineage])
         if max(served, published) > 1:
             found.append(f"served twice: request {name}, {served} times, in {published} versions")
+        late = [row["at"] - row["deadline"] for row in rows if row["event"] == "served"]
+        if any(by > timedelta() for by in late):
+            found.append(f"late: request {name} by {max(late)}")
+    for name, lineage, _ in FAILING:
+        rows = events.get(name, [])
+        ends = [row["event"] for row in rows if row["event"] in ("served", "failed", "cancelled")]
+        if ends != ["failed"] or not rows[-1]["reason"] or len(versions(reader, lineage)) != 1:
+            found.append(f"failing tenants: request {name} of {lineage} ended as {ends or 'nothing'}")
     found += [f"served twice: run {run} was published {n} times" for run, n in runs.items() if n > 1]
     for lineage, chain in chains.items():
         ids, wanted = ([v.version for v in c] for c in (chain, versions(expected, lineage)))
@@ -164,7 +175,8 @@ def progress_of(made: Round) -> dict[str, list[tuple[float, str]]]:
 
     def add(row: Mapping[str, Any], event: str) -> None:
         at: datetime = row["at"]
-        found[row["lineage"]].append((at.timestamp(), event))
+        if row["lineage"] in found:
+            found[row["lineage"]].append((at.timestamp(), event))
 
     for table in ("checkpoints", "evaluations"):
         for row in reader.read(table).to_pylist():
@@ -249,6 +261,8 @@ def checked(found: Sequence[str], kills: int, wanted: int) -> dict[str, bool]:
     return {
         "requests lost: 0": none_of("lost"),
         "requests served twice: 0": none_of("served twice"),
+        "no request was served after its deadline": none_of("late"),
+        "each request of a failing tenant failed once, for a reason on record": none_of("failing tenants"),
         "versions and weights bit-identical to the undisturbed round's": none_of("versions")
         and none_of("weights"),
         "the ledger verifies": none_of("ledger"),

@@ -9,6 +9,10 @@
 A failpoint is the same moment for all files of a kind: `before put runs/state`. Nothing in the package knows
 of any of this: the store's three writes and the ensembles' `advance` are wrapped here. The ledger folds its
 entries sooner than it would.
+
+Three lineages are of tenants whose requests never succeed. Of `raises` every step raises; the original of
+`diverges` has weights that no synthesis outlives; the processes of `memory` are killed at every step, as the
+kernel kills what takes too much memory. The pauses between losses are shortened.
 """
 
 from __future__ import annotations
@@ -25,17 +29,23 @@ from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
+import ray
 import tyro
 
 from jobs.sequential_unlearn import Options
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
+from rayunlearn.runtime import recovery
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, SplitEnsemble
 from rayunlearn.runtime.job import run_job
+from rayunlearn.runtime.scheduler import Scheduler
 from rayunlearn.runtime.service import leave
 
 FOLDER = "RAYUNLEARN_CHAOS"
 
+
+SOONER = 20
+"""By so much pauses are shorter."""
 
 FOLDED_AT = 16
 """Entries of the ledger that are folded: few, so that folding is disturbed as well."""
@@ -126,6 +136,13 @@ class Watched:
         """An ensemble's method that takes steps."""
 
         def watched(ensemble: Any, first: int, last: int) -> None:
+            lineage = threading.current_thread().name.removeprefix("run of ")
+            if lineage == "raises":
+                raise ArithmeticError("a fault of this tenant's own")
+            if lineage == "memory":
+                for actor in ensemble.actors:
+                    ray.kill(actor)
+                method(ensemble, first, last)
             self.note(f"advance {first} {last}")
             method(ensemble, first, last)
 
@@ -139,6 +156,25 @@ class Watched:
             kind.advance = self.advance(kind.advance)  # type: ignore[method-assign]
 
 
+def diverging(publish: Callable[..., Any]) -> Callable[..., Any]:
+    """`Scheduler.publish`, but the original of the lineage `diverges` answers nothing finite."""
+
+    def published(scheduler: Any, **given: Any) -> Any:
+        if given["lineage"] == "diverges" and given["parent"] is None:
+            weights = {k: v * 1e30 if v.dim() > 1 else v for k, v in given["weights"].items()}
+            given = {**given, "weights": weights}
+        return publish(scheduler, **given)
+
+    return published
+
+
+def disturb_tenants() -> None:
+    """Have the tenants' requests fail, and a lost run be begun again sooner."""
+    Scheduler.publish = diverging(Scheduler.publish)  # type: ignore[method-assign]
+    assert recovery.outlasting.__kwdefaults__ is not None
+    recovery.outlasting.__kwdefaults__["sleep"] = lambda seconds: time.sleep(seconds / SOONER)
+
+
 def fold_often() -> None:
     """Have the ledger fold its entries at once where there are a few."""
     setattr(Ledger, "__init__", partialmethod(Ledger.__init__, folded_at=FOLDED_AT))  # noqa: B010
@@ -146,6 +182,7 @@ def fold_often() -> None:
 
 if __name__ == "__main__":
     fold_often()
+    disturb_tenants()
     Watched(Path(os.environ[FOLDER])).wrap()
     options = tyro.cli(Options, config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff))
     leave(run_job(**vars(options)))

@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 
 from benchmarks.chaos_job import FOLDER, arm, counted, failpoint, read_log
 from benchmarks.local_cluster import LocalCluster, environment, titles
+from rayunlearn.errors import ExitCode
 from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.store import Store
 from rayunlearn.scheduling.requests import Request
@@ -42,6 +43,11 @@ SETTINGS = (
 IN_FILE = (("a", "default", 0), ("b", "default", 2), ("x", "other", 5))
 ADDED = ("c", "default", 4)
 """Request, lineage and class; the last one is added while the job runs."""
+
+FAILING = (("r", "raises", 1), ("d", "diverges", 3), ("m", "memory", 6))
+"""The same, of tenants whose requests never succeed (`benchmarks.chaos_job`), and which are due first."""
+DUE_S, FAILING_DUE_S = 900.0, 60.0
+"""Seconds from the beginning of a round to the deadlines."""
 
 GAP_S = 6.0
 """The most that a random kill waits since there was work to disturb."""
@@ -143,7 +149,15 @@ class Disturber:
         self.down: dict[int, float] = {}
         self.last = 0.0
         folder.mkdir(parents=True)
-        asked = [{"request_id": name, "lineage": of, "target": [target]} for name, of, target in IN_FILE]
+        now = datetime.now(UTC)
+        asked = [
+            {
+                "request_id": name, "lineage": of, "target": [target],
+                "deadline": (now + timedelta(seconds=due)).isoformat(),
+            }
+            for requests, due in ((FAILING, FAILING_DUE_S), (IN_FILE, DUE_S))
+            for name, of, target in requests
+        ]  # fmt: skip
         (folder / "requests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
         self._arm()
 
@@ -161,9 +175,9 @@ class Disturber:
                     if self.moments and not done and time.time() >= self._due():
                         self._strike(self.moments[0], job)
             self._read()
-            if job.returncode == 0 and done:
+            if job.returncode == ExitCode.PARTIAL and done:  # some fail in each round
                 break
-            if job.returncode == 0:
+            if job.returncode == ExitCode.PARTIAL:
                 done = True
             elif job.returncode == -signal.SIGKILL:
                 self._at_failpoint()
@@ -221,7 +235,8 @@ class Disturber:
         if not self._worked_since(0):
             return False
         name, lineage, target = ADDED
-        request = Request(request_id=name, lineage=lineage, target=(target,))
+        due = datetime.now(UTC) + timedelta(seconds=DUE_S)
+        request = Request(request_id=name, lineage=lineage, target=(target,), deadline=due)
         Inbox(self.round.store).add(request, now=datetime.now(UTC))
         return True
 
