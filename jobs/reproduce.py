@@ -14,6 +14,7 @@ from typing import Literal
 
 import tyro
 
+from rayunlearn.results.terminal import escape_unprintable
 from rayunlearn.runtime.reproduce_command import run_reproduction
 
 
@@ -59,4 +60,5 @@ class Options:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     sys.exit(run_reproduction(**vars(tyro.cli(Options))))

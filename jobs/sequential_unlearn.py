@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from rayunlearn.results.terminal import escape_unprintable
 from rayunlearn.runtime.job import run_job
 from rayunlearn.runtime.service import leave
 
@@ -85,5 +86,6 @@ class Options:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     options = tyro.cli(Options, config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff))
     leave(run_job(**vars(options)))

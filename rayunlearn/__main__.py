@@ -8,6 +8,8 @@ from typing import Any
 
 import tyro
 
+from rayunlearn.results.terminal import escape_unprintable
+
 NAMES = ("audit", "methods", "models", "report", "request")
 COMMANDS = {name: f"rayunlearn.runtime.{name}_command" for name in NAMES}
 """Command -> its module, with `<Command>Options` and `run_<command>`."""
@@ -15,6 +17,7 @@ COMMANDS = {name: f"rayunlearn.runtime.{name}_command" for name in NAMES}
 
 def main() -> int:
     """Run one command; returns its exit code."""
+    escape_unprintable()
     config = (
         tyro.conf.FlagCreatePairsOff,
         tyro.conf.OmitArgPrefixes,

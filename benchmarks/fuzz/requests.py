@@ -351,15 +351,19 @@ FLAGS = (
 
 
 @st.composite
-def arguments(draw: st.DrawFn) -> list[str]:
-    """Arguments after `request add`: some flags, and in most cases one word that was changed."""
+def arguments(draw: st.DrawFn) -> tuple[list[str], str]:
+    """Arguments after `request add`: some flags, and in most cases one word that was changed.
+
+    With the encoding of the console, which may lack what is to be shown.
+    """
     flags = draw(st.lists(st.sampled_from(FLAGS), max_size=4))
     words = [word for flag in (draw(st.sampled_from([[], [FLAGS[0]]])) + flags) for word in flag]
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(words)))
         new = draw(st.sampled_from(NASTY) | mangled_text(words[at] if at < len(words) else "3"))
         words = words[:at] + [_as_argument(new)] + words[at + draw(st.integers(0, 1)) :]
-    return [word for word in words if not word.startswith("--storage")]
+    encoding = draw(st.sampled_from(["utf-8", "ascii", "latin-1", "cp1252", "koi8-r", "utf-16"]))
+    return [word for word in words if not word.startswith("--storage")], encoding
 
 
 def _as_argument(text: str) -> str:
@@ -367,9 +371,9 @@ def _as_argument(text: str) -> str:
     return os.fsdecode(text.replace("\0", "").encode("utf-8", "surrogatepass"))
 
 
-def _by_flags(words: Sequence[str]) -> Answer:
-    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
-    err = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
+def _by_flags(case: tuple[Sequence[str], str]) -> Answer:
+    words, encoding = case
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2))
     with scratch() as folder, contextlib.chdir(folder):
         (folder / "requests.jsonl").write_bytes(FILE)
         Store.open("s", sync=False)

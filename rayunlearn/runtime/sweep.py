@@ -13,7 +13,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -286,7 +289,8 @@ class Sweep:
                         failure_config=tune.FailureConfig(max_failures=self.settings.retries),
                     ),
                 )  # fmt: skip
-            tuner.fit()
+            with _signals_as_before():
+                tuner.fit()
         except TuneError as error:
             raise self.record.error or error from error
         finally:
@@ -335,6 +339,20 @@ class Sweep:
                 ensemble.close()
         for trial, result in self.record.results.items():
             chosen_only(files[trial], result.step)
+
+
+@contextmanager
+def _signals_as_before() -> Iterator[None]:
+    """Put back the handlers that Tune sets and leaves: the next Ctrl-C would do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _require_shared_sets_alike(recipe: Recipe, space: Space) -> None:

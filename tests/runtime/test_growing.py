@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -10,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import yaml
 
-from benchmarks.local_cluster import LocalCluster, Node
+from benchmarks.local_cluster import LocalCluster, Node, environment
 from rayunlearn.errors import BadInput
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.store import Store
-from rayunlearn.runtime import autoscaling, cluster
+from rayunlearn.runtime import autoscaling
 from rayunlearn.runtime.autoscaling import CONFIG_VARIABLE, most_of
 from rayunlearn.runtime.cluster import NoRoom, Placement, bundles
 from rayunlearn.runtime.ensemble import InlineEnsemble
@@ -178,9 +179,8 @@ def test_the_default_asks_the_autoscaler_for_nodes(tmp_path: Path) -> None:
             with asking(tmp_path / "s", grown.address) as job:
                 out, _ = job.communicate(timeout=300)
         assert job.returncode == 0, out
-        cluster.connect(grown.address)
-        try:
-            nodes = ray.nodes()
-        finally:
-            ray.shutdown()
-    assert len(nodes) > 1, "no node was brought"
+        counting = f"import ray; ray.init({grown.address!r}, log_to_driver=False); print(len(ray.nodes()))"
+        told = subprocess.run(
+            [sys.executable, "-c", counting], env=environment(), text=True, capture_output=True, check=True
+        )
+    assert int(told.stdout.split()[-1]) > 1, "no node was brought"

@@ -45,8 +45,8 @@ store = Store.open("storage")
 connect(sys.argv[1])
 put = lambda given: given.put("from-a-worker", b"x")
 said = {"worker": ray.get(ray.remote(lambda: str(Path.cwd())).remote())}
-said["examples"] = read_by_task(asked.examples, spec, range(10)).labels.tolist()
-said["directly"] = read_by_task("examples", spec, range(10)).labels.tolist()
+said["examples"] = read_by_task(asked.examples, spec, range(10), str).labels.tolist()
+said["directly"] = read_by_task("examples", spec, range(10), str).labels.tolist()
 ray.get(ray.remote(put).remote(store))
 try:
     said["data"] = ray.get(ray.remote(lambda: load_dataset("parquet:mine").labels.tolist()).remote())

@@ -57,6 +57,9 @@ class Found:
     store: Store
 
 
+SIGNALS = (signal.SIGINT, signal.SIGUSR1)
+
+
 def swept(
     folder: Path, *, space: tuple[str, ...] = SPACE, trials: int = 3, request: Request | None = None,
     progress: Quiet | None = None, method: tuple[str, ...] = TINY, **settings: Any,
@@ -74,7 +77,10 @@ def swept(
     where = where_for(recipe, Placement.COLOCATED, cpus_per_role=0.5, gpus_per_role=None)
     parent = versions(LedgerReader(store), "default")[-1]
     sweep = Sweep(context, parent, request or forget(0), declared, where, name="s")
-    return Found(sweep.run(), store)
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    found = Found(sweep.run(), store)
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers, "Tune's handlers stay"
+    return found
 
 
 FIXED = tuple(
