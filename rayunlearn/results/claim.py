@@ -38,6 +38,8 @@ from pathlib import Path
 from rayunlearn.errors import BadInput, StorageHeld
 from rayunlearn.results.store import AlreadyExists, NotStored, Store, StoreFailed
 
+_SHOWN = 100
+"""Characters that are shown of what a claim says, which anybody may have written."""
 _NAME = re.compile(r"claims/(\d{12,15})(?:\.heartbeat)?\.json")
 
 
@@ -87,7 +89,10 @@ class Holder:
     began: str | None
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since}"
+        host, since = (
+            text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…" for text in (self.host, self.since)
+        )
+        return f"process {self.pid} on {host}, since {since}"
 
     @classmethod
     def here(cls) -> Holder:
