@@ -54,7 +54,7 @@ NOTHING_WRONG = {
     "request lines": "\n".join(json.dumps(valid) for valid in requests.VALID),
     "request files": (requests.FILE, None),
     "inbox files": [("r1.json", json.dumps(requests.inbox_file(requests.VALID[0])).encode())],
-    "flags of request add": ["--target", "3", "--id", "r1", "--priority", "5"],
+    "flags of request add": (["--target", "3", "--id", "r1", "--priority", "5"], "ascii"),
     "settings of recipes": ("digits", ["gkt.epsilon=0.02", "stopping.patience=3"]),
     "search spaces": ("digits_gkt", ["gkt.beta=quniform(0,1,0.25)"]),
     "ledger files": stored.Tampered(1, stored.ledgers()[1].files),
@@ -80,7 +80,7 @@ CHANGED = {
     "request lines": '{"request_id": "a", "request_id": "a", "target": [1]}',
     "request files": (b"\xef\xbb\xbf\xff" + requests.FILE, None),
     "inbox files": [("r2.json", json.dumps(requests.inbox_file(requests.VALID[0])).encode())],
-    "flags of request add": ["--target", "3", "--deadline", "tomorrow"],
+    "flags of request add": (["--target", "3", "--deadline", "tomorröw 日"], "ascii"),
     "settings of recipes": ("digits", ["model.width=nan"]),
     "search spaces": ("digits_gkt", ["gkt.beta=quniform(0,1e300,1e-300)"]),
     "ledger files": stored.Tampered(
