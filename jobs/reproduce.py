@@ -14,7 +14,7 @@ from typing import Literal
 
 import tyro
 
-from rayunlearn.results.terminal import escape_unprintable
+from rayunlearn.runtime.console import escape_unprintable
 from rayunlearn.runtime.reproduce_command import run_reproduction
 
 

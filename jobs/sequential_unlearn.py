@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rayunlearn.results.terminal import escape_unprintable
+from rayunlearn.runtime.console import escape_unprintable
 from rayunlearn.runtime.job import run_job
 from rayunlearn.runtime.service import leave
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rayunlearn.results.terminal import escape_unprintable
+from rayunlearn.runtime.console import escape_unprintable
 from rayunlearn.runtime.service import leave
 from rayunlearn.runtime.tune_command import run_sweep
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from rayunlearn.results.terminal import escape_unprintable
+from rayunlearn.runtime.console import escape_unprintable
 
 NAMES = ("audit", "methods", "models", "report", "request")
 COMMANDS = {name: f"rayunlearn.runtime.{name}_command" for name in NAMES}

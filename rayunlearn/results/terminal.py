@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -41,13 +39,6 @@ TABLE_WIDTH = 95
 """Columns that the whole table needs; on fewer the report alone tells regret and time."""
 
 STATUS_STYLES = {"served": "bold green", "failed": "bold red", "rejected": "bold yellow"}
-
-
-def escape_unprintable() -> None:
-    """Have this process's output and errors escape what their encoding lacks, where Python would raise."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def open_console(file: IO[str] | None = None) -> Console:
