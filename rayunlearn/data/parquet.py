@@ -20,7 +20,6 @@ import itertools
 import json
 import math
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +33,8 @@ import torch
 
 from rayunlearn.data.files import SHOWN, files_below, listed
 from rayunlearn.data.pixels import decode
-from rayunlearn.data.raw import Part, Parts
-from rayunlearn.errors import BadInput, DataWarning
+from rayunlearn.data.raw import Part, Parts, tell
+from rayunlearn.errors import BadInput
 
 IMAGE_COLUMNS = ("image", "img")
 ROWS_AT_ONCE = 1024
@@ -174,7 +173,7 @@ def _parts_of(folder: Path, name: str) -> dict[str, list[Path]]:
         else:
             found[words[0]].append(file)
     if left_out:
-        _tell(f"{name}: Parquet files that are of neither part were not read: {listed(left_out)}")
+        tell(f"{name}: Parquet files that are of neither part were not read: {listed(left_out)}")
     return found
 
 
@@ -206,7 +205,7 @@ def _names_of_all(files: Sequence[Path], name: str) -> tuple[str, ...] | None:
     silent = [file for file, names in said.items() if names is None]
     if known and silent:
         told = f"shards that name no classes, beside others that do: {listed(silent)}"
-        _tell(f"{name}: {told}; their labels were taken for the numbers of the others")
+        tell(f"{name}: {told}; their labels were taken for the numbers of the others")
     return known
 
 
@@ -220,7 +219,7 @@ def _numbers(file: Path, known: tuple[str, ...] | None, name: str) -> list[int] 
         allowed = f"those that are known already: {', '.join(known[:_NAMES_SHOWN])}"
         raise BadInput(f"names of classes in {file.name}", unknown[:_NAMES_SHOWN], allowed, where=name)
     if own != known[: len(own)]:
-        _tell(f"{name}: {file.name} has its classes in another order; its labels were taken by their names")
+        tell(f"{name}: {file.name} has its classes in another order; its labels were taken by their names")
     return [known.index(class_name) for class_name in own]
 
 
@@ -281,7 +280,3 @@ def _columns(schema: pa.Schema, file: str, name: str) -> list[str]:
     if not pa.types.is_integer(label):
         raise BadInput(f"label in {file}", str(label), "a whole-number type", where=name)
     return found
-
-
-def _tell(text: str) -> None:
-    warnings.warn(DataWarning(text), stacklevel=3)

@@ -76,7 +76,7 @@ def tell_doubles(
         if more:
             said = f"{sum(map(len, more))} images of {title} are only {len(more)} different ones"
             differ = sum(len(set(given)) > 1 for given in more)
-            _tell(f"{name}: {said}" + (f"; {differ} of them have more than one label" if differ else ""))
+            tell(f"{name}: {said}" + (f"; {differ} of them have more than one label" if differ else ""))
     if len(seen) == 2:
         train, test = seen
         both = sum(len(given) for image, given in test.items() if image in train)
@@ -85,10 +85,11 @@ def tell_doubles(
             allowed = f"at most {most}: the parts have no image in common, or a published set's few"
             raise BadInput("number of test images that are training images too", both, allowed, where=name)
         if both:
-            _tell(f"{name}: {both} test images are training images too")
+            tell(f"{name}: {both} test images are training images too")
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
+    """Warn of what is to be known of data, from where they are read."""
     warnings.warn(DataWarning(text), stacklevel=3)
 
 

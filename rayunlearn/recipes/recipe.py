@@ -11,7 +11,7 @@ from rayunlearn.errors import BadInput, nearest
 from rayunlearn.evaluation.bench import MeasureSettings
 from rayunlearn.evaluation.measures import check_measures
 from rayunlearn.evaluation.stand_ins import StandInSettings
-from rayunlearn.held_out import OFFICIAL_OR_HALF, TestFraction
+from rayunlearn.held_out import OFFICIAL_OR_HALF, TestFraction, stated_fraction
 from rayunlearn.inversion.deep_inversion import InversionSettings
 from rayunlearn.methods.amnesiac_relabel import RelabelSettings
 from rayunlearn.methods.amnesiac_rollback import RollbackSettings
@@ -36,8 +36,7 @@ from rayunlearn.variational.last_layer import LastLayerSettings
 
 
 def _stated_fraction(data: DataSettings) -> TestFraction:
-    """What hashes are made of: the digits have no official test part, and 0.5 is what their default was."""
-    return 0.5 if data.dataset == "digits" and data.test_fraction == OFFICIAL_OR_HALF else data.test_fraction
+    return stated_fraction(data.dataset, data.test_fraction)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,9 +114,14 @@ class Checkpointed(Protocol):
     def checkpoint(self) -> Classifier: ...  # noqa: D102
 
 
-def weights_of_checkpoint(run: Checkpointed) -> dict[str, Tensor]:
+def weights_of(model: Classifier) -> dict[str, Tensor]:
     """As they would be published."""
-    return {k: v.detach().cpu() for k, v in run.checkpoint().state_dict().items()}
+    return {k: v.detach().cpu() for k, v in model.state_dict().items()}
+
+
+def weights_of_checkpoint(run: Checkpointed) -> dict[str, Tensor]:
+    """The same of a checkpoint."""
+    return weights_of(run.checkpoint())
 
 
 def kept_column(kept: dict[str, float] | None) -> dict[str, str | None]:
@@ -167,10 +172,10 @@ class InlineEnsemble:
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Figures since the last checkpoint, and the weights as they would be published."""
-        weights = weights_of_checkpoint(self.run)
-        assessment, kept = self.judge.judge_weights(weights)
+        model = self.run.checkpoint()
+        assessment, kept = self.judge.judge(model)
         self.run.observe(assessment.retain_loss)
-        return merge(assessment, self.run.report() | kept_column(kept)), weights
+        return merge(assessment, self.run.report() | kept_column(kept)), weights_of(model)
 
     def state(self) -> dict[str, Any]:
         """The whole state of the run."""

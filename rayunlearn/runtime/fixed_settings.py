@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from rayunlearn.errors import BadInput
-from rayunlearn.held_out import OFFICIAL_OR_HALF
+from rayunlearn.held_out import stated_fraction
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.results.ledger import LedgerReader
@@ -87,10 +87,7 @@ def _differences(
 
 
 def _plainly(told: dict[str, Any]) -> dict[str, Any]:
-    """With what the default holds out of the digits, which have no official test part."""
-    fraction = told["test_fraction"]
-    plain = 0.5 if told["dataset"] == "digits" and fraction == OFFICIAL_OR_HALF else fraction
-    return {**told, "test_fraction": plain}
+    return {**told, "test_fraction": stated_fraction(told["dataset"], told["test_fraction"])}
 
 
 def _first_data(reader: LedgerReader, lineage: str) -> dict[str, Any] | None:

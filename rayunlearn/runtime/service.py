@@ -137,7 +137,7 @@ class Service:
         self.context = context
         self.place = place
         # what never fits is told before anything is done
-        self._bundles(bounded=place.node_wait_s is None)
+        self._bundles(ceiling(), bounded=place.node_wait_s is None)
         self.reader = LedgerReader(context.store)
         self.inbox, self.open_requests = Inbox(context.store), OpenRequests(self.reader)
         require_same_seed(self.reader, context.seed, context.store.where)
@@ -178,17 +178,18 @@ class Service:
         """How many runs fit on the cluster as it is now, or can become; at least one may wait for nodes."""
         if not self.place.side_by_side:
             return 1
-        cluster, wanted = ceiling(), self._bundles(bounded=False)
+        cluster = ceiling()
+        wanted = self._bundles(cluster, bounded=False)
         fit = [
             cluster.get(name, 0.0) / sum(bundle.get(name, 0.0) for bundle in wanted)
             for name in {name for bundle in wanted for name in bundle}
         ]
         return max(1, int(min(fit) + 1e-9))
 
-    def _bundles(self, *, bounded: bool) -> list[dict[str, float]]:
+    def _bundles(self, cluster: Mapping[str, float], *, bounded: bool) -> list[dict[str, float]]:
         place = self.place
         return bundles(
-            self._placement(self.method), ceiling(), cpus_per_role=place.cpus_per_role,
+            self._placement(self.method), cluster, cpus_per_role=place.cpus_per_role,
             gpus_per_role=place.gpus_per_role, workers=place.workers, bounded=bounded,
         )  # fmt: skip
 

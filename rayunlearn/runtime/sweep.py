@@ -14,9 +14,7 @@ import logging
 import os
 import re
 import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,6 +44,7 @@ from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.requested import roles_of
 from rayunlearn.runtime.runs import RunFiles, loaded, saved
 from rayunlearn.runtime.search_space import SCORE, Search, search_algorithm, trial_scheduler
+from rayunlearn.runtime.signals import handlers_as_before
 from rayunlearn.runtime.sweep_files import SETS, chosen_only, trial_files
 from rayunlearn.runtime.sweep_record import LIVE, About, Recorder, Stop, SweepRecord, SweepSettings
 from rayunlearn.runtime.trackers import Tracker
@@ -289,7 +288,8 @@ class Sweep:
                         failure_config=tune.FailureConfig(max_failures=self.settings.retries),
                     ),
                 )  # fmt: skip
-            with _signals_as_before():
+            # Tune leaves its own, and the next Ctrl-C would do nothing
+            with handlers_as_before(signal.SIGINT, signal.SIGUSR1):
                 tuner.fit()
         except TuneError as error:
             raise self.record.error or error from error
@@ -339,20 +339,6 @@ class Sweep:
                 ensemble.close()
         for trial, result in self.record.results.items():
             chosen_only(files[trial], result.step)
-
-
-@contextmanager
-def _signals_as_before() -> Iterator[None]:
-    """Put back the handlers that Tune sets and leaves: the next Ctrl-C would do nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _require_shared_sets_alike(recipe: Recipe, space: Space) -> None:

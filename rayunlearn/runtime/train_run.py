@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from rayunlearn.access import seal
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.runtime.remote import fetch, is_loss, original, sentence
+from rayunlearn.runtime.signals import handlers_as_before
 from rayunlearn.runtime.wire import pack, unpack
 
 Shard = tuple[int, int]
@@ -148,13 +148,8 @@ def _alone(
 @contextmanager
 def _sigint_as_before() -> Iterator[None]:
     """Undo what Train does to Ctrl-C: it sets a handler that exits with 0, and leaves it there."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
     try:
-        yield
+        with handlers_as_before(signal.SIGINT):
+            yield
     except SystemExit as error:
         raise KeyboardInterrupt from error
-    finally:
-        signal.signal(signal.SIGINT, before)
