@@ -182,7 +182,7 @@ class LocalCluster:
         """Where drivers connect."""
         return self.nodes[0].address
 
-    def wait(self, timeout_s: float = 180) -> None:
+    def wait(self, timeout_s: float = 600) -> None:
         """Wait until every node is up."""
         end = time.monotonic() + timeout_s
         while not all(node.is_up() for node in self.nodes):

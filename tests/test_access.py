@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.waiting import HANG_S
+
 # Each is tried in turn; {data} holds files of every kind, {bundled} scikit-learn's own digits file.
 READS = {
     "open": "open(data + '/a.csv').read()",
@@ -242,7 +244,7 @@ def run(paths: dict[str, str], *, try_before: bool) -> dict[str, dict[str, str]]
         cwd=paths["tmp"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG_S
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "rayunlearn"
 
@@ -358,7 +360,7 @@ def failed_imports_without_ray(modules: list[str], folder: Path = ROOT) -> dict[
         env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

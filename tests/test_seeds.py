@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayunlearn.seeds import derive_seed, generator, seeded_default_generators
+from tests.waiting import HANG_S
 
 PARTS = st.lists(st.integers() | st.text(), max_size=4).map(tuple)
 
@@ -96,7 +97,7 @@ def test_default_generators_are_seeded_for_one_thread_at_a_time() -> None:
         with seeded_default_generators(1):  # whoever is inside may go on
             pass
         drawn[1] = torch.rand(4)
-    thread.join(timeout=30)
+    thread.join(timeout=HANG_S)
     assert {seed: values.tolist() for seed, values in drawn.items()} == {
         seed: values.tolist() for seed, values in expected.items()
     }

@@ -31,6 +31,7 @@ from rayunlearn.methods.global_batchnorm import convert_batchnorm
 from rayunlearn.methods.trivial import mask_logit
 from rayunlearn.models.classifiers import Classifier
 from tests.conftest import TrainVersion
+from tests.waiting import HANG_S
 
 LABELS = torch.arange(60) % 6
 """Ten images of each of six classes."""
@@ -330,7 +331,7 @@ def by_shards(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of three gloo workers found."""
     folder = tmp_path_factory.mktemp("workers")
     context = mp.spawn(worker, (folder,), nprocs=WORLD, join=False)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HANG_S
     while not context.join(timeout=1):
         if time.monotonic() > deadline:
             for process in context.processes:

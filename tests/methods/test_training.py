@@ -31,6 +31,7 @@ from rayunlearn.methods.training import (
 )
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
 from rayunlearn.models.weights import load_weights_file, version_id, weights_to_bytes
+from tests.waiting import HANG_S
 
 WORKERS_TOLERANCE = 1e-12
 """Greatest difference of any weight or statistic, float64, after 10 steps: sums in another order."""
@@ -421,7 +422,7 @@ def two_workers(tmp_path_factory):
     """A folder with what two gloo workers ended with."""
     folder = tmp_path_factory.mktemp("workers")
     context = mp.spawn(worker, (2, folder), nprocs=2, join=False)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HANG_S
     while not context.join(timeout=1):
         if time.monotonic() > deadline:
             for process in context.processes:

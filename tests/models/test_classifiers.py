@@ -14,6 +14,7 @@ from rayunlearn.errors import BadInput
 from rayunlearn.models.classifiers import CLASSIFIERS, ClassifierSpec, build_classifier
 from rayunlearn.models.weights import load_into, version_id, weights_from_bytes, weights_to_bytes
 from tests.models.untrained import spec, untrained
+from tests.waiting import HANG_S
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_every_classifier_is_built_in_a_sealed_process() -> None:
         env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

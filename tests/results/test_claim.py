@@ -17,6 +17,7 @@ from rayunlearn.results.claim import Claim, Pace, held
 from rayunlearn.results.store import Store, StoreFailed
 from tests.results.claimants import A, B, C, Time, claims, elsewhere
 from tests.results.ledgers import in_memory
+from tests.waiting import HANG_S
 
 
 @pytest.fixture
@@ -220,7 +221,7 @@ def test_many_at_once(tmp_path: Path) -> None:
             with held(store, pace=pace, holder=elsewhere(f"node-{number}")) as claim:
                 had.append(number)
                 for _ in range(7):
-                    assert refused.acquire(timeout=60)
+                    assert refused.acquire(timeout=HANG_S)
                 claim.check()
         except StorageHeld:
             refused.release()
@@ -388,7 +389,7 @@ def test_the_thread_renews_until_the_end() -> None:
 
     def beats() -> None:
         before = store.get("claims/000000000001.heartbeat.json")
-        end = time.monotonic() + 60
+        end = time.monotonic() + HANG_S
         while store.get("claims/000000000001.heartbeat.json") == before:
             assert time.monotonic() < end
             time.sleep(0.001)
@@ -397,7 +398,7 @@ def test_the_thread_renews_until_the_end() -> None:
         claim.renew()
         beats()
         store.cut = True
-        asked, end = store.asked, time.monotonic() + 60
+        asked, end = store.asked, time.monotonic() + HANG_S
         while store.asked < asked + 3 and time.monotonic() < end:
             time.sleep(0.001)
         store.cut = False

@@ -37,6 +37,7 @@ from tests.runtime.tiny import (
     tiny_recipe,
     tiny_scheduler,
 )
+from tests.waiting import HANG_S
 
 OTHER = Holder(host="node-b", pid=7, since="2025-06-01 12:00:00 UTC", system=None, began=None)
 
@@ -80,7 +81,7 @@ def served(log: Path) -> list[tuple[int, int]]:
 
 def wait_for_turns(log: Path, count: int) -> None:
     """Wait until so many have served."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + HANG_S
     while len(served(log)) < count:
         assert time.monotonic() < end, served(log)
         time.sleep(0.02)
@@ -203,7 +204,7 @@ def test_a_job_in_a_bucket(address: str, tmp_path: Path) -> None:
     """
     (tmp_path / "requests.jsonl").write_text('{"request_id": "forget-0", "target": [0]}\n')
     command = ("--requests", tmp_path / "requests.jsonl", "--storage", address)
-    ended = run_job(*command, settings=(*BANK, "audit.gold_workers=2"), timeout_s=600)
+    ended = run_job(*command, settings=(*BANK, "audit.gold_workers=2"))
     assert ended.code == ExitCode.OK, ended.out + ended.err
     store = Store.open(address, create=False)
     (report,) = store.list("reports")

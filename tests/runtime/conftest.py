@@ -24,6 +24,7 @@ from benchmarks.local_cluster import free_ports
 from rayunlearn.recipes import Recipe
 from rayunlearn.runtime.cluster import connect
 from tests.runtime.tiny import environment, tiny_recipe
+from tests.waiting import HANG_S
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 120) -> None:
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float = HANG_S) -> None:
     end = time.monotonic() + timeout_s
     while time.monotonic() < end and process.poll() is None:
         try:

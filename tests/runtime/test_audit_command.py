@@ -20,6 +20,7 @@ from rayunlearn.runtime.audit_command import AuditOptions, run_audit
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.retention import purge
 from tests.runtime.tiny import BANK, environment, files_of, forget, memory_store, tiny_recipe, tiny_scheduler
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     """`python -m rayunlearn audit` exits with the table's code and says why, within seconds."""
     command = [sys.executable, "-m", "rayunlearn", "audit", "--version", "x", "--measures", "prob"]
     ended = subprocess.run(
-        command, cwd=tmp_path, env=environment(), text=True, capture_output=True, timeout=120
+        command, cwd=tmp_path, env=environment(), text=True, capture_output=True, timeout=HANG_S
     )
     assert ended.returncode == 2 and "Traceback" not in ended.stderr
     assert "measure is 'prob'" in ended.stdout and "probe" in ended.stdout

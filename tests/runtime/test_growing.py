@@ -24,6 +24,7 @@ from rayunlearn.runtime.cluster import NoRoom, Placement, bundles
 from rayunlearn.runtime.ensemble import InlineEnsemble
 from tests.runtime.test_dispatch import dispatcher, received, statuses
 from tests.runtime.tiny import ROOT, SMALL, forget, memory_store, rows, start_job
+from tests.waiting import HANG_S
 
 OURS, THEIRS = (replace(forget(n), lineage=name) for n, name in ((1, "ours"), (2, "theirs")))
 
@@ -35,7 +36,7 @@ class Meeting(InlineEnsemble):
 
     def begin(self, inputs: Any) -> int:
         """Wait for the others."""
-        self.barrier.wait(timeout=60)
+        self.barrier.wait(timeout=HANG_S)
         return super().begin(inputs)
 
 
@@ -150,17 +151,17 @@ def test_a_run_waits_for_nodes_that_a_person_adds(tmp_path: Path) -> None:
     """More than the cluster has is refused at once; with --node-wait it goes on when the node is there."""
     with LocalCluster(1, []) as grown:
         with asking(tmp_path / "s", grown.address, "--cpus-per-role", "1") as job:
-            out, _ = job.communicate(timeout=180)
+            out, _ = job.communicate(timeout=HANG_S)
         assert job.returncode == 2 and "at most the 1 CPU that the cluster has" in out
         flags = ("--cpus-per-role", "1", "--node-wait", "240")
         with asking(tmp_path / "s", grown.address, *flags, lineages=("a", "b")) as job:
-            end = time.monotonic() + 120
+            end = time.monotonic() + HANG_S
             while len(events(tmp_path / "s")) < 1 and time.monotonic() < end:
                 time.sleep(0.5)
             time.sleep(3)
             assert [event for _, event in events(tmp_path / "s")] == ["started"], "it waits for its place"
             grown.nodes.append(Node(grown.folder, 6, grown.address))
-            out, _ = job.communicate(timeout=300)
+            out, _ = job.communicate(timeout=HANG_S)
         assert job.returncode == 0, out
     found = events(tmp_path / "s")
     ends = [i for i, (_, event) in enumerate(found) if event == "published"]
@@ -177,7 +178,7 @@ def test_the_default_asks_the_autoscaler_for_nodes(tmp_path: Path) -> None:
             for name, value in more.items():
                 patch.setenv(name, value)
             with asking(tmp_path / "s", grown.address) as job:
-                out, _ = job.communicate(timeout=300)
+                out, _ = job.communicate(timeout=HANG_S)
         assert job.returncode == 0, out
         counting = f"import ray; ray.init({grown.address!r}, log_to_driver=False); print(len(ray.nodes()))"
         told = subprocess.run(

@@ -250,7 +250,7 @@ def test_bad_flags(
 
 def test_a_bad_flag_ends_the_process(requests: Path) -> None:
     """As a process: exit code 2, the sentence and no traceback."""
-    ended = run_job("--requests", requests, "--recipe", "digit", timeout_s=120)
+    ended = run_job("--requests", requests, "--recipe", "digit")
     assert ended.code == ExitCode.BAD_INPUT
     assert "'digits'" in one_sentence(ended) and ended.err == ""
 

@@ -15,6 +15,7 @@ from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store
 from tests.runtime.conftest import Head
 from tests.runtime.tiny import BANK, ROOT, environment, forget, memory_store, tiny_recipe, tiny_scheduler
+from tests.waiting import HANG_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -30,7 +31,7 @@ def submitted(head: Head, *command: str) -> str:
     ray = str(Path(sys.executable).parent / "ray")
     ended = subprocess.run(
         [ray, "job", command[0], "--address", head.dashboard, *command[1:]],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300,
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=HANG_S,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
@@ -49,7 +50,7 @@ def test_a_job_that_is_stopped_goes_on(head: Head, tmp_path: Path) -> None:
         command += ["--set", setting]
     submit = ("--working-dir", ".", "--submission-id")
     submitted(head, "submit", "--no-wait", *submit, "first", "--", *command)
-    end = time.monotonic() + 240
+    end = time.monotonic() + HANG_S
     while len(list(storage.glob("runs/*/students/*"))) < STOPPED_AT:
         assert time.monotonic() < end, submitted(head, "logs", "first")
         time.sleep(0.05)

@@ -17,6 +17,7 @@ from rayunlearn.runtime.cluster import (
     role_share,
 )
 from tests.runtime.tiny import ROOT, environment
+from tests.waiting import HANG_S
 
 SPLIT, COLOCATED = Placement.SPLIT, Placement.COLOCATED
 
@@ -110,7 +111,7 @@ def test_gpus_are_assigned_to_roles() -> None:
     """
     ended = subprocess.run(
         [sys.executable, "-c", FAKED], cwd=ROOT, env=environment(MALLOC_TOP_PAD_="7"), capture_output=True,
-        text=True, timeout=240,
+        text=True, timeout=HANG_S,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     three, one, malloc = json.loads(ended.stdout.splitlines()[-1])

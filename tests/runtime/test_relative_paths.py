@@ -18,6 +18,7 @@ from rayunlearn.models.weights import weights_to_bytes
 from tests.data.shards import packed, random_pixels, write_shard
 from tests.runtime.conftest import Head, started_head
 from tests.runtime.tiny import ROOT, environment, original
+from tests.waiting import HANG_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -92,7 +93,7 @@ def drive(head: Head, cwd: Path, *words: str | Path, **variables: str) -> subpro
     active = {k: v for k, v in environment(PYTHONPATH=str(ROOT)).items() if k != "RAYUNLEARN_DATA"}
     return subprocess.run(
         [sys.executable, *map(str, words)], cwd=cwd, env=active | variables, capture_output=True, text=True,
-        timeout=300,
+        timeout=HANG_S,
     )  # fmt: skip
 
 

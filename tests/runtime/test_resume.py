@@ -28,6 +28,7 @@ from tests.runtime.tiny import (
     tiny_recipe,
     tiny_scheduler,
 )
+from tests.waiting import HANG_S
 
 FAST = "inversion.iterations=5"  # most resumed runs synthesise again
 STEPS = [2, 4, 6]
@@ -160,7 +161,7 @@ def expected_chain() -> list[str]:
 
 def wait_for_states(storage: Path, job: subprocess.Popen[str], runs: int) -> None:
     """Wait until so many runs are in the middle of their transfer."""
-    end = time.monotonic() + 240
+    end = time.monotonic() + HANG_S
     while len(list(storage.glob("runs/*/state.pt"))) < runs:
         assert job.poll() is None, job.communicate()
         assert time.monotonic() < end
@@ -183,13 +184,13 @@ def test_a_driver_killed_and_stopped_in_mid_transfer(head: Head, tmp_path: Path)
     with start_job(*command, settings=LONG) as job:
         wait_for_states(storage, job, 1)
         job.send_signal(signal.SIGKILL)
-        job.communicate(timeout=60)
+        job.communicate(timeout=HANG_S)
     assert job.returncode == -signal.SIGKILL
 
     with start_job(*command, "--placement", "colocated", settings=LONG) as job:
         wait_for_states(storage, job, 2)
         job.send_signal(signal.SIGTERM)
-        out, err = job.communicate(timeout=60)
+        out, err = job.communicate(timeout=HANG_S)
     assert job.returncode == ExitCode.INTERRUPTED, out + err
     assert "SIGTERM" in out and "the same command goes on" in out and "Traceback" not in out + err
 

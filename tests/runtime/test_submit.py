@@ -12,6 +12,7 @@ from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
 from tests.runtime.conftest import Head
 from tests.runtime.tiny import BANK, ROOT, environment, forget, memory_store, tiny_recipe, tiny_scheduler
+from tests.waiting import HANG_S
 
 
 def submit(head: Head, *entry: str | Path) -> subprocess.CompletedProcess[str]:
@@ -19,7 +20,7 @@ def submit(head: Head, *entry: str | Path) -> subprocess.CompletedProcess[str]:
     ray = Path(sys.executable).parent / "ray"
     command = [ray, "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", *entry]
     return subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+        list(map(str, command)), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=HANG_S
     )
 
 

@@ -41,6 +41,7 @@ from tests.runtime.tiny import (
     tiny_recipe,
     tiny_scheduler,
 )
+from tests.waiting import HANG_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -228,7 +229,7 @@ def sweep_job(storage: Path, head: Head, *flags: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_until(is_so: Callable[[], bool], timeout_s: float = 120) -> None:
+def wait_until(is_so: Callable[[], bool], timeout_s: float = HANG_S) -> None:
     """Look again and again."""
     end = time.monotonic() + timeout_s
     while not is_so():
@@ -254,7 +255,7 @@ def test_a_killed_driver_goes_on_by_the_same_command(head: Head, tmp_path: Path)
         wait_until(some_are_recorded)
         job.send_signal(signal.SIGKILL)
     with sweep_job(storage, head, "--log", "tensorboard") as job:
-        out, _ = job.communicate(timeout=200)
+        out, _ = job.communicate(timeout=HANG_S)
     assert job.returncode == ExitCode.OK, out
     assert "Traceback" not in out, out
     assert len({path.parent for path in storage.glob("tune/*/*/events.out.tfevents*")}) == 3

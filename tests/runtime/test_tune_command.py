@@ -14,6 +14,7 @@ from jobs.tune_sweep import Options
 from rayunlearn.errors import ExitCode
 from rayunlearn.runtime.tune_command import run_sweep
 from tests.runtime.tiny import ROOT, environment
+from tests.waiting import HANG_S
 
 BEHAVIOUR = {"request_id": "b", "kind": "examples", "target": [9], "examples": "e",
              "data_access": ["few_examples", "weights"]}  # fmt: skip
@@ -44,7 +45,7 @@ def test_a_refusal_ends_the_process(tmp_path: Path) -> None:
     """With exit code 2, the sentence and no traceback."""
     done = subprocess.run(
         [sys.executable, "jobs/tune_sweep.py", *command(tmp_path), "--budget", "16 trails"],
-        cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=120, check=False,
+        cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=HANG_S, check=False,
     )  # fmt: skip
     assert done.returncode == ExitCode.BAD_INPUT, done.stderr
     assert "--budget is '16 trails'" in done.stdout and done.stderr == ""

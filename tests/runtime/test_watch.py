@@ -15,6 +15,7 @@ from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
 from tests.runtime.conftest import Head
 from tests.runtime.tiny import BANK, NOON, forget, start_job
+from tests.waiting import HANG_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -37,13 +38,13 @@ def test_it_stays_and_serves_what_comes(head: Head, tmp_path: Path) -> None:
         for name, target in (("forget-0", None), ("forget-2", 2)):
             if target is not None:
                 Inbox(store).add(forget(target), now=NOON)
-            end = time.monotonic() + 300
+            end = time.monotonic() + HANG_S
             while statuses(store).get(name) != "served":
                 assert job.poll() is None, job.communicate()
                 assert time.monotonic() < end, statuses(store)
                 time.sleep(0.5)
         job.send_signal(signal.SIGTERM)
-        out, err = job.communicate(timeout=60)
+        out, err = job.communicate(timeout=HANG_S)
     finally:
         job.kill()
     assert job.returncode == ExitCode.INTERRUPTED, out + err

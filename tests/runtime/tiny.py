@@ -30,6 +30,7 @@ from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, train
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.settings import override
 from tests.stored.models import TINY, stored
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
@@ -224,7 +225,7 @@ def start_job(*arguments: str | Path, settings: tuple[str, ...] = ()) -> subproc
     )
 
 
-def run_job(*arguments: str | Path, settings: tuple[str, ...] = (), timeout_s: float = 300) -> Ended:
+def run_job(*arguments: str | Path, settings: tuple[str, ...] = (), timeout_s: float = HANG_S) -> Ended:
     """The same, to its end."""
     began = time.monotonic()
     with start_job(*arguments, settings=settings) as job:
