@@ -1,7 +1,7 @@
 """What stands in for training data, to look at, and how fast it is made: `python -m benchmarks.surrogates`.
 
-A contact sheet of every family and of crops of scikit-learn's two sample photographs: in colour at 32x32, in
-grey at 28x28 and at 8x8.
+A contact sheet of every family and of crops of scikit-learn's two sample photographs: in colour at 32x32 and
+96x96, in grey at 28x28 and 8x8.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 from rayunlearn.surrogates.photographs import crops
 from rayunlearn.surrogates.procedural import FAMILIES, ProceduralSettings, procedural_images
 
-SHAPES = ((3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 8, 8))
-CELL = 64
+SHAPES = ((3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 96, 96))
+CELL = 96
 """Pixels of a picture's side on the sheet, and a few between pictures."""
-TIMED = 500
+TIMED = 200
 """Pictures."""
 
 

@@ -47,8 +47,9 @@ def palette(draws: Draws, colours: int, planes: int) -> Tensor:
     brightness = brightness + draws.uniform("level", 1, low=0.35, high=0.65)
     if planes == 1:
         return brightness[..., None].clamp_(0, 1)
-    saturation = draws.uniform("saturation", 1, 1).square() * 0.5
-    hue = draws.bell("hue", 1, 3) + draws.bell("hues", colours, 3) * draws.uniform("variety", 1, 1)
+    saturation = draws.uniform("saturation", 1, 1).square() * 0.4
+    variety = draws.uniform("variety", 1, 1, high=1.5)
+    hue = draws.bell("hue", 1, 3) * 0.8 + draws.bell("hues", colours, 3) * variety
     hue = hue - (hue[..., 0] * LUMA[0] + hue[..., 1] * LUMA[1] + hue[..., 2] * LUMA[2])[..., None]
     return (brightness[..., None] + hue * saturation).clamp_(0, 1)
 

@@ -93,6 +93,10 @@ class Draws:
         """Those of some of the pictures."""
         return Draws(keys=self.keys[which])
 
+    def apart(self, what: str) -> Draws:
+        """Other numbers of the same pictures, for a part that draws by names used elsewhere."""
+        return Draws(keys=hashed(self.keys + _named(what)))
+
     def bits(self, what: str, *shape: int) -> Tensor:
         """Whole numbers int64 `[N, *shape]`, uniform below 2**24."""
         count = 1

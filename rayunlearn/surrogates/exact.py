@@ -7,12 +7,14 @@ that runs over a batch of pictures sums over pixels, multiplies matrices or uses
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 _LEAST, _MOST = -100, 100
-_SERIES = (1.0, 0.69314718, 0.24022651, 0.05550411, 0.00961813, 0.00133336, 0.00015469)
-"""Of 2**x: log(2)**n / n!, the last one made up for those that are left out."""
+_SERIES = tuple(math.log(2) ** n / math.factorial(n) for n in range(8))
+"""Of 2**x, which for x from -0.5 to 0.5 is exact to a part in a hundred million."""
 
 
 def sine(turns: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ def power_of_two(exponents: Tensor) -> Tensor:
     >>> power_of_two(torch.tensor([-3.0, 0.0, 5.0])).tolist()
     [0.125, 1.0, 32.0]
     """
-    whole = exponents.floor()
+    whole = exponents.round()
     table = torch.tensor([2.0**n for n in range(_LEAST, _MOST + 1)], device=exponents.device)
     rest, value = exponents - whole, torch.full_like(exponents, _SERIES[-1])
     for coefficient in reversed(_SERIES[:-1]):
@@ -47,7 +49,7 @@ def power_of_two(exponents: Tensor) -> Tensor:
 
 def log_uniform(numbers: Tensor, low: float, high: float) -> Tensor:
     """Numbers from 0 to 1 as numbers from `low` to `high`, both above 0: equally many in each octave."""
-    first, last = (torch.tensor(end, dtype=torch.float64).log2().item() for end in (low, high))
+    first, last = math.log2(low), math.log2(high)
     return power_of_two(numbers * (last - first) + first)
 
 

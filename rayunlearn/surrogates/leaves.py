@@ -44,7 +44,7 @@ def _scattered(draws: Draws, count: int, frame: Frame, sizes: tuple[float, float
         sizes: half a leaf's longer axis, from and to; a picture's own smallest leaf is up to four times that.
     """
     least = log_uniform(draws.uniform("smallest", 1), 1.0, 4.0) * sizes[0]
-    least = least.clamp(min=0.7 * frame.pixel, max=0.5 * sizes[1])
+    least = least.clamp(min=1.2 * frame.pixel, max=0.5 * sizes[1])
     long = radii(draws.uniform("size", count), least, sizes[1])
     extent = torch.tensor(frame.extent, device=frame.device)
     middles = draws.uniform("middle", count, 2, low=-0.55, high=0.55) * extent
@@ -103,51 +103,58 @@ def textured_leaves(draws: Draws, planes: int, frame: Frame, sizes: tuple[float,
     return stretched(canvas, *_range(draws))
 
 
-def objects(draws: Draws, planes: int, frame: Frame, _sizes: tuple[float, float]) -> Tensor:
-    """Pictures `[N, planes, H, W]` of an object or two, each built of shaded parts, on a ground.
+def _bodies(draws: Draws, frame: Frame) -> tuple[Shapes, Tensor, Tensor]:
+    """Parts of one object or two: shapes, which of them there are `[N, PARTS]`, and pixels across for them.
 
-    The ground is a smooth gradient or smooth noise, sometimes a texture. Objects are larger than leaves and
-    near the middle, and half of them are symmetric, as much of what is photographed is. No paper's law:
-    it is made up here.
+    Half of the single objects are symmetric: what is left of their axis is drawn as what is right of it.
     """
-    pairs = draws.chance("two objects", 1, share=0.35)
-    second_object = (torch.arange(PARTS, device=frame.device) >= PARTS // 2) & pairs
-    mirrored = draws.chance("mirrored", 1, share=0.5) & ~pairs
     extent = torch.tensor(frame.extent, device=frame.device)
-    axis = draws.bell("axis", 2, 2) * 0.08 * extent
-    apart = torch.where(pairs, draws.uniform("apart", 1, low=0.15, high=0.3), 0.0)
-    side = torch.where(second_object, apart, -apart) * extent[0]
-    middles = draws.bell("part", PARTS, 2) * draws.uniform("spread", 1, 2, low=0.04, high=0.2)
-    middles = middles + axis[:, :1] + torch.stack([side, torch.zeros_like(side)], dim=-1)
-    # the parts in front are smaller than those behind them
-    sizes = log_uniform(draws.uniform("size", PARTS), 0.5, 1.0)
-    order = torch.arange(PARTS, device=frame.device) % (PARTS // 2 + 1)
-    sizes = sizes * draws.uniform("largest", 1, low=0.22, high=0.42) / (order * 0.35 + 1)
-    shapes = Shapes.drawn(draws, sizes, middles, _kinds(draws, PARTS), thin=0.3)
-    present = torch.arange(PARTS, device=frame.device) < draws.whole("parts", 1, below=PARTS - 2) + 3
+    pair = draws.chance("pair", 1, share=0.3)
+    mirrored = draws.chance("mirrored", 1, share=0.5) & ~pair
+    number = torch.arange(PARTS, device=frame.device)
+    apart = draws.uniform("apart", 1, low=0.18, high=0.32) * pair * extent[0]
+    side = torch.where(number % 2 == 0, apart, -apart)
+    middle = draws.bell("middle", 1, 2) * 0.07 * extent
+    spread = draws.uniform("spread", 1, 2, low=0.05, high=0.22)
+    offsets = draws.bell("part", PARTS, 2) * spread
+    # the parts in front are smaller than those behind them, and those behind are near the middle
+    rank = number / PARTS
+    offsets = offsets * (rank[:, None] + 0.4)
+    middles = offsets + torch.stack([side, torch.zeros_like(side)], dim=-1) + middle
+    size = draws.uniform("object", 1, low=0.26, high=0.5) / (pair * 0.5 + 1)
+    sizes = size * log_uniform(draws.uniform("part size", PARTS), 0.6, 1.0) * (1.1 - rank)
+    shapes = Shapes.drawn(draws, sizes, middles, _kinds(draws, PARTS), thin=0.35)
+    present = number < draws.whole("parts", 1, below=PARTS - 2) + 3
+    axis = middle[:, :, :1]
+    x = torch.where(mirrored[:, :, None], (frame.x - axis).abs() + axis, frame.x)
+    return shapes, present, x
 
-    textures = _textures(draws, PARTS + 1, frame, flat=0.3)
-    colours = palette(draws, COLOURS + 1, planes)
-    # the ground has colours of its own, next to each other; the object takes the others
-    ground = draws.whole("ground", below=COLOURS)
-    first_ground = colours.gather(1, ground[:, None, None].expand(-1, 1, planes))[:, 0]
-    second_ground = colours.gather(1, ((ground + 1) % COLOURS)[:, None, None].expand(-1, 1, planes))[:, 0]
-    smooth = power_law(draws, "ground", draws.uniform("smoothness", 1, low=2.5, high=4.0), frame.size)
-    smooth = (smooth[:, 0] * 0.2 + 0.5).clamp_(0, 1)
+
+def objects(draws: Draws, planes: int, frame: Frame, _sizes: tuple[float, float]) -> Tensor:
+    """Pictures `[N, planes, H, W]` of one or two objects, each built of shaded parts, on a ground.
+
+    The ground is smooth noise, in a quarter of the pictures a texture; it is darker or brighter than most of
+    the object. No paper's law: it is made up here for what data sets of objects have in common.
+    """
+    shapes, present, x = _bodies(draws, frame)
+    textures = _textures(draws, PARTS + 1, frame, flat=0.4)
+    grounds = palette(draws.apart("ground"), 2, planes)
+    bright = draws.chance("bright ground", 1, 1, share=0.5)
+    grounds = grounds * 0.5 + torch.where(bright, 0.45, 0.05)
+    smooth = power_law(draws, "ground", draws.uniform("smoothness", 1, low=2.5, high=5.0), frame.size)
+    smooth = (smooth[:, 0] * 0.25 + 0.5).clamp_(0, 1)
     busy = draws.chance("textured ground", 1, 1, share=0.25)
-    x, y = frame.x, frame.y
-    canvas = _between(
-        first_ground, second_ground, torch.where(busy, textures.values(PARTS, x, y), smooth)
-    )
+    value = torch.where(busy, textures.values(PARTS, frame.x, frame.y), smooth)
+    canvas = _between(grounds[:, 0], grounds[:, 1], value)
+    colours = palette(draws, COLOURS, planes) * 0.75 + torch.where(bright, 0.0, 0.25)
     first = taken(colours, draws, "first colour", PARTS, 0.1)
     second = taken(colours, draws, "second colour", PARTS, 0.1)
-    folded = torch.where(mirrored[:, :, None], (x - axis[:, :1, :1]).abs() + axis[:, :1, :1], x)
+    falloff = draws.uniform("falloff", 1, 1, low=0.0, high=0.5)
     for step in range(PARTS):
-        far = shapes.distances(step, folded, y)
-        cover = covered(far, frame.pixel) * present[:, step, None, None]
+        far = shapes.distances(step, x, frame.y)
         # light falls off towards an edge, as on a body
-        depth = (far * -6).clamp_(0, 1)
-        light = (depth * 0.5 + 0.6)[:, None]
-        colour = _between(first[:, step], second[:, step], textures.values(step, x, y)) * light
-        painted(canvas, cover, colour)
+        light = 1 - falloff * (far * 8 + 1).clamp(0, 1)
+        value = textures.values(step, frame.x, frame.y)
+        colour = _between(first[:, step], second[:, step], value) * light[:, None]
+        painted(canvas, covered(far, frame.pixel) * present[:, step, None, None], colour)
     return stretched(canvas, *_range(draws))

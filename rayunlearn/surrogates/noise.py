@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rayunlearn.surrogates.colours import palette
 from rayunlearn.surrogates.draws import Draws
-from rayunlearn.surrogates.exact import cosine, sine, stretched
+from rayunlearn.surrogates.exact import cosine, sine
 
 ORIENTED = 0.3
 """Share of fields that are drawn out in one direction, as grain, waves and skies are."""
@@ -25,7 +24,7 @@ def power_law(draws: Draws, what: str, exponents: Tensor, size: tuple[int, int])
         exponents: a, `[N, F]`.
         size: H, W.
     """
-    draws = Draws(keys=draws.bits(what, 1)[:, 0] ^ draws.keys)
+    draws = draws.apart(what)
     fields, (height, width) = exponents.shape[1], size
     device = exponents.device
     white = draws.uniform("white", fields, height, width, low=-1.0)
@@ -38,11 +37,11 @@ def power_law(draws: Draws, what: str, exponents: Tensor, size: tuple[int, int])
     frequency = ((along * across + beside * down) * stretch).square()
     frequency += (along * down - beside * across).square()
     noise = torch.empty_like(white)
-    # one after another: a transform of many may round each otherwise than a transform of one
+    # one after another and each from its own memory: a transform of many may round otherwise than one of one
     for field, source, squared, exponent in zip(noise, white, frequency, exponents, strict=True):
         gain = squared.pow(-exponent[:, None, None] / 4)
         gain[:, 0, 0] = 0
-        filtered = torch.fft.irfft2(torch.fft.rfft2(source) * gain, s=size)
+        filtered = torch.fft.irfft2(torch.fft.rfft2(source.clone()) * gain, s=size)
         field.copy_(filtered / filtered.flatten(1).std(dim=1).clamp(min=1e-6)[:, None, None])
     return noise
 
@@ -60,7 +59,8 @@ def coloured_noise(
     if planes == 3:
         matrix = draws.bell("colours", 3, 3) * draws.uniform("saturation", 1, 1) * 0.5
         matrix[:, :, 0] += 1
-        fields = sum(matrix[:, :, plane, None, None] * fields[:, plane, None] for plane in range(3))  # type: ignore[assignment]
-    ends = palette(draws[:], 2, 1)[..., 0]
-    ends = ends + draws.uniform("range", 2, low=-0.1, high=0.1)
-    return stretched(fields, ends.amin(1).clamp(0, 0.3), ends.amax(1).clamp(0.7, 1))
+        rows, columns = matrix[:, :, :, None, None], fields[:, None]
+        fields = rows[:, :, 0] * columns[:, :, 0] + rows[:, :, 1] * columns[:, :, 1]
+        fields = fields + rows[:, :, 2] * columns[:, :, 2]
+    level = draws.uniform("level", planes, 1, 1, low=0.4, high=0.6)
+    return (fields * draws.uniform("contrast", 1, 1, 1, low=0.12, high=0.22) + level).clamp_(0, 1)

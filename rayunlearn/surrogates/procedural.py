@@ -94,6 +94,8 @@ def procedural_images(
 ) -> Tensor:
     """Pictures `[N, C, H, W]`, float32 from 0 to 1, each a function of seed, number, shape and settings.
 
+    Bit for bit with one number of threads: with another one, transforms of noise may round otherwise.
+
     Args:
         indices: numbers of pictures, or how many of them from 0 on.
         shape: C, H, W.
