@@ -12,7 +12,7 @@ from rayunlearn.surrogates.noise import power_law
 from rayunlearn.surrogates.shapes import Frame, painted
 
 STROKES = 4
-NUMBERS = (0.5, 0.28, 0.14, 0.08)
+NUMBERS = (0.5, 0.3, 0.13, 0.07)
 """Shares of pictures of one to four strokes."""
 BENDS = 4
 """Parts of a stroke between which it bends otherwise."""
@@ -27,14 +27,16 @@ def _paths(draws: Draws, pieces: int) -> Tensor:
     a corner, or round to where it began.
     """
     part = torch.arange(pieces, device=draws.keys.device) * BENDS // pieces
-    turning = draws.bell("turning", STROKES, 1) * 0.35 + draws.bell("bends", STROKES, BENDS) * 0.3
+    # of whole turns: a letter's strokes seldom turn round more than once
     corners = draws.chance("corners", STROKES, 1, share=0.25)
+    bends = draws.bell("bends", STROKES, BENDS) * torch.where(corners, 0.25, 0.16)
+    turning = draws.bell("turning", STROKES, 1) * 0.13 + bends
     # a corner is a turn at the first piece of a part, a bend one that is spread over the whole part
     first = torch.cat([torch.ones_like(part[:1]), part[1:] - part[:-1]]) > 0
     share = torch.where(corners, first.to(torch.float32), BENDS / pieces)
-    turns = turning[:, :, part] * share[:, :, :]
+    turns = turning[:, :, part] * share
     closed = draws.chance("closed", STROKES, 1, share=0.2)
-    wobble = draws.bell("wobble", STROKES, 1) * 0.4
+    wobble = draws.bell("wobble", STROKES, 1) * 0.7
     number = torch.arange(pieces, device=part.device) / pieces
     loop = (sine(number * 2 + draws.uniform("loop", STROKES, 1)) * wobble + 1) / pieces
     turns = torch.where(closed, loop, turns)
@@ -77,8 +79,8 @@ def _glyphs(draws: Draws, paths: Tensor, present: Tensor, frame: Frame) -> Tenso
     here = torch.where(present[:, :, None, None], paths, paths[:, :1])
     low, high = here.amin((1, 2)), here.amax((1, 2))
     extent = torch.tensor(frame.extent, device=paths.device)
-    size = draws.uniform("size", 1, low=0.45, high=0.82) * extent
-    size = size * torch.stack([draws.uniform("narrow", low=0.7), torch.ones_like(size[:, 0])], dim=-1)
+    size = draws.uniform("size", 1, low=0.45, high=0.88) * extent
+    size = size * torch.stack([draws.uniform("narrow", low=0.55), torch.ones_like(size[:, 0])], dim=-1)
     span = (high - low).clamp(min=1e-3)
     scale = (size / span).amin(1, keepdim=True)
     # a little wider or higher than drawn, but no stroke is blown up to a square
