@@ -40,13 +40,13 @@ def p_uniform(numbers: torch.Tensor) -> tuple[float, float]:
 
 @pytest.mark.parametrize("seed", [0, 1, 2**62])
 def test_numbers_are_uniform(seed: int) -> None:
-    """Over pictures, over places within one, and over seeds; cubes of them are found not to be."""
+    """Over pictures, over places within one, and over seeds; their power 1.1 is found not to be."""
     over_pictures = draws(50_000, seed).uniform("a")
     over_places = draws(1, seed).uniform("a", 50_000)
-    over_seeds = torch.cat([draws(1, seed + more).uniform("a") for more in range(2_000)])
+    over_seeds = torch.cat([draws(1, seed + more).uniform("a") for more in range(500)])
     for numbers in (over_pictures, over_places, over_seeds):
         assert min(p_uniform(numbers)) > 1e-3
-        assert max(p_uniform(numbers**1.1)) < 1e-3 or len(numbers) < 50_000
+        assert len(numbers) < 50_000 or max(p_uniform(numbers**1.1)) < 1e-3
 
 
 def test_numbers_are_independent() -> None:

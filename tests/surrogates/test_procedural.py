@@ -11,7 +11,7 @@ from torch import Tensor
 from rayunlearn.errors import BadInput
 from rayunlearn.surrogates.procedural import FAMILIES, ProceduralSettings, procedural_images
 
-SHAPES = [(3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 9, 21), (5, 12, 8)]
+SHAPES = [(3, 32, 32), (1, 28, 28), (1, 8, 8), (5, 9, 21)]
 
 
 def only(family: str, **settings: float) -> ProceduralSettings:
@@ -25,7 +25,7 @@ def test_a_picture_is_a_function_of_its_number(shape: tuple[int, int, int]) -> N
     pictures = procedural_images(40, shape=shape, seed=3)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     assert torch.equal(procedural_images(order, shape=shape, seed=3), pictures[order])
-    for number in range(0, 40, 7):
+    for number in range(0, 40, 9):
         assert torch.equal(procedural_images([number], shape=shape, seed=3)[0], pictures[number])
     assert len(pictures.flatten(1).unique(dim=0)) == 40
     other = procedural_images(40, shape=shape, seed=4)
