@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "roles": set(),
     "mislabelling": {"errors"},
     "seeds": {"errors"},
+    "surrogates": {"errors", "seeds"},
     "access": {"data_root", "errors"},
     "data_root": {"errors"},
     "models": BOTTOM,
@@ -68,6 +69,7 @@ FORBIDDEN_CALLS: dict[str, set[str]] = {
     "methods": {"open", "print", "time.sleep"},
     "inversion": {"open", "print", "time.sleep"},
     "evaluation": {"open", "print", "time.sleep"},
+    "surrogates": {"open", "print", "time.sleep"},
 }
 
 RAY_IS_IMPORTED_IN = {"runtime"}

@@ -1,0 +1,1 @@
+"""Pictures that stand in for training data that is gone: drawn by arithmetic, or cut from photographs."""
