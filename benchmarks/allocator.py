@@ -18,7 +18,7 @@ from statistics import median
 import torch
 import tyro
 
-from rayunlearn.methods.gkt.run import GKTRun
+from rayunlearn.methods.gkt.run import METHOD
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
@@ -42,7 +42,7 @@ def cycles() -> None:
     roles = Roles(retain=tuple(range(1, 10)), target=(0,))
     handed = Handed(spec=spec, weights=weights, roles=roles, seed=0)
     # an untrained teacher gives every class a tenth: let all images pass
-    run = GKTRun(handed, GKTSettings(batch_size=128, generator_width=0.125, epsilon=1.0))
+    run = METHOD.begin(handed, GKTSettings(batch_size=128, generator_width=0.125, epsilon=1.0), "cpu")
     run.advance(1, 2)
     began = _cpu_seconds()
     run.advance(3, 2 + CYCLES)

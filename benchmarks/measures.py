@@ -30,7 +30,7 @@ from rayunlearn.evaluation.distance import calibration_error, class_membership, 
 from rayunlearn.evaluation.lira import shadow_plan
 from rayunlearn.evaluation.measures import MEASURES
 from rayunlearn.evaluation.predictions import predict
-from rayunlearn.methods.gkt.run import GKTRun
+from rayunlearn.methods.in_roles import RunInRoles
 from rayunlearn.methods.training import train_classifier
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier, version_model
 from rayunlearn.recipes import Recipe, load_recipe
@@ -66,7 +66,7 @@ class WarmStarted(InlineEnsemble):
     def begin(self, inputs: RunInputs) -> int:
         """Build the run, then give the student the weights."""
         steps = super().begin(inputs)
-        assert isinstance(self.run, GKTRun), "the recipe's method has a student"
+        assert isinstance(self.run, RunInRoles), "the recipe's method has a student"
         self.run.student.model.load_state_dict(inputs.handed.weights)
         return steps
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.zoo.cache import Weights
-from rayunlearn.evaluation.keeping import even_weights
+from rayunlearn.balance import even_weights
 from rayunlearn.inversion.augmentations import cut_together
 from rayunlearn.methods.distillation import kl_divergence, lower_to_minimum
 from rayunlearn.models.classifiers import Classifier

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rayunlearn.balance import even_weights
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.answers import answers
 from rayunlearn.inversion.augmentations import cut_together
@@ -65,13 +66,3 @@ class Keeping:
             for before, after in zip(self.layers, layers, strict=True)
         ]
         return float(torch.stack(cosines).mean())
-
-
-def even_weights(labels: Tensor) -> Tensor:
-    """Weights `[N]` that sum to 1 and give every label that occurs the same share.
-
-    >>> even_weights(torch.tensor([0, 0, 1])).tolist()
-    [0.25, 0.25, 0.5]
-    """
-    _, which, counts = labels.unique(return_inverse=True, return_counts=True)
-    return 1 / (len(counts) * counts[which].float())

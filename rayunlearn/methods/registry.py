@@ -21,11 +21,13 @@ from rayunlearn.methods import (
     variational,
 )
 from rayunlearn.methods.gkt import run as gkt
+from rayunlearn.methods.partial_restart import run as partial_restart
 from rayunlearn.methods.unlearning import Method
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
+        partial_restart.METHOD,
         gkt.GATED_INVERSION,
         gkt.METHOD,
         min_max.METHOD,

@@ -11,7 +11,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from rayunlearn.inversion.unlearning_set import UnlearningSet
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import generator
+
+if TYPE_CHECKING:
+    from rayunlearn.methods.in_roles import InRoles
 
 Weights = dict[str, Tensor]
 
@@ -146,7 +149,7 @@ class Method:
         begin: a run, from what is handed, the settings and the device.
         inverted: DeepInversion images that it learns from, of each class to retain and to forget.
         fixed_length: it has one result, its last; otherwise any checkpoint may be published.
-        roles: parts of a run that may be in processes of their own; empty where it has one part.
+        roles: how a run is made of parts that may be in processes of their own; None where it has one part.
     """
 
     name: str
@@ -158,7 +161,7 @@ class Method:
     begin: Callable[[Handed, Any, str], Unlearning]
     inverted: Callable[[Any], tuple[int, int]] = lambda settings: (0, 0)
     fixed_length: bool = False
-    roles: tuple[str, ...] = ()
+    roles: InRoles | None = None
 
 
 def required(handed: Handed, name: str, method: str) -> Any:

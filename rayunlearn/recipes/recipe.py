@@ -23,6 +23,7 @@ from rayunlearn.methods.fisher import FisherSettings
 from rayunlearn.methods.gkt.settings import GatedInversionSettings, GKTSettings
 from rayunlearn.methods.ispf import ISPFSettings
 from rayunlearn.methods.min_max import MinMaxSettings
+from rayunlearn.methods.partial_restart.settings import PartialRestartSettings
 from rayunlearn.methods.registry import METHODS, method_named
 from rayunlearn.methods.training import TrainSettings
 from rayunlearn.methods.trivial import TrivialSettings
@@ -181,6 +182,7 @@ class Recipe:
     train: TrainSettings = field(default_factory=TrainSettings)
     inversion: InversionSettings = field(default_factory=InversionSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
+    partial_restart: PartialRestartSettings = field(default_factory=PartialRestartSettings)
     gkt: GKTSettings = field(default_factory=GKTSettings)
     gated_inversion: GatedInversionSettings = field(default_factory=GatedInversionSettings)
     min_max: MinMaxSettings = field(default_factory=MinMaxSettings)

@@ -24,8 +24,7 @@ from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.judged import Evidence, Grounds, Judge
 from rayunlearn.evaluation.synthetic import Assessment
 from rayunlearn.inversion.unlearning_set import UnlearningSet, joined
-from rayunlearn.methods.gkt.cycle import run_cycle
-from rayunlearn.methods.gkt.run import build_run_generator, build_student, build_teacher, share_out
+from rayunlearn.methods.in_roles import InRoles, share_out
 from rayunlearn.methods.registry import method_named
 from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import Classifier
@@ -289,7 +288,7 @@ class ColocatedEnsemble(_ActorEnsemble):
 
 
 class SplitEnsemble(_ActorEnsemble):
-    """Three sealed actors for gated knowledge transfer: teacher, student, generator."""
+    """Three sealed actors, each with a role of the method."""
 
     def receive(self, part: UnlearningSet) -> None:
         """Refused: none of the three learns from samples that others made."""
@@ -312,26 +311,28 @@ class SplitEnsemble(_ActorEnsemble):
         """Build a run with settings of its own from inputs in the object store."""
         self.settings = settings
         *parts, grounds = shared.parts
-        names = method_named(shared.method).roles
-        builders = (build_teacher, build_student, build_run_generator)
+        self.made = _in_roles(shared.method)
         fetch(
             [
                 actor.create.remote(name, build, part, settings)
-                for actor, name, build, part in zip(self.actors, names, builders, parts, strict=True)
+                for actor, name, build, part in zip(
+                    self.actors, self.made.names, self.made.builders, parts, strict=True
+                )
             ]
             + [self.actors[0].create.remote("judge", Judge, grounds)]
         )
-        self.teacher, self.student, self.generator = (
-            Handle(actor, name) for actor, name in zip(self.actors, names, strict=True)
+        self.teacher, self.student, self.source = (
+            Handle(actor, name) for actor, name in zip(self.actors, self.made.names, strict=True)
         )
         self.judge = Handle(self.actors[0], "judge")
+        fetch(self.made.begin(settings, self.teacher, self.student, self.source))
         steps: int = settings.cycles
         return steps
 
     def advance(self, first: int, last: int) -> None:
         """Run cycles `first` to `last`: all are submitted at once, and Ray passes the messages on."""
         done = [
-            run_cycle(cycle, self.settings, self.teacher, self.student, self.generator)
+            self.made.cycle(cycle, self.settings, self.teacher, self.student, self.source)
             for cycle in range(first, last + 1)
         ]
         fetch(done[-1])
@@ -342,15 +343,22 @@ class SplitEnsemble(_ActorEnsemble):
         # beside the teacher: what it is compared with are the teacher's weights
         assessment, kept = unpack(fetch(self.judge.judge_weights(candidate)))
         heard = self.student.observe(pack(assessment.retain_loss))
-        reports = [self.student.report(), self.generator.report()]
+        reports = [self.student.report(), self.source.report()]
         _, weights, own, report = unpack(fetch([heard, candidate, *reports]))
         return merge(assessment, own | kept_column(kept), report), weights
 
     def state(self) -> dict[str, Any]:
         """The whole state of the run, from both roles that have one."""
-        student, generator = unpack(fetch([self.student.state(), self.generator.state()]))
-        return {"student": student, "generator": generator}
+        states = unpack(fetch([self.student.state(), self.source.state()]))
+        return dict(zip(self.made.names[1:], states, strict=True))
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        fetch([self.student.load(pack(state["student"])), self.generator.load(pack(state["generator"]))])
+        _, student, source = self.made.names
+        fetch([self.student.load(pack(state[student])), self.source.load(pack(state[source]))])
+
+
+def _in_roles(method: str) -> InRoles:
+    made = method_named(method).roles
+    assert made is not None, f"{method} has one part; `Service` gives it one process"
+    return made

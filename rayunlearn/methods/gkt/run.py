@@ -1,22 +1,19 @@
-"""Gated knowledge transfer as a run: its three roles in one process, and what declares it."""
+"""Gated knowledge transfer as a run: how its three roles are built, and what declares it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
-from torch import Tensor
-
-from rayunlearn.errors import BadInput, IntegrityError
+from rayunlearn.errors import BadInput
 from rayunlearn.methods.gkt.cycle import run_cycle
 from rayunlearn.methods.gkt.generator import Generator
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.methods.gkt.student import Student
 from rayunlearn.methods.gkt.teacher import Teacher
-from rayunlearn.methods.unlearning import Handed, Method, Unlearning, Weights
-from rayunlearn.models.classifiers import Classifier, build_classifier
+from rayunlearn.methods.in_roles import InRoles, RunInRoles, random_student
+from rayunlearn.methods.unlearning import Handed, Method
 from rayunlearn.models.generators import GeneratorSpec, build_generator
-from rayunlearn.models.weights import version_id
 from rayunlearn.seeds import derive_seed
 
 
@@ -26,14 +23,8 @@ def build_teacher(handed: Handed, settings: GKTSettings, device: str = "cpu") ->
 
 
 def build_student(handed: Handed, settings: GKTSettings, device: str = "cpu") -> Student:
-    """A student with random weights; that they are not the teacher's is checked, not assumed."""
-    model = build_classifier(handed.spec, derive_seed(handed.seed, "student"))
-    teacher = handed.digests or _digests(handed.weights)
-    for name, parameter in model.named_parameters():
-        drawn = parameter.dim() > 1  # biases and BatchNorm's affine parameters start at constants
-        if drawn and _digest(name, parameter) == teacher[name]:
-            raise IntegrityError(f"the student starts with the teacher's {name}; it must start random")
-    return Student(model, settings, device)
+    """A student with random weights."""
+    return Student(random_student(handed), settings, device)
 
 
 def build_run_generator(handed: Handed, settings: GKTSettings, device: str = "cpu") -> Generator:
@@ -53,61 +44,12 @@ def build_run_generator(handed: Handed, settings: GKTSettings, device: str = "cp
     return Generator(model, settings, handed.seed, inverted, device)
 
 
-def share_out(handed: Handed) -> tuple[Handed, Handed, Handed]:
-    """What the teacher, the student and the generator need of what a run is handed.
-
-    The student is not handed the teacher's weights: digests serve to check that it does not start from them.
-    """
-    return (
-        replace(handed, inverted=None),
-        replace(handed, inverted=None, weights={}, digests=_digests(handed.weights)),
-        replace(handed, weights={}),
-    )
-
-
-def _digests(weights: Weights) -> dict[str, str]:
-    return {name: _digest(name, weight) for name, weight in weights.items() if weight.dim() > 1}
-
-
-def _digest(name: str, weight: Tensor) -> str:
-    return version_id({name: weight.detach()})
-
-
-class GKTRun(Unlearning):
-    """All three roles in one process; a step is a cycle of algorithm 2."""
-
-    def __init__(self, handed: Handed, settings: GKTSettings, device: str = "cpu") -> None:
-        self.settings = settings
-        self.steps = settings.cycles
-        self.teacher = build_teacher(handed, settings, device)
-        self.student = build_student(handed, settings, device)
-        self.generator = build_run_generator(handed, settings, device)
-
-    def advance(self, first: int, last: int) -> None:
-        """Run cycles `first` to `last`, both included."""
-        for cycle in range(first, last + 1):
-            run_cycle(cycle, self.settings, self.teacher, self.student, self.generator)
-
-    def checkpoint(self) -> Classifier:
-        """A copy of the student as it would be published."""
-        return self.student.checkpoint()
-
-    def observe(self, synthetic_loss: float) -> None:
-        """The student's plateau schedule hears it."""
-        self.student.observe(synthetic_loss)
-
-    def report(self) -> dict[str, Any]:
-        """Student's and generator's figures since the last report."""
-        return {**self.student.report(), **self.generator.report()}
-
-    def state(self) -> dict[str, Any]:
-        """Student and generator; the teacher's is its version."""
-        return {"student": self.student.state(), "generator": self.generator.state()}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.student.load(state["student"])
-        self.generator.load(state["generator"])
+ROLES = InRoles(
+    names=("teacher", "student", "generator"),
+    builders=(build_teacher, build_student, build_run_generator),
+    begin=lambda settings, teacher, student, generator: [],
+    cycle=run_cycle,
+)
 
 
 def inverted_images(settings: GKTSettings) -> tuple[int, int]:
@@ -122,9 +64,9 @@ METHOD = Method(
     data_access=frozenset({"weights"}),
     granularity=frozenset({"classes"}),
     section="gkt",
-    begin=GKTRun,
+    begin=partial(RunInRoles, ROLES),
     inverted=inverted_images,
-    roles=("teacher", "student", "generator"),
+    roles=ROLES,
 )
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from rayunlearn.errors import IntegrityError
-from rayunlearn.methods.gkt.run import build_student, share_out
+from rayunlearn.methods.gkt.run import build_student
+from rayunlearn.methods.in_roles import share_out
 from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import Classifier, build_classifier
 from rayunlearn.roles import Roles

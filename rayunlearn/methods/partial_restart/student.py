@@ -1,0 +1,110 @@
+"""The student: the version's first layers, frozen, and others that start from random weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rayunlearn.errors import RayUnlearnError
+from rayunlearn.methods.distillation import kl_divergence
+from rayunlearn.methods.gkt.cycle import Judged
+from rayunlearn.methods.gkt.student import one_cycle
+from rayunlearn.methods.partial_restart.settings import PartialRestartSettings
+from rayunlearn.models.classifiers import Classifier
+
+
+class Student:
+    """What will be published.
+
+    Args:
+        model: freshly initialised; `keep` gives it the layers that are kept.
+        kept: names of their modules.
+        settings: of the run.
+        device: where it is trained.
+    """
+
+    def __init__(
+        self, model: Classifier, kept: Sequence[str], settings: PartialRestartSettings, device: str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device)
+        self.settings = settings
+        modules = dict(self.model.named_modules())
+        self.kept = [modules[name].requires_grad_(False) for name in kept]
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            learning, lr=settings.student_lr, weight_decay=settings.student_weight_decay
+        )
+        self.steps = 0
+        self._loss_sum, self._loss_count = 0.0, 0
+
+    def keep(self, weights: Mapping[str, Tensor]) -> int:
+        """Take the weights of the kept modules; returns how many there are."""
+        known = self.model.state_dict()
+        assert weights.keys() <= known.keys(), "the teacher is of the same architecture"
+        self.model.load_state_dict({**known, **weights})
+        return len(weights)
+
+    def learn(self, judged: Judged) -> int:
+        """A step of D_KL(T || S) (eq. 7) for each batch; returns the steps taken so far.
+
+        Raises:
+            RayUnlearnError: the loss is no number.
+        """
+        images, logits = judged.images.to(self.device), judged.logits.to(self.device)
+        self.model.train()
+        for module in self.kept:  # their statistics are the version's
+            module.eval()
+        for batch, targets in zip(images.split(judged.sizes), logits.split(judged.sizes), strict=True):
+            self._set_lr()
+            self.steps += 1
+            if len(batch) < 2:  # BatchNorm has no statistics for one
+                continue
+            loss = kl_divergence(targets, self.model(batch), self.settings.temperature)
+            if not bool(torch.isfinite(loss)):
+                raise RayUnlearnError(f"the loss is {float(loss.detach())} at step {self.steps}")
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+            self.optimizer.step()
+            self._loss_sum += float(loss.detach())
+            self._loss_count += 1
+        return self.steps
+
+    def _set_lr(self) -> None:
+        share = one_cycle(self.steps, self.settings.cycles * self.settings.student_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.student_lr * share
+
+    def observe(self, synthetic_loss: float) -> None:
+        """Nothing follows from it."""
+
+    def checkpoint(self) -> Classifier:
+        """A copy of the model as it would be published, in eval mode."""
+        return copy.deepcopy(self.model).requires_grad_(True).eval()
+
+    def report(self) -> dict[str, float | int | None]:
+        """Mean loss of the steps since the last report, None where there was none; and all steps taken."""
+        mean = self._loss_sum / self._loss_count if self._loss_count else None
+        self._loss_sum, self._loss_count = 0.0, 0
+        return {"student_loss": mean, "student_steps": self.steps}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `load` needs to go on from here to the same bits."""
+        return {
+            "model": {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()},
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "steps": self.steps,
+            "loss": (self._loss_sum, self._loss_count),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.steps = state["steps"]
+        self._loss_sum, self._loss_count = state["loss"]
