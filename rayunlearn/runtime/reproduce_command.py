@@ -68,6 +68,7 @@ def run_reproduction(
         require_lasting("--storage", storage)
         if out is not None:
             require_lasting("--out", out)
+            make_folder("--out", out)
         else:
             Store.open(root)  # before a page lies there, which nobody takes for a storage location
         written = (out or root) / f"{paper}-{wanted.name}-{scale}"
@@ -173,7 +174,6 @@ def _write(
     else:
         drawn = draw(shown, averaged, inverted)
     facts = machine_facts()
-    make_folder(FOLDERS, written.parent)
     picture = written.with_suffix(".png")
     # images come from a row's storage, or are drawn again from its weights: where that is not at hand for
     # every row, the picture that is there shows more

@@ -74,7 +74,7 @@ def test_every_script_goes_through_it(job: Path, over: Over) -> None:
 
 @needs_full
 def test_as_a_process() -> None:
-    """No traceback, neither of the command nor of Python at its end; so it is with a stream that is closed."""
+    """No traceback, neither of the command nor of Python at its end; nor with a closed stream."""
     command = [sys.executable, "-m", "rayunlearn", "methods"]
     with FULL.open("w") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -177,7 +177,7 @@ def test_an_error_is_shown_as_it_is(said: str) -> None:
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
-    """Over one that is there only where that is asked; a link stays one, and what is no file stays what it is."""
+    """Over one that is there only where that is asked; a link and a device stay what they are."""
     path, link = tmp_path / "a", tmp_path / "link"
     write_file("--out", path, b"new", replace=False)
     with pytest.raises(FileExistsError):
@@ -192,7 +192,10 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("where", "why"),
-    [(".", "Is a directory"), ("file/x", "Not a directory"), ("none/x", "No such file"), ("x" * 300, "too long")],
+    [
+        (".", "Is a directory"), ("file/x", "Not a directory"), ("none/x", "No such file"),
+        ("x" * 300, "too long"),
+    ],
 )
 def test_a_file_that_cannot_be_written_is_named(where: str, why: str, tmp_path: Path) -> None:
     """With the flag, the path and why."""
