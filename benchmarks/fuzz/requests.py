@@ -378,6 +378,7 @@ def _as_argument(text: str) -> str:
 
 def _by_flags(case: tuple[Sequence[str], str]) -> Answer:
     words, encoding = case
+    out: io.TextIOWrapper[Any]
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8" if encoding == FULL else encoding) for _ in range(2))
     if encoding == FULL:
         out = open(FULL, "w")  # noqa: SIM115
