@@ -14,7 +14,7 @@ from typing import Literal
 
 import tyro
 
-from rayunlearn.runtime.console import escape_unprintable
+from rayunlearn.runtime.console import carry_out
 from rayunlearn.runtime.reproduce_command import run_reproduction
 
 
@@ -60,5 +60,4 @@ class Options:
 
 
 if __name__ == "__main__":
-    escape_unprintable()
-    sys.exit(run_reproduction(**vars(tyro.cli(Options))))
+    sys.exit(carry_out(lambda: run_reproduction(**vars(tyro.cli(Options)))))

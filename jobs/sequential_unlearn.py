@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rayunlearn.runtime.console import escape_unprintable
+from rayunlearn.runtime.console import carry_out
 from rayunlearn.runtime.job import run_job
 from rayunlearn.runtime.service import leave
 
@@ -86,6 +86,5 @@ class Options:
 
 
 if __name__ == "__main__":
-    escape_unprintable()
-    options = tyro.cli(Options, config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff))
-    leave(run_job(**vars(options)))
+    config = (tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff)
+    leave(carry_out(lambda: run_job(**vars(tyro.cli(Options, config=config)))))

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rayunlearn.runtime.console import escape_unprintable
+from rayunlearn.runtime.console import carry_out
 from rayunlearn.runtime.service import leave
 from rayunlearn.runtime.tune_command import run_sweep
 
@@ -86,6 +86,5 @@ class Options:
 
 
 if __name__ == "__main__":
-    escape_unprintable()
-    options = tyro.cli(Options, config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff))
-    leave(run_sweep(**vars(options)))
+    config = (tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff)
+    leave(carry_out(lambda: run_sweep(**vars(tyro.cli(Options, config=config)))))

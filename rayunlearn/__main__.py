@@ -8,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from rayunlearn.runtime.console import escape_unprintable
+from rayunlearn.runtime.console import carry_out
 
 NAMES = ("audit", "methods", "models", "report", "request")
 COMMANDS = {name: f"rayunlearn.runtime.{name}_command" for name in NAMES}
@@ -17,7 +17,6 @@ COMMANDS = {name: f"rayunlearn.runtime.{name}_command" for name in NAMES}
 
 def main() -> int:
     """Run one command; returns its exit code."""
-    escape_unprintable()
     config = (
         tyro.conf.FlagCreatePairsOff,
         tyro.conf.OmitArgPrefixes,
@@ -39,4 +38,4 @@ def _options(command: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(carry_out(main))

@@ -29,6 +29,8 @@ class ExitCode(IntEnum):
     """Another scheduler holds the storage location."""
     INTERRUPTED = 6
     """Stopped by a signal after a checkpoint; the same command goes on."""
+    OUTPUT_LOST = 7
+    """All was done as asked, but not all that was said could be written."""
 
 
 class RayUnlearnError(Exception):

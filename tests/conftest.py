@@ -9,6 +9,10 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 from tests import arithmetic
@@ -50,6 +54,18 @@ class TrainVersion(Protocol):
 
     def __call__(self, without: tuple[int, ...] = ()) -> Classifier:
         """A copy of the version trained on all digits but these, in eval mode."""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with room for 64 KiB, which only the system's administrator may have."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.fixture(scope="session")

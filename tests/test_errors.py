@@ -30,6 +30,7 @@ def test_the_table_of_exit_codes_is_fixed() -> None:
         "PARTIAL": 4,
         "STORAGE_HELD": 5,
         "INTERRUPTED": 6,
+        "OUTPUT_LOST": 7,
     }
 
 

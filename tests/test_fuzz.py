@@ -63,6 +63,7 @@ NOTHING_WRONG = {
     "marks of a storage": json.dumps(stored.MARK).encode(),
     "names in a storage": ("a/b", "put"),
     "addresses of a storage": ("a/b", True),
+    "pages of a reproduction": json.dumps({"results": [stored.RESULT]}),
     "image files": SEVEN,
     "Parquet folders": SHARDS,
     "folders of examples": (("1/a", 0), ("cat/b.png", 1), (".f", None)),
@@ -93,6 +94,7 @@ CHANGED = {
     "marks of a storage": b'{"format": true}',
     "names in a storage": ("a/../../outside/x", "put"),
     "addresses of a storage": ("s3://key:secret@bucket/a", True),
+    "pages of a reproduction": '{"results": ' + "[" * 60_000 + "]" * 60_000 + "}",
     "image files": data.Picture((), SEVEN.content[:-20], SEVEN.seen),
     "Parquet folders": (*SHARDS, data.Shard("training-set.parquet", SHARDS[1].images, data.CLASSES)),
     "folders of examples": (("1/0/a", 0),),
@@ -104,6 +106,14 @@ def test_what_is_malformed_is_refused(kind: Kind) -> None:
     """One case of each kind that must not pass, whatever hypothesis draws."""
     ending, text = kind.judge(CHANGED[kind.name])
     assert ending == Ending.REFUSED and text
+
+
+def test_a_full_disk_below_the_console_is_told() -> None:
+    """What was asked is done all the same, and refused is what would be refused with room."""
+    kind = requests.BY_FLAGS
+    assert kind.judge((["--target", "3", "--id", "r1"], requests.FULL)) == (Ending.ACCEPTED, "")
+    ending, text = kind.judge((["--target", "x"], requests.FULL))
+    assert ending == Ending.REFUSED and "target" in text
 
 
 # the judge is not blind

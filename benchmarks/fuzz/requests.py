@@ -33,6 +33,7 @@ from benchmarks.fuzz.mutations import (
     written,
 )
 from rayunlearn.__main__ import main
+from rayunlearn.errors import ExitCode
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id, weights_to_bytes
@@ -41,6 +42,7 @@ from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import request_events
 from rayunlearn.results.standing import standings
 from rayunlearn.results.store import Store
+from rayunlearn.runtime.console import carry_out
 from rayunlearn.runtime.examples import keep_examples, load_examples, referred_to, require_fitting
 from rayunlearn.runtime.intake import Intake, Row, drain, read_requests, take_in
 from rayunlearn.scheduling.requests import EXAMPLES_PREFIX, Rejected, Request, parse_requests
@@ -335,6 +337,9 @@ IN_INBOX = Kind(
 
 # flags of `request add`
 
+FULL = "/dev/full"
+"""In the place of an encoding: a disk without room."""
+
 FLAGS = (
     ["--target", "3"],
     ["--id", "r1"],
@@ -354,7 +359,7 @@ FLAGS = (
 def arguments(draw: st.DrawFn) -> tuple[list[str], str]:
     """Arguments after `request add`: some flags, and in most cases one word that was changed.
 
-    With the encoding of the console, which may lack what is to be shown.
+    With the encoding of the console, which may lack what is to be shown; or with one whose disk is full.
     """
     flags = draw(st.lists(st.sampled_from(FLAGS), max_size=4))
     words = [word for flag in (draw(st.sampled_from([[], [FLAGS[0]]])) + flags) for word in flag]
@@ -362,7 +367,7 @@ def arguments(draw: st.DrawFn) -> tuple[list[str], str]:
         at = draw(st.integers(0, len(words)))
         new = draw(st.sampled_from(NASTY) | mangled_text(words[at] if at < len(words) else "3"))
         words = words[:at] + [_as_argument(new)] + words[at + draw(st.integers(0, 1)) :]
-    encoding = draw(st.sampled_from(["utf-8", "ascii", "latin-1", "cp1252", "koi8-r", "utf-16"]))
+    encoding = draw(st.sampled_from(["utf-8", "ascii", "latin-1", "cp1252", "koi8-r", "utf-16", FULL]))
     return [word for word in words if not word.startswith("--storage")], encoding
 
 
@@ -373,7 +378,10 @@ def _as_argument(text: str) -> str:
 
 def _by_flags(case: tuple[Sequence[str], str]) -> Answer:
     words, encoding = case
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2))
+    out: io.TextIOWrapper[Any]
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8" if encoding == FULL else encoding) for _ in range(2))
+    if encoding == FULL:
+        out = open(FULL, "w")  # noqa: SIM115
     with scratch() as folder, contextlib.chdir(folder):
         (folder / "requests.jsonl").write_bytes(FILE)
         Store.open("s", sync=False)
@@ -381,20 +389,22 @@ def _by_flags(case: tuple[Sequence[str], str]) -> Answer:
         redirected = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
         with patch.object(sys, "argv", argv), redirected[0], redirected[1]:
             try:
-                code = main()
+                code = carry_out(main)
             except SystemExit as end:  # the parser's own answer: usage, or help
                 code = end.code if isinstance(end.code, int) else 2
         if sorted(os.listdir(folder)) != ["requests.jsonl", "s"]:
             return Answer(wrong=[f"left {sorted(os.listdir(folder))}"])
         waiting = Inbox(Store.open("s", create=False)).entries()
     answer = Answer(wrong=[f"waits: {w.entry.reason}" for w in waiting if isinstance(w.entry, Rejected)])
-    out.seek(0)
-    err.seek(0)
-    said = re.sub(r"\s+", " ", out.read() + err.read())
+    streams = [err] if encoding == FULL else [out, err]
+    said = re.sub(r"\s+", " ", "".join(_content(stream) for stream in streams))
     if "Traceback" in said:
         answer.wrong.append(said)
-    if code == 0:
-        asked_for_help = not waiting and "--help" in said  # it also names the flag that prints it
+    lost = code == ExitCode.OUTPUT_LOST
+    if lost and "No space left" not in said:
+        answer.wrong.append("lost output, and did not say so")
+    if code == 0 or lost:
+        asked_for_help = not waiting and ("--help" in said or lost)  # it also names the flag that prints it
         if not waiting and not asked_for_help:
             answer.wrong.append("exit code 0, and nothing was added")
         for w in waiting:
@@ -403,6 +413,11 @@ def _by_flags(case: tuple[Sequence[str], str]) -> Answer:
     else:
         answer.refusals.append(said[-2000:])
     return answer
+
+
+def _content(stream: io.TextIOWrapper) -> str:
+    stream.seek(0)
+    return stream.read()
 
 
 def _unasked(request: Request, words: Sequence[str]) -> list[str]:

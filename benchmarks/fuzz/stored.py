@@ -25,6 +25,7 @@ from benchmarks.fuzz.mutations import TEXTS, VALUES, json_text, mangled, mangled
 from rayunlearn.errors import BadInput, IntegrityError, RayUnlearnError
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
 from rayunlearn.models.weights import load_into, load_weights_file, version_id, weights_to_bytes
+from rayunlearn.reproduction.stored_page import from_json
 from rayunlearn.results import s3
 from rayunlearn.results.chain import named_link, read_link
 from rayunlearn.results.claim import Claim, Holder, Pace
@@ -473,4 +474,22 @@ STORES = Kind(
     read=_opened,
 )
 
-KINDS = (LEDGER, CLAIMS, WEIGHTS, MARKS, STORE_NAMES, STORES)
+
+# pages of a reproduction
+
+RESULT = {"row": "a", "key": "k", "seed": 0, "figures": {"columns": ["value"], "rows": [[0.5]]}}
+
+
+def _page(text: str) -> Answer:
+    found, said = from_json(text, "page.json"), json.loads(text)["results"]
+    typed = all(type(r["key"]) is str and type(r["seed"]) is int for r in said)
+    return Answer(wrong=[] if typed and len(found) == len(said) else ["results that cannot be found again"])
+
+
+PAGES = Kind(
+    name="pages of a reproduction",
+    cases=mangled_mapping(RESULT).flatmap(json_text).map(lambda result: f'{{"results": [{result}]}}'),
+    read=_page,
+)
+
+KINDS = (LEDGER, CLAIMS, WEIGHTS, MARKS, STORE_NAMES, STORES, PAGES)

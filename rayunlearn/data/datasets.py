@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 import torch
 from torch import Tensor
 
+from rayunlearn.data.files import readable
 from rayunlearn.data.parquet import count_classes, read_parquet
 from rayunlearn.data.raw import Part, Parts, channel_statistics, tell_doubles
 from rayunlearn.data.torchvision_layouts import read_cifar10, read_mnist, read_svhn
@@ -98,7 +99,8 @@ def content_hash(pixels: Tensor, labels: Tensor) -> str:
 @torch.inference_mode(mode=False)  # what is shared must do for callers that train too
 def _load(name: str, root: str | None) -> tuple[LabelledImages, tuple[int, ...]]:
     """The dataset below this root, and the versions of its tensors."""
-    dataset = DATASETS[name](root) if name in DATASETS else _parquet(name, root)
+    with readable(name, str(root)):
+        dataset = DATASETS[name](root) if name in DATASETS else _parquet(name, root)
     return dataset, _versions(dataset)
 
 

@@ -118,6 +118,8 @@ def _read_weights_file(path: Path) -> dict[str, Tensor]:
         data = path.read_bytes()
     except OSError as error:
         raise BadInput("path", str(path), f"a readable file ({error.strerror})", where=where) from error
+    except MemoryError as error:
+        raise BadInput("path", str(path), "a file that fits into memory", where=where) from error
     # safetensors: 8 bytes of header length, then "{"; torch.save: a zip or a pickle
     if data[8:9] == b"{" or not data.startswith((b"PK", b"\x80")):
         return weights_from_bytes(data, where)

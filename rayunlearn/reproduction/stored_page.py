@@ -24,11 +24,11 @@ def to_json(title: str, facts: Mapping[str, str], results: Sequence[Result]) -> 
     return f'{head}, "results": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
-def from_json(text: str, where: str) -> list[dict[str, Any]]:
+def from_json(text: str | bytes, where: str) -> list[dict[str, Any]]:
     """The results that `to_json` wrote, equal to those it was given.
 
     Args:
-        text: of the file.
+        text: of the file, or its bytes.
         where: what an error calls it.
 
     Raises:
@@ -37,10 +37,10 @@ def from_json(text: str, where: str) -> list[dict[str, Any]]:
     allowed = f"a page's results, each with {' and '.join(NEEDED)}; move it away to begin anew"
     try:
         results = [{**result, **_in_rows(result)} for result in json.loads(text)["results"]]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadInput(where, text[:80], allowed) from error
     for result in results:
-        if any(name not in result for name in NEEDED):
+        if type(result.get("key")) is not str or type(result.get("seed")) is not int:
             raise BadInput(where, result.get("row", "a result without a row"), allowed)
     return results
 

@@ -56,5 +56,5 @@ def _package_of_job() -> str | None:
     try:
         address = json.loads(os.environ.get(_JOB, "{}"))["runtime_env"]["working_dir"]
         return PurePosixPath(address).stem or None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -293,7 +293,11 @@ class Store:
     def _writable(self, name: str) -> str:
         if name == MARKER:
             raise BadInput("name", name, "any other: this one marks the storage location")
-        return self._checked(name)
+        checked = self._checked(name)
+        # obstore would make the folder anew, for entries of a ledger whose beginning is gone
+        if self._folder is not None and not self._folder.is_dir():
+            raise StoreFailed(f"{self.where}: could not write {name}: the folder is gone")
+        return checked
 
     def _checked(self, name: str) -> str:
         parts = name.split("/") if isinstance(name, str) else [""]
@@ -301,7 +305,7 @@ class Store:
         if not plain or len(name) > _LONGEST_NAME:
             raise BadInput("name", name, _ALLOWED_NAME, where=self.where)
         if self._folder is not None:
-            real = (self._folder / name).resolve()
+            real = Path(os.path.realpath(self._folder / name))  # Path.resolve raises at links in a circle
             if not real.is_relative_to(self._folder):
                 inside = f"one inside the root; a symbolic link leads to {real}"
                 raise BadInput("name", name, inside, where=self.where)

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
+from rayunlearn.errors import BadInput, ExitCode
 from rayunlearn.evaluation.measures import MEASURES, check_measures
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.audit_figures import audit_figures
@@ -23,8 +23,10 @@ from rayunlearn.results.terminal import JobProgress, open_console
 from rayunlearn.results.wording import came_back
 from rayunlearn.runtime.auditor import Auditor, VersionAudit
 from rayunlearn.runtime.cluster import connect
+from rayunlearn.runtime.console import make_folder, write_file
 from rayunlearn.runtime.context import Context
-from rayunlearn.runtime.job import claimed, plain
+from rayunlearn.runtime.job import claimed
+from rayunlearn.runtime.recovery import TOLD, ended_by
 from rayunlearn.runtime.requested import require_same_seed
 from rayunlearn.runtime.service import interruptible
 from rayunlearn.settings import override
@@ -112,12 +114,11 @@ def run_audit(options: AuditOptions) -> int:
         if options.figures is not None:
             for name, png in audit_figures(audited.rows, audited.inverted).items():
                 path = options.figures / f"{audited.version[:12]}-{name}"
-                path.write_bytes(png)
+                write_file("--figures", path, png)
                 console.print(f"Figure: {path}", soft_wrap=True, highlight=False)
         return ExitCode.OK
-    except RayUnlearnError as error:
-        console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
-        return error.exit_code
+    except TOLD as error:
+        return ended_by(error, console)
 
 
 def _named(measures: str) -> tuple[str, ...]:
@@ -137,10 +138,7 @@ def _check_figures(folder: Path, measures: Sequence[str]) -> None:
     require_lasting("--figures", folder)
     if not set(DRAWN) & set(measures):
         raise BadInput("--figures", str(folder), f"with one of the measures {', '.join(DRAWN)}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput("--figures", str(folder), f"a folder, or where one can be made ({error})") from error
+    make_folder("--figures", folder)
 
 
 def _show(console: Console, audited: VersionAudit) -> None:

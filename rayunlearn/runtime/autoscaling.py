@@ -29,7 +29,13 @@ def ceiling() -> dict[str, float]:
 
 def _can_have() -> Mapping[str, float]:
     """As the autoscaler's configuration says, or as Ray was told; empty where nobody knows."""
-    return {**most_of(_configuration()), **(state.get_max_resources_from_cluster_config() or {})}
+    configuration = _configuration()
+    try:
+        most = most_of(configuration)
+    except (AttributeError, TypeError, ValueError) as error:
+        allowed = f"an autoscaler's configuration, with a number for each resource ({error})"
+        raise BadInput(CONFIG_VARIABLE, os.environ.get(CONFIG_VARIABLE), allowed) from error
+    return {**most, **(state.get_max_resources_from_cluster_config() or {})}
 
 
 def most_of(configuration: Mapping[str, Any]) -> dict[str, float]:
@@ -66,7 +72,7 @@ def _configuration() -> Mapping[str, Any]:
         if named:
             raise BadInput(CONFIG_VARIABLE, named, "the path of an autoscaler's configuration") from None
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         said = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadInput(CONFIG_VARIABLE, str(path), f"an autoscaler's configuration ({said})") from error
     if not isinstance(found, dict):

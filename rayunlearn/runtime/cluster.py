@@ -9,12 +9,14 @@ from enum import StrEnum
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 
 from rayunlearn.data_root import DATA_VARIABLE, OF_DRIVER, handed_on
 from rayunlearn.errors import BadInput
 from rayunlearn.runtime.autoscaling import ceiling
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, SplitEnsemble
+from rayunlearn.runtime.remote import sentence
 
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
@@ -55,7 +57,7 @@ def connect(address: str | None = None, **options: Any) -> None:
         options: more for `ray.init` (tests fake GPUs by `num_gpus`).
 
     Raises:
-        BadInput: no cluster answers at the address.
+        BadInput: no cluster answers at the address, or none can be started here.
     """
     # Ray writes a token and turns authentication on for a local cluster unless told otherwise.
     local = address == "local" or address is None and not os.environ.get("RAY_ADDRESS")
@@ -77,9 +79,18 @@ def connect(address: str | None = None, **options: Any) -> None:
         options.setdefault("include_dashboard", True)
     try:
         ray.init(address=named, ignore_reinit_error=False, **options)
-    except (ConnectionError, ValueError) as error:
+    except Exception as error:
+        # Ray raises a bare Exception, too, of a node that does not start in time
+        told = (OSError, ValueError, RuntimeError, RayError)
+        if type(error) is not Exception and not isinstance(error, told):
+            raise
         where = address or os.environ.get("RAY_ADDRESS") or "local"
-        raise BadInput("--address", where, f"the address of a running Ray cluster ({error})") from error
+        allowed = f"the address of a running Ray cluster ({error})"
+        if local:  # Ray's own reason says little of a disk that is full
+            folder = os.environ.get("RAY_TMPDIR") or "/tmp"
+            allowed = f"a machine on which Ray starts, with room in {folder}, which RAY_TMPDIR names"
+            allowed += f" ({sentence(error)})"
+        raise BadInput("--address", where, allowed) from error
 
 
 def role_share(total: float, roles: int) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 import ray
 import torch
 
-from rayunlearn.data.files import files_below, listed
+from rayunlearn.data.files import files_below, listed, readable
 from rayunlearn.data.image_folder import is_image_folder, read_image_folder
 from rayunlearn.data.parquet import read_shards, shards_in
 from rayunlearn.data.raw import Part, tell_doubles
@@ -40,7 +40,8 @@ def read_examples(place: str, spec: ClassifierSpec, target: Collection[int]) -> 
             class has a name that the model's have not, or a label is none to erase.
     """
     path = Path(place)
-    part = _shards(path, spec) or _images(path, spec)
+    with readable("examples", place):
+        part = _shards(path, spec) or _images(path, spec)
     if part is None:
         raise BadInput("examples", place, EXAMPLES_ALLOWED)
     _require_labels(part.labels, target)

@@ -12,7 +12,7 @@ import numpy as np
 from obstore.store import MemoryStore
 from rich.console import Console
 
-from rayunlearn.errors import ExitCode, RayUnlearnError
+from rayunlearn.errors import ExitCode
 from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.claim import Claim, held
@@ -28,7 +28,7 @@ from rayunlearn.runtime.cluster import Placement, connect
 from rayunlearn.runtime.context import Context, Progress
 from rayunlearn.runtime.intake import Intake, name_of, read_requests
 from rayunlearn.runtime.machine import report_facts
-from rayunlearn.runtime.recovery import is_of_the_service
+from rayunlearn.runtime.recovery import TOLD, ended_by, is_of_the_service
 from rayunlearn.runtime.remote import sentence
 from rayunlearn.runtime.retention import retain_images
 from rayunlearn.runtime.service import Place, Service, exit_code, interruptible
@@ -109,9 +109,8 @@ def run_job(
                         return code
                     entries = []
                     _until_something_waits(service)
-    except RayUnlearnError as error:
-        console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
-        return error.exit_code
+    except TOLD as error:
+        return ended_by(error, console)
 
 
 def _audited(service: Service, recipe: Recipe, progress: JobProgress) -> list[Exception]:
@@ -237,8 +236,3 @@ def _show_plan(console: Console, service: Service, intake: Intake) -> None:
             f"{service.scheduler.placement}",
             highlight=False,
         )
-
-
-def plain(error: RayUnlearnError) -> str:
-    """The sentence of an error, in which brackets are no markup."""
-    return sentence(error).replace("[", r"\[")

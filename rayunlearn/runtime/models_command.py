@@ -23,6 +23,7 @@ from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import open_console
 from rayunlearn.results.wording import ABSENT, gone, plain
+from rayunlearn.runtime.console import say_error, write_file
 from rayunlearn.runtime.published import load_version
 
 
@@ -90,8 +91,7 @@ def run_models(options: ListOptions | VerifyOptions | ExportOptions) -> int:
             return _verify(console, store)
         return _export(console, store, options)
     except RayUnlearnError as error:
-        console.print(Text.assemble(("error: ", "bold red"), plain(str(error))), soft_wrap=True)
-        return error.exit_code
+        return say_error(console, str(error), error.exit_code)
 
 
 def _list(console: Console, store: Store, options: ListOptions) -> int:
@@ -202,13 +202,9 @@ def _export(console: Console, store: Store, options: ExportOptions) -> int:
     }
     data = weights_to_bytes(load_version(store, version), metadata)
     try:
-        with options.out.open("wb" if options.force else "xb") as file:
-            file.write(data)
+        write_file("--out", options.out, data, replace=options.force)
     except FileExistsError as error:
         allowed = "a file that is not there yet; --force replaces one"
-        raise BadInput("--out", str(options.out), allowed) from error
-    except OSError as error:
-        allowed = f"a file that can be written ({error.strerror})"
         raise BadInput("--out", str(options.out), allowed) from error
     forgotten = gone(version.classes_forgotten, version.samples_forgotten)
     said = f"Version {short(version)} of lineage {version.lineage}, forgotten: {forgotten}."

@@ -13,21 +13,23 @@ from ray.exceptions import (
     RaySystemError,
     RpcError,
 )
+from rich.console import Console
 
-from rayunlearn.errors import Interrupted, RayUnlearnError, StorageHeld
+from rayunlearn.errors import ExitCode, Interrupted, RayUnlearnError, StorageHeld
 from rayunlearn.results.store import StoreFailed
 from rayunlearn.runtime.cluster import NoRoom
-from rayunlearn.runtime.remote import is_loss, original, sentence
+from rayunlearn.runtime.console import say_error
+from rayunlearn.runtime.remote import LOSSES, is_loss, original, sentence
 
 MOST_LOSSES = 8
 """In a row with nothing new between them; then the run has failed.
 
 The pauses between them, 1 s and doubled each time, add up to two minutes: about what a new node takes."""
 
-_OF_THE_SERVICE = (
-    StorageHeld, StoreFailed, Interrupted,
-    AuthenticationError, LocalRayletDiedError, OutOfDiskError, RaySystemError, RpcError,
-)  # fmt: skip
+_OF_THE_CLUSTER = (AuthenticationError, LocalRayletDiedError, OutOfDiskError, RaySystemError, RpcError)
+_OF_THE_SERVICE = (StorageHeld, StoreFailed, Interrupted, *_OF_THE_CLUSTER)
+TOLD = (RayUnlearnError, *_OF_THE_CLUSTER, *LOSSES)
+"""What a command on a cluster ends with in a sentence: no fault of the program, which shows its traceback."""
 
 _T = TypeVar("_T")
 
@@ -38,6 +40,11 @@ def is_of_the_service(error: BaseException) -> bool:
     Such an error ends the job, and requests go on waiting. Any other is the fault of the run that raised it.
     """
     return isinstance(original(error), _OF_THE_SERVICE) or not isinstance(error, Exception)
+
+
+def ended_by(error: Exception, console: Console) -> int:
+    """Say what a command on a cluster ended by, one of `TOLD`; the exit code."""
+    return say_error(console, sentence(error), getattr(error, "exit_code", ExitCode.INTERNAL))
 
 
 def outlasting(

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 MOST_RECORDED = 20_000
 """Characters of a traceback that are put on record, the last ones."""
-_LOSSES = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
+LOSSES = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -87,7 +87,7 @@ def original(error: BaseException) -> BaseException:
 
 def is_loss(error: BaseException) -> bool:
     """Whether a process or a node is gone, rather than that what it was told to do raised."""
-    return isinstance(original(error), _LOSSES)
+    return isinstance(original(error), LOSSES)
 
 
 def sentence(error: BaseException) -> str:

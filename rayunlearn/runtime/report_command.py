@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from rich.text import Text
 
-from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
+from rayunlearn.errors import ExitCode, RayUnlearnError
 from rayunlearn.methods.catalogue import described
 from rayunlearn.results.certificate import certificate, to_html, to_json
 from rayunlearn.results.lasting import require_lasting
@@ -19,6 +19,7 @@ from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import STATUS_STYLES, open_console
 from rayunlearn.results.wording import plain
 from rayunlearn.runtime.cluster import Placement
+from rayunlearn.runtime.console import make_folder, say_error, write_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,7 @@ def run_report(options: ReportOptions, *, now: datetime | None = None) -> int:
         files = {f"{name}.html": to_html(made), f"{name}.json": to_json(made)}
         places = [_written(store, options.out, name, text) for name, text in files.items()]
     except RayUnlearnError as error:
-        console.print(Text.assemble(("error: ", "bold red"), plain(str(error))), soft_wrap=True)
-        return error.exit_code
+        return say_error(console, str(error), error.exit_code)
     console.print(Text(f"{made['title']}. ", STATUS_STYLES.get(made["status"], "bold")), end="")
     console.print(Text(plain(made["statement"])), soft_wrap=True)
     for said in [*([made["reason"]] if made["reason"] else []), *made["warnings"]]:
@@ -69,9 +69,6 @@ def _written(store: Store, folder: Path | None, name: str, text: str) -> str:
     if folder is None:
         store.put(f"reports/{name}", text.encode())
         return store.address(f"reports/{name}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput("--out", str(folder), f"a folder that can be written to ({error.strerror})") from error
+    make_folder("--out", folder)
+    write_file("--out", folder / name, text.encode())
     return str(folder / name)

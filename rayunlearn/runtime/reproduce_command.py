@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
-from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
+from rayunlearn.errors import BadInput, ExitCode
 from rayunlearn.reproduction import few_shot_plots
 from rayunlearn.reproduction.markdown import render
 from rayunlearn.reproduction.papers import page
@@ -21,8 +21,9 @@ from rayunlearn.results.lasting import require_lasting
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import JobProgress, open_console
 from rayunlearn.runtime.cluster import connect
-from rayunlearn.runtime.job import plain
+from rayunlearn.runtime.console import make_folder, write_file
 from rayunlearn.runtime.machine import machine_facts
+from rayunlearn.runtime.recovery import TOLD, ended_by
 from rayunlearn.runtime.reproduce import (
     draw_inverted,
     ended,
@@ -35,6 +36,8 @@ from rayunlearn.runtime.reproduce_moons import moons_key, moons_picture, moons_r
 from rayunlearn.runtime.service import interruptible
 from rayunlearn.variational.moons import require_gpytorch
 
+FOLDERS = "--out (or --storage)"
+"""What names the folder of the pages."""
 OF_IMAGES = ("inversion", "samples")
 """Forms of pages whose pictures need a row's storage, not its results alone."""
 
@@ -65,6 +68,7 @@ def run_reproduction(
         require_lasting("--storage", storage)
         if out is not None:
             require_lasting("--out", out)
+            make_folder("--out", out)
         else:
             Store.open(root)  # before a page lies there, which nobody takes for a storage location
         written = (out or root) / f"{paper}-{wanted.name}-{scale}"
@@ -96,9 +100,8 @@ def run_reproduction(
         page_file = write(inverted)
         console.print(f"Page: {page_file}", soft_wrap=True, highlight=False)
         return ExitCode.PARTIAL if failed else ExitCode.OK
-    except RayUnlearnError as error:
-        console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
-        return error.exit_code
+    except TOLD as error:
+        return ended_by(error, console)
 
 
 def _page(paper: str, table: str | None, figure: str | None, scale: str) -> Page:
@@ -128,10 +131,10 @@ def _stored(written: Path, wanted: Page, scale: str) -> list[Result]:
         scale: of the page.
     """
     own, keys = written.with_suffix(".json"), _keys(wanted)
-    found: list[Result] = [*from_json(own.read_text(), str(own))] if own.exists() else []
+    found: list[Result] = _read(own)
     if wanted.form not in OF_IMAGES:  # no other page has the images of its rows
         for path in sorted({*written.parent.glob(f"{wanted.paper}-*-{scale}.json")} - {own}):
-            there, also = run_of(found), from_json(path.read_text(), str(path))
+            there, also = run_of(found), _read(path)
             found += [r for r in also if r["key"] in keys and (r["key"], r["seed"]) not in there]
     return found
 
@@ -171,16 +174,15 @@ def _write(
     else:
         drawn = draw(shown, averaged, inverted)
     facts = machine_facts()
-    written.parent.mkdir(parents=True, exist_ok=True)
     picture = written.with_suffix(".png")
     # images come from a row's storage, or are drawn again from its weights: where that is not at hand for
     # every row, the picture that is there shows more
     partly = wanted.form in OF_IMAGES and len(pictured) < len(shown.rows)
     keeps = picture.exists() and (drawn is None or partly)
     if drawn is not None and not keeps:
-        _put(picture, drawn)
+        write_file(FOLDERS, picture, drawn)
     if every:
-        _put(written.with_suffix(".json"), to_json(wanted.title, facts, every).encode())
+        write_file(FOLDERS, written.with_suffix(".json"), to_json(wanted.title, facts, every).encode())
     text = render(
         shown, results, facts,
         missing=[row.name for row in wanted.rows if not of_row(every, row.name)],
@@ -188,12 +190,15 @@ def _write(
         picture=picture.name if drawn is not None or keeps else None,
     )  # fmt: skip
     path = written.with_suffix(".md")
-    _put(path, text.encode())
+    write_file(FOLDERS, path, text.encode())
     return path
 
 
-def _put(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a run may be killed at any time."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
+def _read(path: Path) -> list[Result]:
+    """The results in a page's JSON; none where there is no such file."""
+    try:
+        return [*from_json(path.read_bytes(), str(path))]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise BadInput("file of a page", str(path), f"a readable file ({error.strerror})") from error

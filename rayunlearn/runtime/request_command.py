@@ -27,6 +27,7 @@ from rayunlearn.results.standing import OPEN, Standing, standings
 from rayunlearn.results.store import NotBegun, Store
 from rayunlearn.results.terminal import STATUS_STYLES, open_console
 from rayunlearn.results.wording import ABSENT, asked, plain
+from rayunlearn.runtime.console import say_error
 from rayunlearn.runtime.examples import load_examples, read_examples, reference, to_bytes
 from rayunlearn.runtime.intake import read_requests, request_of, with_examples
 from rayunlearn.runtime.remote import caught
@@ -131,8 +132,7 @@ def run_request(options: AddOptions | ListOptions | CancelOptions, *, now: datet
             return _list(console, store, options)
         return _cancel(console, store, options, now)
     except RayUnlearnError as error:
-        console.print(Text.assemble(("error: ", "bold red"), plain(str(error))), soft_wrap=True)
-        return error.exit_code
+        return say_error(console, str(error), error.exit_code)
 
 
 def _add(console: Console, options: AddOptions, now: datetime) -> int:

@@ -23,7 +23,7 @@ from ray import tune
 from ray.tune.error import TuneError
 from torch import Tensor
 
-from rayunlearn.errors import BadInput
+from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.evaluation.judged import Evidence
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.registry import method_named, require_access, require_granularity
@@ -31,6 +31,7 @@ from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
 from rayunlearn.results.lineage import Version
+from rayunlearn.results.store import StoreFailed
 from rayunlearn.results.sweeps import SweepView
 from rayunlearn.runtime.approximation import Approximation
 from rayunlearn.runtime.autoscaling import ceiling
@@ -293,6 +294,10 @@ class Sweep:
                 tuner.fit()
         except TuneError as error:
             raise self.record.error or error from error
+        except OSError as error:
+            if isinstance(error, RayUnlearnError):
+                raise
+            raise StoreFailed(f"{folder}: Tune could not keep its files there: {error}") from error
         finally:
             del LIVE[self.name]
 

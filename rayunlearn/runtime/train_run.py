@@ -19,6 +19,7 @@ import torch
 
 from rayunlearn.access import seal
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.results.store import StoreFailed
 from rayunlearn.runtime.remote import fetch, is_loss, original, sentence
 from rayunlearn.runtime.signals import handlers_as_before
 from rayunlearn.runtime.wire import pack, unpack
@@ -54,6 +55,7 @@ def train_run(
 
     Raises:
         BadInput: no worker, or what a worker refused.
+        StoreFailed: there is no room in `scratch`.
         RayError: a worker's process or node is gone.
         RayUnlearnError: the run failed for another reason.
     """
@@ -79,9 +81,13 @@ def train_run(
         return made if shard[0] == 0 else None
 
     place = Path(scratch).absolute()
-    place.mkdir(parents=True, exist_ok=True)
-    # a folder of its own: a run of the same name as an earlier one would go on from what that left
-    with tempfile.TemporaryDirectory(prefix="train-", dir=place) as folder, _sigint_as_before():
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        # a folder of its own: a run of the same name as an earlier one would go on from what that left
+        own = tempfile.TemporaryDirectory(prefix="train-", dir=place)
+    except OSError as error:
+        raise StoreFailed(f"could not make a folder in {place} for a run: {error.strerror}") from error
+    with own as folder, _sigint_as_before():
         trainer = TorchTrainer(
             on_worker,
             torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
+from rayunlearn.errors import BadInput, ExitCode
 from rayunlearn.recipes import load_recipe
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import versions
@@ -21,8 +21,9 @@ from rayunlearn.results.terminal import JobProgress, open_console
 from rayunlearn.runtime.cluster import Placement, connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import read_requests
-from rayunlearn.runtime.job import claimed, plain
+from rayunlearn.runtime.job import claimed
 from rayunlearn.runtime.machine import report_facts
+from rayunlearn.runtime.recovery import TOLD, ended_by
 from rayunlearn.runtime.search_space import space_of
 from rayunlearn.runtime.service import Place, Service, interruptible
 from rayunlearn.runtime.sweep import Sweep, Where, where_for
@@ -95,9 +96,8 @@ def run_sweep(
                 view = sweep.run()
                 real = _audited(sweep, view) if audit else {}
         return _finish(console, context, view, where, real)
-    except RayUnlearnError as error:
-        console.print(f"[bold red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
-        return error.exit_code
+    except TOLD as error:
+        return ended_by(error, console)
 
 
 def chosen_request(entries: Sequence[Request | Rejected], wanted: str | None, source: Path) -> Request:

@@ -289,3 +289,12 @@ def test_load_into_casts_every_type_of_weights(dtype):
     load_into(model, given)
     assert model.weight.dtype == torch.float32 and model.weight.tolist() == [0.25] * 3
     assert model.num_batches_tracked.dtype == torch.int64 and int(model.num_batches_tracked) == 5
+
+
+def test_a_file_beyond_memory_is_refused(tmp_path):
+    """In a sentence; the file is one hole of 4 TiB, which takes no room on the disk."""
+    path = tmp_path / "hole"
+    with path.open("wb") as file:
+        file.truncate(1 << 42)
+    with pytest.raises(BadInput, match="a file that fits into memory"):
+        load_weights_file(path)

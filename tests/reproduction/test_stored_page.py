@@ -73,3 +73,16 @@ def test_every_stored_result_is_in_the_index() -> None:
     linked = re.findall(r"^\| \[[^]]+\]\(([^)]+)\)", (folder / "README.md").read_text(), re.MULTILINE)
     tables = {path.name for path in folder.glob("*.parquet")}
     assert sorted(linked) == sorted(pages | figures | tables)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", b'{"results": ' + b"[" * 100_000, b'{"results": [{"key": [1], "seed": 0}]}',
+     b'{"results": [{"key": "k", "seed": true}]}'],
+    ids=["no text", "nested", "key", "seed"],
+)  # fmt: skip
+def test_bytes_that_are_no_page_are_refused(content: bytes) -> None:
+    """With the file's name; negative control: a result with a key and a seed is read."""
+    with pytest.raises(BadInput, match=r"^page\.json is "):
+        from_json(content, "page.json")
+    assert from_json(b'{"results": [{"key": "k", "seed": 1}]}', "page.json") == [{"key": "k", "seed": 1}]

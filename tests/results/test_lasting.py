@@ -62,7 +62,7 @@ def test_a_copy_is_known_by_its_package_too(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(BadInput, match="--out is"):
         require_lasting("--out", tmp_path / "_ray_pkg_0123" / "pages")
     require_lasting("--out", tmp_path / "_ray_pkg_4567" / "pages")
-    for told_else in ("[]", "null", "{}", '{"working_dir": 1}'):
+    for told_else in ("[]", "null", "{}", '{"working_dir": 1}', "[" * 100_000):
         other = f'{{"runtime_env": {told_else}}}'
         monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", other)
         require_lasting("--out", tmp_path / "_ray_pkg_0123" / "pages")

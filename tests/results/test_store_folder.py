@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayunlearn.errors import BadInput, ExitCode
+from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import FORMAT, MARKER, NotBegun, Store, StoreFailed
+from tests.results.ledgers import row_of
 
 
 @pytest.fixture
@@ -206,3 +209,41 @@ def test_actors_can_be_handed_a_store(store: Store) -> None:
     """A pickled store is the same location."""
     store.create("a", b"1")
     assert pickle.loads(pickle.dumps(store)).get("a") == b"1"
+
+
+def test_a_folder_that_is_removed_is_not_begun_again(tmp_path: Path) -> None:
+    """A ledger would go on there without its beginning: nothing is written, and the folder stays away."""
+    store = Store.open(tmp_path / "s", sync=False)
+    store.put("a", b"x")
+    shutil.rmtree(tmp_path / "s")
+    for write in (store.put, store.create):
+        with pytest.raises(StoreFailed, match="could not write ledger/b: the folder is gone"):
+            write("ledger/b", b"x")
+    assert not (tmp_path / "s").exists()
+
+
+def test_links_that_go_in_a_circle_are_told(tmp_path: Path) -> None:
+    """What cannot be reached through them is a failure of the storage; others are read."""
+    store = Store.open(tmp_path, sync=False)
+    store.put("other/a", b"x")
+    (tmp_path / "models").symlink_to("models")
+    for access in (store.get, lambda name: store.put(name, b"x")):
+        with pytest.raises(StoreFailed, match="models/a.*symbolic links"):
+            access("models/a")
+    assert store.get("other/a") == b"x"
+
+
+def test_a_full_disk_breaks_no_ledger(small_disk: Path) -> None:
+    """An entry that does not fit is told and leaves nothing; when there is room again the chain goes on."""
+    store = Store.open(small_disk / "s")
+    ledger, rows = Ledger(store), [row_of("plans")]
+    ledger.append("plans", rows)
+    before = store.list()
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "other").write_bytes(b"x" * (64 << 10))
+    with pytest.raises(StoreFailed, match="No space left"):
+        ledger.append("plans", rows)
+    assert store.list() == before and ledger.verify() == 1
+    (small_disk / "other").unlink()
+    ledger.append("plans", rows)
+    assert Ledger(store).verify() == 2

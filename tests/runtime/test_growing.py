@@ -185,3 +185,20 @@ def test_the_default_asks_the_autoscaler_for_nodes(tmp_path: Path) -> None:
             [sys.executable, "-c", counting], env=environment(), text=True, capture_output=True, check=True
         )
     assert int(told.stdout.split()[-1]) > 1, "no node was brought"
+
+
+@pytest.mark.parametrize(
+    "text", ["available_node_types: [1]", "max_workers: many", "[" * 100_000], ids=["list", "text", "nested"]
+)
+def test_a_configuration_of_other_types_is_refused(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a sentence that names the variable; negative control: a right one is read."""
+    path = tmp_path / "cluster.yaml"
+    monkeypatch.setenv(CONFIG_VARIABLE, str(path))
+    monkeypatch.setattr(autoscaling.state, "get_max_resources_from_cluster_config", lambda: None)
+    path.write_text(text)
+    with pytest.raises(BadInput, match=f"^{CONFIG_VARIABLE} is "):
+        autoscaling._can_have()
+    path.write_text("available_node_types: {}")
+    assert autoscaling._can_have() == {}

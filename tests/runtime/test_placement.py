@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import ray
@@ -12,6 +14,7 @@ from rayunlearn.runtime.cluster import (
     KEEP_FREED_MEMORY,
     Placement,
     bundles,
+    connect,
     open_ensemble,
     reserve,
     role_share,
@@ -141,3 +144,22 @@ def test_closing_gives_everything_back() -> None:
         ensemble = open_ensemble(SPLIT, cpus_per_role=1)
         assert len(ensemble.actors) == 3
         ensemble.close()
+
+
+def test_ray_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its folder and its reason, also where Ray raises a bare Exception; a wrong call stays a fault."""
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    reasons = {
+        "NotADirectoryError: .*file": NotADirectoryError(f"{tmp_path}/file/ray"),
+        "RuntimeError: timed out": RuntimeError("timed out\nmore"),
+        "Exception: the node": Exception("the node timed out"),
+    }
+    for said, error in reasons.items():
+        monkeypatch.setattr(ray, "init", Mock(side_effect=error))
+        with pytest.raises(BadInput, match=rf"--address is 'local'; .*{tmp_path}/file.*\({said}[^\n]*\)$"):
+            connect()
+    monkeypatch.setattr(ray, "init", Mock(side_effect=TypeError("no such option")))
+    with pytest.raises(TypeError):
+        connect()

@@ -270,3 +270,19 @@ def test_a_page_goes_on_from_what_stands_in_its_folder(
     changed = tiny_row("mask_logit", "trivial.offset=7", requests=((0,),))
     assert run("d", changed, second) == [(changed.name, "d"), (second.name, "b")]
     assert f"left out: {first.name}, seed 0" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_page_that_cannot_be_read_or_written_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file where a folder must be and a folder where a file must be, in a sentence each."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "out" / "zero-shot-table-II-cpu.json").mkdir(parents=True)
+    flags = dict(
+        paper="zero-shot", table="II", figure=None, scale="cpu", seeds=(0,), storage=tmp_path / "new",
+        address=None, cpus_per_row=1.0, gpus_per_row=0.0, render_only=True, rows=["*"],
+    )  # fmt: skip
+    for out, said in (("file", "--out is"), ("out", "file of a page is")):
+        assert run_reproduction(out=tmp_path / out, **flags) == ExitCode.BAD_INPUT
+        assert f"error: {said}" in capsys.readouterr().out
+    assert run_reproduction(out=tmp_path / "good", **flags) == ExitCode.OK
