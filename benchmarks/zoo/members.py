@@ -247,15 +247,22 @@ class Workshop:
             parent, roles, "stop", sizes.per_retain_class, sizes.per_forget_class, coarse=True
         )
 
+    def keep_set(self, parent: Weights, roles: Roles) -> SyntheticSet:
+        """By which it is predicted how much is kept, and from which stand-ins learn."""
+        return self.inverted(
+            parent, roles, "keep", self.recipe.validation.per_retain_class, 0, coarse=True
+        )
+
     def stand_in(self, parent: Weights, roles: Roles, number: int) -> Weights:
         """One that the gate would train."""
         settings, seed = self.recipe.stand_ins, derive_seed(self.seed, "stand-in", number)
-        made_from = ("coarse stand-in", version_id(parent), repr(roles), stated(settings), seed, *self._fast)
+        of = version_id(parent), repr(roles), stated(settings), seed, *self._fast
+        made_from = ("stand-in of the keep set", *of)
 
         def make() -> Weights:
             version = version_model(self.spec, parent)
             with self._precision():
-                made = stand_in(version, self.stop_set(parent, roles), roles, settings, seed)
+                made = stand_in(version, self.keep_set(parent, roles), roles, settings, seed)
             return dict(made.state_dict())
 
         return self.cache.tensors(made_from, make)

@@ -43,12 +43,11 @@ def questions(shop: Workshop, parent: Weights, roles: Roles) -> Questions:
     sizes, seed = shop.recipe.validation, derive_seed(shop.seed, "questions")
     version = version_model(shop.spec, parent)
     stop = shop.stop_set(parent, roles)
-    keep = shop.inverted(parent, roles, "keep", sizes.per_retain_class, 0, coarse=True)
     return Questions(
         check=shop.inverted(
             parent, roles, "check", check_per_retain_class(shop.recipe), sizes.per_forget_class
         ),
-        keeping=Keeping(version, keep, roles, seed), stop=stop,
+        keeping=Keeping(version, shop.keep_set(parent, roles), roles, seed), stop=stop,
         stop_keeping=Keeping(version, stop, roles, seed), roles=roles, seed=seed,
     )  # fmt: skip
 
@@ -63,7 +62,7 @@ def measured(asked: Questions, model: Classifier, *, checkpoint: bool) -> dict[s
 
     Returns:
         assessment: counts on the plain images.
-        probe: shares of the target's and of the other classes' images that a probe of the features knows.
+        probe: shares of coarse images of the target and of the others that a probe of the features knows.
         kept: what it has kept of the version.
         relapse: of the gate before.
         stop: assessment and kept by the stop set, or None.
@@ -75,7 +74,7 @@ def measured(asked: Questions, model: Classifier, *, checkpoint: bool) -> dict[s
         stop = {"assessment": found, "kept": asked.stop_keeping.measure(model)}
     return {
         "assessment": asdict(assess(model, check, roles)),
-        "probe": list(probe_recall(model, check, roles, asked.seed)),
+        "probe": list(probe_recall(model, asked.stop, roles, asked.seed)),
         "kept": asked.keeping.measure(model),
         "relapse": relapse_curve(model, check, roles),
         "stop": stop,

@@ -15,7 +15,8 @@ from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
 def layers(spec: ClassifierSpec) -> list[tuple[str, ...]]:
     """Names of the modules of each layer below the head, from first to last.
 
-    A layer is a module with a matrix or kernel, and what follows it up to the next one: its BatchNorm.
+    A layer is a module with a matrix or kernel, and what follows it up to the next one: its BatchNorm. The
+    first layer begins with whatever comes first.
 
     >>> spec = ClassifierSpec(
     ...     name="allcnn", width=0.1, in_channels=1, image_size=8, num_classes=3, mean=(0.0,), std=(1.0,)
@@ -24,14 +25,15 @@ def layers(spec: ClassifierSpec) -> list[tuple[str, ...]]:
     ([('blocks.0.0', 'blocks.0.1'), ('blocks.1.0', 'blocks.1.1')], 8)
     """
     model = build_classifier(spec, 0).eval()
+    before: list[str] = []
     found: list[list[str]] = []
 
     def note(name: str, module: nn.Module) -> None:
         weight = getattr(module, "weight", None)
         if weight is not None and weight.dim() > 1:
-            found.append([name])
-        elif found:
-            found[-1].append(name)
+            found.append([name] if found else [*before, name])
+        else:
+            (found[-1] if found else before).append(name)
 
     for name, module in model.named_modules():
         if name != "head" and next(module.parameters(recurse=False), None) is not None:

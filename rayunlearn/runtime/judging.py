@@ -124,17 +124,19 @@ def gate_jobs(
 ) -> list[Job]:
     """What the gate has measured; `gate_measures` takes the answers.
 
-    Stand-ins learn from the set by which the run was stopped, and are probed with another one.
+    Probes are of coarse images, the stop's: plain ones show what a version's first layers answer to, and are
+    told by whoever kept these, whatever he has erased (docs/log.md, 110). Stand-ins learn from another set.
     """
     check = sets["check"]
     jobs: list[Job] = [(measure, (spec, model, check, roles)) for model in (candidate, parent)]
     if not roles.erased:
         jobs.append((measure_kept, (spec, candidate, parent, sets["keep"], roles, seed)))
     if roles.target:
-        jobs += [(probe, (spec, model, check, roles, seed)) for model in (candidate, parent)]
+        jobs += [(probe, (spec, model, sets["stop"], roles, seed)) for model in (candidate, parent)]
         for number in range(recipe.stand_ins.number):
             own = derive_seed(seed, "stand-in", number)
-            jobs.append((probe_stand_in, (spec, parent, sets["stop"], check, roles, recipe.stand_ins, own)))
+            shown, asked = sets["keep"], sets["stop"]
+            jobs.append((probe_stand_in, (spec, parent, shown, asked, roles, recipe.stand_ins, own)))
     return jobs
 
 

@@ -40,7 +40,7 @@ def published(store: Store, outcome: Outcome) -> Any:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("recipe", ["digits", "digits_gkt"])
+@pytest.mark.parametrize("recipe", ["digits", "digits_gkt", "digits_partial_restart"])
 @pytest.mark.parametrize("how", ["colocated", "split"])
 def test_placements_agree(recipe: str, how: str) -> None:
     """Roles in one actor, or in three, publish the very bits that roles in one process do.

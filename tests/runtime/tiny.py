@@ -45,6 +45,8 @@ SMALL = (
             "cycles=6", "schedule_cycles=6", "batch_size=32", "student_steps=4", "generator_width=0.1"
         )
     ),
+    "partial_restart.cycles=6", "partial_restart.student_steps=4", "partial_restart.batch_size=32",
+    "partial_restart.pictures=200",
     "stopping.min_retain=0", "stopping.leak=1",
     "stopping.forget_tolerance=0.99", "gate.max_forget=1", "gate.max_loss=1", "gate.max_retain_drop=1",
     "gate.max_position=9", "gate.max_forgotten_share=1", "stand_ins.number=1", "stand_ins.steps=1",

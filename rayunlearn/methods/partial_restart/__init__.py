@@ -6,6 +6,6 @@ pictures, with the logits of the classes to forget lowered to the row's minimum.
 
     source --pictures--> teacher --pictures that are of no class to forget, targets--> student
 
-The kept layers are frozen with their statistics, so whatever they know of a class stays; how many may be kept
-is for the judge to say (`rayunlearn.scheduling.depth`).
+The kept layers are frozen with their statistics, so whatever they know of a class stays. The more are kept,
+the less is lost, and the more is left of the class: the gate's probe says whether it is too much.
 """

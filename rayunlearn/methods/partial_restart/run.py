@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Protocol
 
-from rayunlearn.errors import BadInput
 from rayunlearn.methods.in_roles import InRoles, RunInRoles, random_student
-from rayunlearn.methods.partial_restart.settings import PartialRestartSettings
+from rayunlearn.methods.partial_restart.settings import KEPT_SHARE, PartialRestartSettings
 from rayunlearn.methods.partial_restart.source import Source
 from rayunlearn.methods.partial_restart.student import Student
 from rayunlearn.methods.partial_restart.teacher import Teacher
 from rayunlearn.methods.unlearning import Handed, Method
-from rayunlearn.models.layers import first_layers
+from rayunlearn.models.layers import first_layers, layers
 
 
 class TeacherRole(Protocol):
@@ -54,14 +53,9 @@ def build_source(handed: Handed, settings: PartialRestartSettings, device: str =
 
 
 def _kept(handed: Handed, settings: PartialRestartSettings) -> list[str]:
-    """Names of the modules that are kept.
-
-    Raises:
-        BadInput: nobody has said how many layers, or there are not so many.
-    """
-    if settings.kept is None:
-        raise BadInput("partial_restart.kept", None, "a whole number, which the judge may choose")
-    return first_layers(handed.spec, settings.kept)
+    """Names of the modules that are kept."""
+    there = len(layers(handed.spec))
+    return first_layers(handed.spec, round(KEPT_SHARE * there) if settings.kept is None else settings.kept)
 
 
 def begin(

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from rayunlearn.errors import BadInput
 from rayunlearn.surrogates.procedural import ProceduralSettings
 
+KEPT_SHARE = 0.6
+"""Five of AllCNN's eight layers, two of LeNet's four. With fewer a version loses more. With six of eight a probe
+knows more of the class than in Retrain (docs/log.md, 109)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PartialRestartSettings:
@@ -15,7 +19,7 @@ class PartialRestartSettings:
 
     Attributes:
         kept: layers with weights, in order of execution, that keep those of the version; the head is never
-            kept. None: as many as the judge takes for erased.
+            kept. None: `KEPT_SHARE` of those that there are.
         cycles: of `student_steps` optimizer steps each.
         student_steps: in a cycle.
         batch_size: pictures in a batch.
@@ -46,7 +50,7 @@ class PartialRestartSettings:
         """Check every field; whether a network has so many layers is checked where there is one."""
         where = "partial_restart"
         if self.kept is not None and (type(self.kept) is not int or self.kept < 0):
-            raise BadInput(f"{where}.kept", self.kept, "a whole number >= 0, or None: the judge chooses")
+            raise BadInput(f"{where}.kept", self.kept, "a whole number >= 0, or None")
         for name, least in (("cycles", 1), ("student_steps", 1), ("batch_size", 2), ("pictures", 2)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
