@@ -9,8 +9,8 @@ from rayunlearn.errors import BadInput
 from rayunlearn.surrogates.procedural import ProceduralSettings
 
 KEPT_SHARE = 0.6
-"""Five of AllCNN's eight layers, two of LeNet's four. With fewer a version loses more. With six of eight a probe
-knows more of the class than in Retrain (docs/log.md, 109)."""
+"""Five of AllCNN's eight layers, two of LeNet's four. With fewer a version loses more. With six of eight a
+probe knows more of the class than in Retrain (docs/log.md, 109)."""
 
 
 @dataclass(frozen=True, kw_only=True)
