@@ -1,8 +1,8 @@
 """What a run is judged by: synthetic images of its version, and measures on them.
 
-Three sets have seeds of their own and share no image. By the first, of coarse images, a run is stopped. By
-the second, of plain ones, the gate asks whether a class is forgotten; by the third, of coarse images of the
-retain classes, it predicts how much is kept.
+Three sets have seeds of their own and share no image. By the first, of coarse images, a run is stopped, and
+the gate probes the features. By the second, of plain ones, the gate asks whether a class is forgotten; by the
+third, of coarse images of the retain classes, it predicts how much is kept, and stand-ins learn from it.
 
 Of a single sample there is no synthetic image: for a request that names some the sets hold retain classes
 alone, and whether the samples are forgotten is for the audit to say. A behaviour is judged by held-out
