@@ -94,7 +94,7 @@ class GateSettings:
     max_forget: float = 0.0
     max_loss: float = 0.07
     max_retain_drop: float = 0.10
-    max_position: float = 0.5
+    max_position: float = 0.6
     least_power: float = 0.25
     undecided: Literal["park", "publish"] = "park"
     max_forgotten_share: float = 0.02
