@@ -20,6 +20,7 @@ from rayunlearn.recipes import load_recipe
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.ensemble import InlineEnsemble, Job, RunInputs
 from rayunlearn.runtime.judging import gate_jobs, gate_measures, synthesis_jobs
+from rayunlearn.runtime.sealed import probe, probe_stand_in
 from rayunlearn.runtime.training import fit
 from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
 from rayunlearn.settings import override
@@ -136,6 +137,19 @@ def finished() -> Weights:
     """A student after a short, whole schedule."""
     settings = replace(RECIPE.gated_inversion, cycles=30, schedule_cycles=30)
     return transferred(settings, 30, sets()["bank"].images)
+
+
+def test_stand_ins_are_probed_with_images_that_they_did_not_learn_from() -> None:
+    """Probes ask about the stop's images, stand-ins learn from the third set; the two share no image."""
+    probes = {job for job, _ in asked(stored_original()[1])} & {probe, probe_stand_in}
+    assert probes == {probe, probe_stand_in}
+    for job, arguments in asked(stored_original()[1]):
+        if job is probe:
+            assert arguments[2] is sets()["stop"]
+        if job is probe_stand_in:
+            assert arguments[2] is sets()["keep"] and arguments[3] is sets()["stop"]
+    learned, told = (sets()[name].images.flatten(1) for name in ("keep", "stop"))
+    assert float(torch.cdist(learned, told).min()) > 0
 
 
 def test_the_unmodified_original_is_refused() -> None:
