@@ -266,6 +266,7 @@ def test_a_request_was_received_once(serve: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_draws")
 def test_every_write_of_a_job_may_be_its_last(serve: Any) -> None:
     """A job killed between the publication and its events is taken in again and ends as served.
 
