@@ -32,6 +32,8 @@ from tests.runtime.tiny import (
     tiny_recipe,
 )
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 SEQUENCE = PlanSettings(order=("gkt",), max_classes=1)
 TOGETHER = PlanSettings(order=("gkt",), max_classes=4)
 
@@ -193,7 +195,6 @@ def test_a_deadline_that_had_passed_at_receipt_stays_on_record() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("settings", [SEQUENCE, TOGETHER], ids=["one after another", "together"])
 def test_a_killed_driver_loses_nothing_and_serves_nothing_twice(settings: PlanSettings) -> None:
     """From whatever was stored before each change: the same versions, each request in exactly one of them."""

@@ -23,6 +23,7 @@ from rayunlearn.scheduling.requests import Request
 from tests.runtime.test_dispatch import dispatcher, received, served, statuses
 from tests.runtime.tiny import forget, memory_store, rows
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 OURS = replace(forget(1), lineage="ours")
 THEIRS = replace(forget(2), lineage="theirs")
 

@@ -36,7 +36,7 @@ from tests.runtime.tiny import (
     tiny_recipe,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster", "few_draws")]
 UNPUBLISHABLE = ("gate.max_forget=0", "gate.max_position=0", "gate.max_loss=0")
 
 
@@ -266,7 +266,6 @@ def test_a_request_was_received_once(serve: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_draws")
 def test_every_write_of_a_job_may_be_its_last(serve: Any) -> None:
     """A job killed between the publication and its events is taken in again and ends as served.
 
