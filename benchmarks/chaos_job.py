@@ -12,7 +12,8 @@ entries sooner than it would.
 
 Three lineages are of tenants whose requests never succeed. Of `raises` every step raises; the original of
 `diverges` has weights that no synthesis outlives; the processes of `memory` are killed at every step, as the
-kernel kills what takes too much memory. The pauses between losses are shortened.
+kernel kills what takes too much memory. That ends its run after fewer losses than it would, for each costs
+new processes; the pauses between losses are shortened.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ import tyro
 from jobs.sequential_unlearn import Options
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
-from rayunlearn.runtime import recovery
+from rayunlearn.runtime import recovery, unlearning_run
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, SplitEnsemble
 from rayunlearn.runtime.job import run_job
 from rayunlearn.runtime.scheduler import Scheduler
@@ -46,6 +47,9 @@ FOLDER = "RAYUNLEARN_CHAOS"
 
 SOONER = 20
 """By so much pauses are shorter."""
+
+MEMORY_LOSSES = 3
+"""Losses in a row that end a run of `memory`."""
 
 FOLDED_AT = 16
 """Entries of the ledger that are folded: few, so that folding is disturbed as well."""
@@ -136,7 +140,7 @@ class Watched:
         """An ensemble's method that takes steps."""
 
         def watched(ensemble: Any, first: int, last: int) -> None:
-            lineage = threading.current_thread().name.removeprefix("run of ")
+            lineage = lineage_here()
             if lineage == "raises":
                 raise ArithmeticError("a fault of this tenant's own")
             if lineage == "memory":
@@ -156,6 +160,21 @@ class Watched:
             kind.advance = self.advance(kind.advance)  # type: ignore[method-assign]
 
 
+def lineage_here() -> str:
+    """Of the run that this thread carries out."""
+    return threading.current_thread().name.removeprefix("run of ")
+
+
+def ending_sooner(outlasting: Callable[..., Any]) -> Callable[..., Any]:
+    """`outlasting`, but of `memory` fewer losses in a row end a run; other lineages may meet more."""
+
+    def outlasted(work: Callable[[], Any], **given: Any) -> Any:
+        fewer = {"most": MEMORY_LOSSES} if lineage_here() == "memory" else {}
+        return outlasting(work, **given, **fewer)
+
+    return outlasted
+
+
 def diverging(publish: Callable[..., Any]) -> Callable[..., Any]:
     """`Scheduler.publish`, but the original of the lineage `diverges` answers nothing finite."""
 
@@ -173,6 +192,7 @@ def disturb_tenants() -> None:
     Scheduler.publish = diverging(Scheduler.publish)  # type: ignore[method-assign]
     assert recovery.outlasting.__kwdefaults__ is not None
     recovery.outlasting.__kwdefaults__["sleep"] = lambda seconds: time.sleep(seconds / SOONER)
+    setattr(unlearning_run, "outlasting", ending_sooner(recovery.outlasting))  # noqa: B010
 
 
 def fold_often() -> None:

@@ -30,6 +30,7 @@ from rayunlearn.models.weights import version_id
 from rayunlearn.recipes import AuditSettings, DataSettings
 from rayunlearn.results.audit_figures import InvertedImages
 from rayunlearn.roles import Roles
+from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.cluster import role_share
 from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.labelled import mislabelled, open_data
@@ -155,14 +156,14 @@ def _pixels(spec: ClassifierSpec, images: Tensor) -> np.ndarray:
 @ray.remote
 def inverted_images_task(inputs: AuditInputs, threads: int) -> list[InvertedImages]:
     """`inverted_images` in a process that may open data."""
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     return inverted_images(inputs)
 
 
 @ray.remote
 def audit_task(inputs: AuditInputs, threads: int) -> list[Row]:
     """`audit` in a process that may open data."""
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     return audit(inputs)
 
 

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import ray
-import torch
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
@@ -26,6 +25,7 @@ from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.results.lineage import Version
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
+from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.beside_versions import name_beside
 from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.grants import not_forgotten
@@ -142,7 +142,7 @@ def train_on_data_task(
     threads: int,
 ) -> dict[str, Tensor]:
     """`train_on_data` in a process that may open data."""
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     return train_on_data(data, spec, settings, split_seed, seed, roles)
 
 

@@ -53,6 +53,7 @@ def outlasting(
     reached: Callable[[], object],
     tell: Callable[[str], None],
     losses: int = 0,
+    most: int = MOST_LOSSES,
     sleep: Callable[[float], None] = time.sleep,
 ) -> _T:
     """What `work` returns, begun again after each loss from what it keeps itself.
@@ -62,10 +63,11 @@ def outlasting(
         reached: how far it is; anything that differs when something new was done.
         tell: is told of each loss.
         losses: in a row before this call.
+        most: losses in a row that end it.
         sleep: passes the time before it is begun again: 1 s, doubled with each loss in a row.
 
     Raises:
-        RayUnlearnError: after `MOST_LOSSES` losses in a row.
+        RayUnlearnError: after `most` losses in a row.
         NoRoom: there was no room for it, and nothing was lost before; or there was none again after so many.
     """
     before = reached()
@@ -79,7 +81,7 @@ def outlasting(
             now = reached()
             losses, before = (losses + 1 if now == before else 1), now
             what = f"lost what it ran on ({sentence(error).rstrip('.')})"
-            if losses >= MOST_LOSSES:
+            if losses >= most:
                 if isinstance(error, NoRoom):
                     raise
                 raise RayUnlearnError(f"the run {what}, {losses} times in a row") from error

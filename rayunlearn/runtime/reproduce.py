@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from torch import Tensor
 
 from rayunlearn.errors import RayUnlearnError
@@ -30,6 +29,7 @@ from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.store import MARKER, Store
 from rayunlearn.roles import Roles
+from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.audit import AuditInputs, audit, inverted_images
 from rayunlearn.runtime.context import Context, Progress, Quiet
 from rayunlearn.runtime.device import own_device
@@ -90,7 +90,7 @@ def run_row(
         golds: for each request, a model retrained without all that was to be forgotten by then.
         generator: that the row's method takes over, or finds among those that rows share.
     """
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     shared, store = Store.open(root), Store.open(row_store(root, row, seed))
     store.put(MACHINE, json.dumps(machine_facts()).encode())
     context = Context(
@@ -207,7 +207,7 @@ def inverted(root: str, rows: Sequence[Row], seed: int, threads: int) -> Inverte
         seed: theirs.
         threads: torch threads.
     """
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     shared, attacks = Store.open(root, create=False), {}
     for row in rows:
         store = Store.open(row_store(root, row, seed), create=False)

@@ -26,6 +26,7 @@ from rayunlearn.reproduction.few_shot_plots import Gallery
 from rayunlearn.reproduction.rows import Row
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
+from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.approximation import Approximation
 from rayunlearn.runtime.chunks import Chunks
 from rayunlearn.runtime.context import Quiet
@@ -101,7 +102,7 @@ def inverted_generator(
         threads: torch threads.
         original: its weights.
     """
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     store = Store.open(root)
     settings, run = recipe.few_shot.model_inversion, run_seed(seed, DEFAULT_LINEAGE, [name], 1)
     kept = _name(version_id(original), asdict(settings), run)
@@ -123,7 +124,7 @@ def inverted_generator(
 
 def data_generator(root: str, recipe: Recipe, spec: ClassifierSpec, seed: int, threads: int) -> Generator:
     """The generator of "Ours+", trained on data once for all rows."""
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     store, split_seed = Store.open(root), derive_seed(seed, "split")
     shape = recipe.few_shot.model_inversion.z_dim, recipe.few_shot.model_inversion.width
     nameless = replace(spec, class_names=None)  # nothing is trained by names

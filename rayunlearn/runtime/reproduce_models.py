@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any
 
 import ray
-import torch
 from torch import Tensor
 
 from rayunlearn.methods.registry import method_named
@@ -17,6 +16,7 @@ from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
 from rayunlearn.reproduction.rows import Row
 from rayunlearn.results.store import Store
+from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.labelled import mislabelled_by_task
 from rayunlearn.runtime.reproduce_few_shot import data_generator, inverted_generator
 from rayunlearn.runtime.training import TrainingJob, describe, fit, fit_gold, training_job
@@ -27,7 +27,7 @@ Weights = dict[str, Tensor]
 
 def trained(root: str, job: TrainingJob, original: Weights | None, threads: int) -> Weights:
     """An original, or a gold model that is to keep what the original knows; trained once for all rows."""
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     store, name = Store.open(root), trained_name(job)
     if not store.exists(name):
         began = perf_counter()

@@ -10,10 +10,10 @@ from time import perf_counter
 from typing import Any
 
 import ray
-import torch
 
 from rayunlearn.reproduction.results import Result
 from rayunlearn.results.store import Store
+from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.settings import config_hash, paths
 from rayunlearn.variational.moons import LAMBDAS, RHOS, MoonsSettings, run_moons
@@ -29,7 +29,7 @@ def moons_key() -> str:
 
 def run_seed(root: str, seed: int, threads: int) -> None:
     """Every system of a seed, at every share and lambda; kept when all are done."""
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     began = perf_counter()
     rows = run_moons(seed, RHOS, LAMBDAS, SETTINGS)
     result = {
@@ -44,7 +44,7 @@ def run_seed(root: str, seed: int, threads: int) -> None:
 
 def draw_seed(root: str, seed: int, threads: int) -> None:
     """Fig. 2 of a seed, kept beside its figures."""
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     Store.open(root).put(_name(seed, "png"), draw_moons(seed, settings=SETTINGS))
 
 

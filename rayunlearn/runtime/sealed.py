@@ -20,6 +20,7 @@ from rayunlearn.evaluation.synthetic import Assessment, probe_recall
 from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet, coarse, deep_inversion
 from rayunlearn.models.classifiers import ClassifierSpec, version_model
 from rayunlearn.roles import Roles
+from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.wire import pack, unpack
 
 
@@ -106,7 +107,7 @@ class SealedProcess:
 
     def __init__(self, threads: int) -> None:
         seal()
-        torch.set_num_threads(threads)
+        torch_process.set_up(threads)
         self.objects: dict[str, Any] = {}
         self.device = "cuda" if self.gpu_ids() and torch.cuda.is_available() else "cpu"
 

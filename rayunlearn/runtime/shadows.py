@@ -21,6 +21,7 @@ from rayunlearn.errors import BadInput, IntegrityError, RayUnlearnError
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
 from rayunlearn.results.store import AlreadyExists, NotStored, Store
+from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.remote import fetch, sentence
 from rayunlearn.runtime.training import TrainingJob, fit
 from rayunlearn.seeds import derive_seed
@@ -83,7 +84,7 @@ def shadow_path(job: TrainingJob) -> str:
 
 @ray.remote
 def _fit_shadow(job: TrainingJob, threads: int) -> bytes:
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     return _to_bytes(job, fit(job))
 
 

@@ -15,6 +15,7 @@ import os
 import re
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -189,14 +190,11 @@ class Sweep:
         """What all trials share, put into the object store; all sets, of which they see one; the version."""
         recipe, store = self.context.recipe, self.context.store
         weights = load_version(store, self.parent)
-        ensemble = open_ensemble(Placement.COLOCATED, threads=self.where.threads, workers=self.where.workers)
-        try:
-            if self.roles.erased:
+        if self.roles.erased:
+            with self._processes() as ensemble:
                 sets, behaviour = self._held_out(ensemble, weights)
-            else:
-                sets, behaviour = self._synthetic(ensemble, weights), None
-        finally:
-            ensemble.close()
+        else:
+            sets, behaviour = self._synthetic(weights), None
         bank = sets.get("bank")
         inputs = RunInputs(
             method=self.method.name,
@@ -215,7 +213,12 @@ class Sweep:
         )  # fmt: skip
         return common, sets, weights
 
-    def _synthetic(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> dict[str, SyntheticSet]:
+    def _processes(self) -> closing[Ensemble]:
+        """What makes and measures what all trials share."""
+        where = self.where
+        return closing(open_ensemble(Placement.COLOCATED, threads=where.threads, workers=where.workers))
+
+    def _synthetic(self, weights: dict[str, Tensor]) -> dict[str, SyntheticSet]:
         """Made once for a version and a request; found again by all that they depend on."""
         store, recipe = self.context.store, self.context.recipe
         per_class = self.method.inverted(recipe.method_settings)
@@ -227,7 +230,8 @@ class Sweep:
         name = f"{SETS}/{self.parent.lineage}/{self.parent.version}-{digest}.pt"
         if not store.exists(name):
             jobs = synthesis_jobs(self.spec, weights, self.roles, recipe, self.seed)
-            made = dict(zip(jobs, ensemble.map(list(jobs.values())), strict=True))
+            with self._processes() as ensemble:
+                made = dict(zip(jobs, ensemble.map(list(jobs.values())), strict=True))
             store.put(name, saved({key: vars(each) for key, each in made.items()}))
         return {key: SyntheticSet(**each) for key, each in loaded(store.get(name), name).items()}
 
@@ -327,21 +331,14 @@ class Sweep:
         files = {trial: trial_files(common.store, self.name, trial) for trial in self.record.results}
         found = [(r, r.step) for r in self.record.unmeasured() if r.step is not None]
         if found:
-            ensemble = open_ensemble(
-                Placement.COLOCATED, threads=self.where.threads, workers=self.where.workers
-            )
-            try:
-                recipe = self.context.recipe
-                of_version = weights, sets, self.roles, recipe, self.seed
-                jobs = [
-                    second_jobs(self.spec, files[r.trial].student(step), *of_version) for r, step in found
-                ]
+            recipe = self.context.recipe
+            of_version = weights, sets, self.roles, recipe, self.seed
+            jobs = [second_jobs(self.spec, files[r.trial].student(step), *of_version) for r, step in found]
+            with self._processes() as ensemble:
                 answers = iter(ensemble.map([job for of_one in jobs for job in of_one]))
-                for (result, step), of_one in zip(found, jobs, strict=True):
-                    own = [next(answers) for _ in of_one]
-                    self.record.measured(result, second_record(step, own, recipe))
-            finally:
-                ensemble.close()
+            for (result, step), of_one in zip(found, jobs, strict=True):
+                own = [next(answers) for _ in of_one]
+                self.record.measured(result, second_record(step, own, recipe))
         for trial, result in self.record.results.items():
             chosen_only(files[trial], result.step)
 

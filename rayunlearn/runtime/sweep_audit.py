@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
 from torch import Tensor
 
 from rayunlearn.evaluation.accuracy import class_counts
@@ -23,6 +22,7 @@ from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.sweeps import SweepView, real_figures, trial_run
+from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.labelled import open_data
 from rayunlearn.runtime.remote import fetch
@@ -106,7 +106,7 @@ def _count(
     groups: tuple[tuple[int, ...], ...],
     threads: int,
 ) -> Any:
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     dataset, parts = open_data(data, split_seed)
     images, labels = dataset.images[parts.test_ids], dataset.labels[parts.test_ids]
     counts = {}

@@ -20,6 +20,7 @@ import torch
 from rayunlearn.access import seal
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.results.store import StoreFailed
+from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.remote import fetch, is_loss, original, sentence
 from rayunlearn.runtime.signals import handlers_as_before
 from rayunlearn.runtime.wire import pack, unpack
@@ -116,7 +117,7 @@ def _worked(handed: Sequence[ray.ObjectRef[Any]], shard: Shard, threads: int, se
     """
     if sealed:
         seal()
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     work, packed = fetch(handed[0])
     return pack(work(unpack(packed), shard))
 

@@ -25,6 +25,7 @@ from rayunlearn.methods.unlearning import Samples, TrainingLog
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
 from rayunlearn.models.weights import load_into, weights_from_bytes, weights_to_bytes
 from rayunlearn.recipes import DataSettings, Recipe
+from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.device import own_device
 from rayunlearn.runtime.labelled import data_hash, open_data
 from rayunlearn.runtime.remote import fetch, fetch_told, telling, warn_here
@@ -224,19 +225,19 @@ def fit_gold(job: TrainingJob, original: Mapping[str, Tensor], *, shard: Shard |
 def _describe(
     data: DataSettings, name: str, width: float, split_seed: int, threads: int
 ) -> tuple[ClassifierSpec, str]:
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     return classifier_spec(data, name, width), data_hash(data, split_seed)
 
 
 @ray.remote
 def _fit_alone(job: TrainingJob, threads: int) -> bytes:
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     return weights_to_bytes(fit(job).state_dict())
 
 
 @ray.remote
 def _fit_logged(job: TrainingJob, threads: int) -> tuple[bytes, bytes]:
-    torch.set_num_threads(threads)
+    torch_process.set_up(threads)
     model, log = fit_logged(job)
     return weights_to_bytes(model.state_dict()), weights_to_bytes(log_to_tensors(log))
 

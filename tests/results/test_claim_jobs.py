@@ -203,7 +203,7 @@ def test_a_job_in_a_bucket(address: str, tmp_path: Path) -> None:
     no secret is in anything that it stored or said.
     """
     (tmp_path / "requests.jsonl").write_text('{"request_id": "forget-0", "target": [0]}\n')
-    command = ("--requests", tmp_path / "requests.jsonl", "--storage", address)
+    command = ("--requests", tmp_path / "requests.jsonl", "--storage", address, "--placement", "colocated")
     ended = run_job(*command, settings=(*BANK, "audit.gold_workers=2"))
     assert ended.code == ExitCode.OK, ended.out + ended.err
     store = Store.open(address, create=False)

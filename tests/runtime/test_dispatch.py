@@ -32,6 +32,8 @@ from tests.runtime.tiny import (
     tiny_recipe,
 )
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 SEQUENCE = PlanSettings(order=("gkt",), max_classes=1)
 TOGETHER = PlanSettings(order=("gkt",), max_classes=4)
 

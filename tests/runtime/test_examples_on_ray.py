@@ -9,31 +9,49 @@ import pytest
 import torch
 
 from rayunlearn.methods.unlearning import Samples
+from rayunlearn.recipes import Recipe
 from rayunlearn.results.inbox import Inbox
 from rayunlearn.runtime.cluster import Placement, open_ensemble
 from rayunlearn.runtime.ensemble import Ensemble
 from rayunlearn.runtime.examples import reference, to_bytes
 from rayunlearn.runtime.service import Place, Service
 from rayunlearn.runtime.train_ensemble import TrainEnsemble
+from rayunlearn.settings import override
 from tests.runtime.test_examples import asked, given, recipe, served
 from tests.runtime.tiny import NOON, memory_store, rows, stored_original, tiny_context, tiny_scheduler
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
+def rarely_checked() -> Recipe:
+    """With checkpoints half as far apart as the run is long: to each a worker's process is started."""
+    return override(recipe(), ["validation.checkpoint_every=14"])
+
+
 @pytest.fixture(scope="module")
 def whole() -> str:
     """The version that one process publishes."""
-    return str(served(memory_store()).version)
+    return str(served(memory_store(), of=rarely_checked()).version)
 
 
 def published(opened: Ensemble) -> str:
     """The version that a run on this ensemble publishes."""
     store = memory_store()
-    scheduler = tiny_scheduler(store, recipe(), open_ensemble=lambda: opened, of=stored_original())
+    scheduler = tiny_scheduler(store, rarely_checked(), open_ensemble=lambda: opened, of=stored_original())
     outcome = scheduler.serve(asked(given(store), whole=True))
     assert outcome.version is not None, outcome.reason
     return outcome.version
+
+
+class Counting(TrainEnsemble):
+    """Counts how often its workers are begun."""
+
+    advanced = 0
+
+    def advance(self, first: int, last: int) -> None:
+        """Take steps by a worker."""
+        self.advanced += 1
+        super().advance(first, last)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -45,8 +63,9 @@ def test_any_number_of_workers_makes_the_same_d_prime(cluster: None, whole: str,
 
 def test_a_worker_relearns_to_the_same_bits(cluster: None, whole: str, tmp_path: Path) -> None:
     """A worker of its own gives the version that the run's own process gives; it is sealed."""
-    inner = open_ensemble(Placement.COLOCATED, cpus_per_role=0.5)
-    assert published(TrainEnsemble(inner, tmp_path, workers=1, threads=1)) == whole
+    inner = Counting(open_ensemble(Placement.COLOCATED, cpus_per_role=0.5), tmp_path, workers=1, threads=1)
+    assert published(inner) == whole
+    assert inner.advanced > 1
 
 
 def test_examples_of_the_inbox_fit_the_model_or_are_rejected(cluster: None) -> None:

@@ -23,6 +23,7 @@ from rayunlearn.scheduling.requests import Request
 from tests.runtime.test_dispatch import dispatcher, received, served, statuses
 from tests.runtime.tiny import forget, memory_store, rows
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 OURS = replace(forget(1), lineage="ours")
 THEIRS = replace(forget(2), lineage="theirs")
 
@@ -169,7 +170,7 @@ def test_what_raised_is_tried_by_the_next_method() -> None:
 
 def test_a_process_that_dies_again_and_again_ends_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """After so many losses in a row it has failed; each is on record."""
-    monkeypatch.setattr(recovery.outlasting, "__kwdefaults__", {"losses": 0, "sleep": lambda seconds: None})
+    monkeypatch.setitem(recovery.outlasting.__kwdefaults__, "sleep", lambda seconds: None)
     store = memory_store()
     both_served(store, ActorDiedError())
     assert statuses(store) == {"forget-1": "failed", "forget-2": "served"}
@@ -187,7 +188,7 @@ def test_losses_before_a_restart_count(monkeypatch: pytest.MonkeyPatch) -> None:
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(recovery.outlasting, "__kwdefaults__", {"losses": 0, "sleep": sleep})
+    monkeypatch.setitem(recovery.outlasting.__kwdefaults__, "sleep", sleep)
     store = memory_store()
     with pytest.raises(KeyboardInterrupt):
         both_served(store, ActorDiedError())

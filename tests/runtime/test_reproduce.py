@@ -32,7 +32,7 @@ from rayunlearn.runtime.reproduce_models import forgotten_by_then, request_name,
 from rayunlearn.runtime.training import classifier_spec, training_job
 from tests.runtime.tiny import Quiet, tiny_recipe
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("few_draws")]
 
 
 def tiny_row(method: str = "gated_inversion", *settings: str, requests=((0,), (2,)), **fields) -> Row:

@@ -30,6 +30,8 @@ from tests.runtime.tiny import (
 )
 from tests.waiting import HANG_S
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 FAST = "inversion.iterations=5"  # most resumed runs synthesise again
 STEPS = [2, 4, 6]
 

@@ -235,6 +235,7 @@ def test_nothing_is_handed_over_twice() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_draws")
 def test_a_run_killed_before_any_write_goes_on() -> None:
     """As for a class: from every third prefix of its writes the same version, each row once."""
     store = Recording()

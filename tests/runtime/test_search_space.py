@@ -186,6 +186,7 @@ def run(tmp_path: Path, sampler: str, space: Space, trials: int, scheduler: str 
         tune_config=tune.TuneConfig(
             metric=SCORE, mode="max", search_alg=search.algorithm, num_samples=search.num_samples,
             scheduler=trial_scheduler(scheduler, cycles=80, grace=10, reduction=2), max_concurrent_trials=1,
+            reuse_actors=True,  # as sweeps do: one process for all trials, not a start for each
         ),
         run_config=tune.RunConfig(name=sampler, storage_path=str(tmp_path), verbose=0),
     ).fit()  # fmt: skip

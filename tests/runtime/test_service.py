@@ -36,7 +36,7 @@ from tests.runtime.tiny import (
     tiny_recipe,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster", "few_draws")]
 UNPUBLISHABLE = ("gate.max_forget=0", "gate.max_position=0", "gate.max_loss=0")
 
 

@@ -33,7 +33,7 @@ def test_ray_job_submit(head: Head, tmp_path: Path) -> None:
     """
     requests, storage = tmp_path / "requests.jsonl", tmp_path / "storage"
     arguments: list[str | Path] = ["python", "jobs/sequential_unlearn.py"]
-    arguments += ["--requests", requests, "--storage", storage]
+    arguments += ["--requests", requests, "--storage", storage, "--placement", "colocated"]
     requests.write_text('{"request_id": "forget-0", "target": [0]}\n')
     for setting in (*BANK, "audit.enabled=false"):
         arguments += ["--set", setting]

@@ -48,6 +48,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SPACE = ("gkt.epsilon=loguniform(0.02,0.1)", "gkt.student_lr=loguniform(0.0003,0.01)")
 """Without the recipe's own epsilon, so that a winner differs from the recipe."""
 TINY = ("gkt.cycles=12", "gkt.schedule_cycles=12", "gkt.divergence=kl")
+CPUS = 1.5
+"""Of a trial: two are side by side on the head, and others take over their actors."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def swept(
         scheduler=settings.pop("scheduler", "none"), **settings,
     )  # fmt: skip
     context = replace(scheduler.context, progress=progress or Quiet())
-    where = where_for(recipe, Placement.COLOCATED, cpus_per_role=0.5, gpus_per_role=None)
+    where = where_for(recipe, Placement.COLOCATED, cpus_per_role=CPUS, gpus_per_role=None)
     parent = versions(LedgerReader(store), "default")[-1]
     sweep = Sweep(context, parent, request or forget(0), declared, where, name="s")
     handlers = [signal.getsignal(number) for number in SIGNALS]
@@ -221,7 +223,7 @@ def test_what_cannot_be_searched_is_refused_at_once(cluster: None, tmp_path: Pat
 def sweep_job(storage: Path, head: Head, *flags: str) -> subprocess.Popen[str]:
     """`python jobs/tune_sweep.py` on the head, tiny."""
     command = [sys.executable, "jobs/tune_sweep.py", "--storage", str(storage), "--address", head.address]
-    command += ["--budget", "3 trials", "--scheduler", "none", "--cpus-per-role", "0.5", *flags]
+    command += ["--budget", "3 trials", "--scheduler", "none", "--cpus-per-role", str(CPUS), *flags]
     for setting in (*SMALL, *TINY):
         command += ["--set", setting]
     return subprocess.Popen(
