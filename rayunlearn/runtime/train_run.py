@@ -70,7 +70,6 @@ def train_run(
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-
     def on_worker() -> Any:
         import ray.train.torch
 

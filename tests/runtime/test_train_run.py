@@ -15,6 +15,7 @@ import torch
 
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.runtime.train_run import train_run
+from tests.waiting import HANG_S
 
 
 def run(work: Callable[..., Any], given: Any, scratch: Path, workers: int = 1) -> Any:
@@ -66,21 +67,26 @@ def test_a_failure_names_the_run_and_a_refusal_is_itself(tmp_path: Path) -> None
 @pytest.mark.usefixtures("cluster")
 def test_ctrl_c_is_ours_during_a_run_and_after_it(tmp_path: Path) -> None:
     """SIGINT in a run ends in `KeyboardInterrupt`, for which Train exits with 0; then the handler is back."""
-    started = tmp_path / "started"
+    started, over = tmp_path / "started", threading.Event()
 
     def waits(given: str, shard: tuple[int, int]) -> None:
         Path(given).touch()
-        time.sleep(120)
+        time.sleep(HANG_S)
 
     def interrupt() -> None:
         while not started.exists():
             time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
+        while not over.is_set():  # one that comes while a library finalises something is lost in Python
+            os.kill(os.getpid(), signal.SIGINT)
+            over.wait(10)
 
     before = signal.getsignal(signal.SIGINT)
-    threading.Thread(target=interrupt, daemon=True).start()
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
         run(waits, str(started), tmp_path)
+    over.set()
+    thread.join(HANG_S)
     assert signal.getsignal(signal.SIGINT) is before
     assert list(tmp_path.iterdir()) == [started]
 
