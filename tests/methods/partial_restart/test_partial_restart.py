@@ -155,14 +155,14 @@ def test_answers_are_even_over_the_classes_and_none_is_of_a_forgotten_one(versio
 def test_targets_say_nothing_of_the_classes(version: Classifier) -> None:
     """Images that pass have both logits at the lowest retain logit; others are dropped, batch by batch."""
     teacher = build_teacher(handed(version), SMALL)
-    source = build_source(handed(version), replace(SMALL, student_steps=2))
+    source = build_source(handed(version), replace(SMALL, student_steps=16))
     source.weigh(torch.ones(200))
     batches = source.supply(1)
     judged = teacher.label(batches)
     with torch.no_grad():
         logits = [version(batch) for batch in batches]
     passed = [raw.softmax(dim=1)[:, [0, 3]].sum(dim=1) < 0.3 for raw in logits]
-    assert judged.sizes == tuple(int(p.sum()) for p in passed) and 0 < sum(judged.sizes) < 32
+    assert judged.sizes == tuple(int(p.sum()) for p in passed) and 0 < sum(judged.sizes) < 16 * 16
     assert torch.equal(judged.images, torch.cat([b[p] for b, p in zip(batches, passed, strict=True)]))
     raw = torch.cat([r[p] for r, p in zip(logits, passed, strict=True)])
     kept = list(ROLES.retain)
@@ -231,9 +231,9 @@ def test_a_wrong_setting_is_named(field: str, value: object) -> None:
 
 @pytest.mark.learned
 def test_a_class_is_forgotten_and_others_are_kept(version: Classifier, digits_data: LabelledImages) -> None:
-    """Pictures that are of no data set teach the retain classes; control: white noise does not.
+    """Pictures that are of no data set teach the retain classes: 96 %; control: white noise does less, 87 %.
 
-    MEASURED
+    Over six root seeds the narrower margin is 5.5 standard deviations.
     """
     roles = Roles(retain=tuple(range(1, 10)), target=(0,))
     settings = PartialRestartSettings(kept=4, cycles=6, student_steps=40, batch_size=64, pictures=2000)
@@ -251,5 +251,4 @@ def test_a_class_is_forgotten_and_others_are_kept(version: Classifier, digits_da
         assert counts.correct[0] == 0
         right, count = counts.sums(roles.retain)
         shares.append(right / count)
-    print("MEASURE", shares)
     assert shares[0] > 0.9 > shares[1]
