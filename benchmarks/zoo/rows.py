@@ -22,7 +22,7 @@ from rayunlearn.models.classifiers import version_model
 from rayunlearn.models.weights import version_id
 from rayunlearn.runtime.machine import machine_facts
 
-FORMS = {"truth": 2, "without_data": 9}
+FORMS = {"truth": 2, "without_data": 10}
 """Counted up when what is measured changes."""
 UNTRUE = ("ladder", "stand-in")
 """Families of which nothing has to be known on real data."""

@@ -9,7 +9,7 @@ from benchmarks.zoo.before import relapse_curve
 from benchmarks.zoo.cache import Weights
 from benchmarks.zoo.members import Workshop
 from rayunlearn.evaluation.keeping import Keeping
-from rayunlearn.evaluation.synthetic import assess, probe_recall
+from rayunlearn.evaluation.synthetic import assess, mean_probe_recall
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.classifiers import Classifier, version_model
 from rayunlearn.roles import Roles
@@ -62,7 +62,7 @@ def measured(asked: Questions, model: Classifier, *, checkpoint: bool) -> dict[s
 
     Returns:
         assessment: counts on the plain images.
-        probe: shares of coarse images of the target and of the others that a probe of the features knows.
+        probe: shares of images of the target and of the others that a probe of the features knows.
         kept: what it has kept of the version.
         relapse: of the gate before.
         stop: assessment and kept by the stop set, or None.
@@ -74,7 +74,7 @@ def measured(asked: Questions, model: Classifier, *, checkpoint: bool) -> dict[s
         stop = {"assessment": found, "kept": asked.stop_keeping.measure(model)}
     return {
         "assessment": asdict(assess(model, check, roles)),
-        "probe": list(probe_recall(model, asked.stop, roles, asked.seed)),
+        "probe": list(mean_probe_recall(model, (check, asked.stop), roles, asked.seed)),
         "kept": asked.keeping.measure(model),
         "relapse": relapse_curve(model, check, roles),
         "stop": stop,

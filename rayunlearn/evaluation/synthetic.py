@@ -96,6 +96,19 @@ def probe_recall(
     )  # fmt: skip
 
 
+def mean_probe_recall(
+    model: Classifier, sets: Sequence[SyntheticSet], roles: Roles, seed: int
+) -> tuple[float, float]:
+    """Means of `probe_recall` over sets of several kinds: what one shows too well, another does not.
+
+    Plain images show what a version's first layers answer to, and are told by whoever kept these. Coarse ones
+    show less of what noise or a few steps have hidden (docs/log.md, 110 and 113).
+    """
+    found = [probe_recall(model, images, roles, seed) for images in sets]
+    forget, retain = (sum(shares) / len(found) for shares in zip(*found, strict=True))
+    return forget, retain
+
+
 def balanced_labels(roles: Roles, *, per_retain_class: int, per_forget_class: int) -> Tensor:
     """The labels of a synthetic set `[N]`: so many of each retain class, then of each class to forget."""
     parts: Sequence[Tensor] = [

@@ -1,8 +1,9 @@
 """What a run is judged by: synthetic images of its version, and measures on them.
 
 Three sets have seeds of their own and share no image. By the first, of coarse images, a run is stopped, and
-the gate probes the features. By the second, of plain ones, the gate asks whether a class is forgotten; by the
-third, of coarse images of the retain classes, it predicts how much is kept, and stand-ins learn from it.
+the gate probes the features. By the second, of plain ones, the gate asks whether a class is forgotten, and
+probes them as well; by the third, of coarse images of the retain classes, it predicts how much is kept, and
+stand-ins learn from it.
 
 Of a single sample there is no synthetic image: for a request that names some the sets hold retain classes
 alone, and whether the samples are forgotten is for the audit to say. A behaviour is judged by held-out
@@ -124,18 +125,17 @@ def gate_jobs(
 ) -> list[Job]:
     """What the gate has measured; `gate_measures` takes the answers.
 
-    Probes are of coarse images, the stop's: plain ones show what a version's first layers answer to, and are
-    told by whoever kept these, whatever he has erased (docs/log.md, 110). Stand-ins learn from another set.
+    Probes are of plain images and of the stop's coarse ones. Stand-ins learn from the third set.
     """
     check = sets["check"]
     jobs: list[Job] = [(measure, (spec, model, check, roles)) for model in (candidate, parent)]
     if not roles.erased:
         jobs.append((measure_kept, (spec, candidate, parent, sets["keep"], roles, seed)))
     if roles.target:
-        jobs += [(probe, (spec, model, sets["stop"], roles, seed)) for model in (candidate, parent)]
+        jobs += [(probe, (spec, model, (check, sets["stop"]), roles, seed)) for model in (candidate, parent)]
         for number in range(recipe.stand_ins.number):
             own = derive_seed(seed, "stand-in", number)
-            shown, asked = sets["keep"], sets["stop"]
+            shown, asked = sets["keep"], (check, sets["stop"])
             jobs.append((probe_stand_in, (spec, parent, shown, asked, roles, recipe.stand_ins, own)))
     return jobs
 

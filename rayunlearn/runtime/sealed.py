@@ -5,7 +5,7 @@ This module and all that it imports is what a sealed process loads: nothing of i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -16,7 +16,7 @@ from rayunlearn.access import seal
 from rayunlearn.evaluation.judged import Evidence, judged
 from rayunlearn.evaluation.keeping import Keeping
 from rayunlearn.evaluation.stand_ins import StandInSettings, stand_in
-from rayunlearn.evaluation.synthetic import Assessment, probe_recall
+from rayunlearn.evaluation.synthetic import Assessment, mean_probe_recall
 from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet, coarse, deep_inversion
 from rayunlearn.models.classifiers import ClassifierSpec, version_model
 from rayunlearn.roles import Roles
@@ -72,30 +72,30 @@ def measure_kept(
 def probe(
     spec: ClassifierSpec,
     weights: dict[str, Tensor],
-    check_set: SyntheticSet,
+    sets: Sequence[SyntheticSet],
     roles: Roles,
     seed: int,
     *,
     device: str = "cpu",
 ) -> tuple[float, float]:
-    """`probe_recall` of a model given by its weights; runs in a sealed process."""
-    return probe_recall(version_model(spec, weights).to(device), check_set, roles, seed)
+    """`mean_probe_recall` of a model given by its weights; runs in a sealed process."""
+    return mean_probe_recall(version_model(spec, weights).to(device), sets, roles, seed)
 
 
 def probe_stand_in(
     spec: ClassifierSpec,
     weights: dict[str, Tensor],
     images: SyntheticSet,
-    check_set: SyntheticSet,
+    sets: Sequence[SyntheticSet],
     roles: Roles,
     settings: StandInSettings,
     seed: int,
     *,
     device: str = "cpu",
 ) -> tuple[float, float]:
-    """`probe_recall` of a stand-in for a version given by its weights; runs in a sealed process."""
+    """`mean_probe_recall` of a stand-in for a version given by its weights; runs in a sealed process."""
     made = stand_in(version_model(spec, weights).to(device), images, roles, settings, seed)
-    return probe_recall(made, check_set, roles, seed)
+    return mean_probe_recall(made, sets, roles, seed)
 
 
 class SealedProcess:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from rayunlearn.data.datasets import LabelledImages
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.synthetic import assess, balanced_labels
+from rayunlearn.evaluation.synthetic import assess, balanced_labels, mean_probe_recall, probe_recall
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec
 from rayunlearn.models.weights import version_id
@@ -122,3 +124,19 @@ def test_a_class_to_forget_without_an_image_is_an_error() -> None:
     """What was asked for and is not there is no 0 of 0."""
     with pytest.raises(BadInput, match=r"synthetic forget images is 0; allowed: at least 1 of .*\[2\]"):
         assess(Stub(), IMAGES.of((0, 1)), ROLES)
+
+
+def test_a_probe_s_recall_is_the_mean_over_kinds_of_images(
+    digits_version: Callable[[], Classifier], digits_data: LabelledImages
+) -> None:
+    """Of two sets the mean of both shares, which differ; of one set that set's own."""
+    roles = Roles(retain=tuple(range(1, 10)), target=(0,))
+    clear = SyntheticSet(images=digits_data.images[:120], labels=digits_data.labels[:120], requested=120)
+    noise = torch.randn(clear.images.shape, generator=torch.Generator().manual_seed(0))
+    blurred = replace(clear, images=clear.images + noise)
+    model = digits_version()
+    one, other = (probe_recall(model, images, roles, 0) for images in (clear, blurred))
+    assert one != other
+    both = mean_probe_recall(model, (clear, blurred), roles, 0)
+    assert both == pytest.approx([(a + b) / 2 for a, b in zip(one, other, strict=True)])
+    assert mean_probe_recall(model, (clear,), roles, 0) == one

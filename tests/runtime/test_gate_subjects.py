@@ -140,16 +140,17 @@ def finished() -> Weights:
 
 
 def test_stand_ins_are_probed_with_images_that_they_did_not_learn_from() -> None:
-    """Probes ask about the stop's images, stand-ins learn from the third set; the two share no image."""
+    """Probes ask about two sets, plain and coarse; stand-ins learn from a third, which shares no image."""
     probes = {job for job, _ in asked(stored_original()[1])} & {probe, probe_stand_in}
     assert probes == {probe, probe_stand_in}
     for job, arguments in asked(stored_original()[1]):
         if job is probe:
-            assert arguments[2] is sets()["stop"]
+            assert arguments[2] == (sets()["check"], sets()["stop"])
         if job is probe_stand_in:
-            assert arguments[2] is sets()["keep"] and arguments[3] is sets()["stop"]
-    learned, told = (sets()[name].images.flatten(1) for name in ("keep", "stop"))
-    assert float(torch.cdist(learned, told).min()) > 0
+            assert arguments[2] is sets()["keep"] and arguments[3] == (sets()["check"], sets()["stop"])
+    learned = sets()["keep"].images.flatten(1)
+    for name in ("check", "stop"):
+        assert float(torch.cdist(learned, sets()[name].images.flatten(1)).min()) > 0
 
 
 def test_the_unmodified_original_is_refused() -> None:
