@@ -267,7 +267,7 @@ def test_what_a_run_computes_works(actor: Any) -> None:
     made = ask(actor, invert, spec, weights, labels, settings, 7)
     assert torch.equal(made.images, invert(spec, weights, labels, settings, 7).images)
     assert ask(actor, measure, spec, weights, made, ROLES) == measure(spec, weights, made, ROLES)
-    given = (spec, weights, made, made, ROLES, StandInSettings(steps=3), 7)
+    given = (spec, weights, made, (made,), ROLES, StandInSettings(steps=3), 7)
     assert tuple(ask(actor, probe_stand_in, *given)) == probe_stand_in(*given)
 
 
