@@ -29,6 +29,7 @@ import tyro
 from benchmarks.zoo.cache import Cache, Weights, default_folder
 from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.setups import SETUPS, Setup, Task
+from benchmarks.zoo.truth import first_images
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.probe import ProbeSettings, linear_probes, recall
 from rayunlearn.methods.training import StepInfo
@@ -120,22 +121,14 @@ def on_real_data(shop: Workshop, weights: Weights, forget: tuple[int, ...]) -> d
     counts = class_counts(model, data.images[test], data.labels[test], classes)
     right, count = counts.sums([c for c in range(classes) if c not in forget])
     gone, of = counts.sums(forget)
-    asked = _first(shop, test, ASKED)
+    asked = first_images(shop, test, ASKED)
     found = {}
     for shown, draws in SHOWN.items():
         seeds = [derive_seed(shop.seed, "natural probe", draw) for draw in range(draws)]
         settings = ProbeSettings(train_per_class=shown)
-        train = _first(shop, shop.parts.train_ids, 5 * shown + 100)
+        train = first_images(shop, shop.parts.train_ids, 5 * shown + 100)
         found[str(shown)] = recall(linear_probes(model, *train, *asked, forget, settings, seeds))[0]
     return {"d_r": 100 * right / count, "d_f": 100 * gone / of, "probe": found}
-
-
-def _first(shop: Workshop, ids: torch.Tensor, per_class: int) -> tuple[torch.Tensor, torch.Tensor]:
-    labels = shop.dataset.labels[ids]
-    chosen = torch.cat(
-        [ids[(labels == c).nonzero().flatten()[:per_class]] for c in range(shop.spec.num_classes)]
-    )
-    return shop.dataset.images[chosen], shop.dataset.labels[chosen]
 
 
 def row_of(setup: Setup, seed: int, forget: tuple[int, ...], method: str, cache: Cache) -> dict[str, Any]:

@@ -39,8 +39,8 @@ def truth(shop: Workshop, weights: Weights, roles: Roles) -> dict[str, Any]:
     model = version_model(shop.spec, weights)
     dataset, test = shop.dataset, shop.parts.test_ids[:TEST]
     counts = class_counts(model, dataset.images[test], dataset.labels[test], shop.spec.num_classes)
-    shown = _first(shop, shop.parts.train_ids, RELEARN_SHOWN)
-    asked = _first(shop, test, PROBE_ASKED)
+    shown = first_images(shop, shop.parts.train_ids, RELEARN_SHOWN)
+    asked = first_images(shop, test, PROBE_ASKED)
     row: dict[str, Any] = {
         "correct": counts.correct.tolist(), "count": counts.total.tolist(),
         "predicted": counts.predicted.tolist(),
@@ -50,7 +50,7 @@ def truth(shop: Workshop, weights: Weights, roles: Roles) -> dict[str, Any]:
         settings = ProbeSettings(train_per_class=per_class)
         found = linear_probes(model, *shown, *asked, roles.forget, settings, seeds)
         row[f"probe_{per_class}"] = recall(found)
-    images, labels = _first(shop, test, RELEARN_ASKED)
+    images, labels = first_images(shop, test, RELEARN_ASKED)
     gone = torch.isin(labels, torch.tensor(roles.forget))
     curve = relearn(
         model, *shown, images[gone], labels[gone], 1.0, RELEARN, derive_seed(shop.seed, "zoo relearning")
@@ -58,7 +58,7 @@ def truth(shop: Workshop, weights: Weights, roles: Roles) -> dict[str, Any]:
     return row | {"relearned": list(curve.correct), "relearn_count": curve.count}
 
 
-def _first(shop: Workshop, ids: torch.Tensor, per_class: int) -> tuple[torch.Tensor, torch.Tensor]:
+def first_images(shop: Workshop, ids: torch.Tensor, per_class: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The first images of each class."""
     labels = shop.dataset.labels[ids]
     chosen = torch.cat(

@@ -67,14 +67,13 @@ class Source:
         """Student batches `[S, B, C, H, W]`, normalised; some pictures are cut together with another one."""
         draws = generator(self.seed, "partial restart supply", cycle)
         steps, batch = self.settings.student_steps, self.settings.batch_size
-        images = self._drawn(steps * batch, draws)
+        drawn = self._drawn(steps * batch, draws)
+        images = drawn.view(steps, batch, *drawn.shape[1:])
         cut = round(self.settings.cut_share * batch)
         if cut:
-            parts = images.view(steps, batch, *images.shape[1:])[:, :cut]
-            others = self._drawn(steps * cut, draws)
-            mixed = cut_together(parts.flatten(0, 1), others, draws)
-            images.view(steps, batch, *images.shape[1:])[:, :cut] = mixed.view(parts.shape)
-        return images.view(steps, batch, *images.shape[1:])
+            parts, others = images[:, :cut], self._drawn(steps * cut, draws)
+            images[:, :cut] = cut_together(parts.flatten(0, 1), others, draws).view(parts.shape)
+        return images
 
     def _drawn(self, count: int, draws: torch.Generator) -> Tensor:
         ids = torch.multinomial(self.weights, count, replacement=True, generator=draws)
