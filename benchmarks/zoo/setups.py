@@ -108,6 +108,11 @@ _SMALL = (
 )  # fmt: skip
 _DIGITS = ("min_max.noise_steps=120", "gkt.cycles=240", "gkt.schedule_cycles=240", "ispf.epochs=20")
 _MNIST = (*_SMALL, "data.train_per_class=1000", "model.width=0.125", "train.batch_size=64")
+WHOLE_MNIST = Setup(
+    dataset="mnist", model="allcnn", variant="whole", seeds={},
+    settings=(*_SMALL, "model.width=0.125", "train.batch_size=128", "train.epochs=5"),
+)
+"""All images of MNIST, for measures of time; no task of the zoo."""
 _NATURAL = (*_SMALL, "train.batch_size=128", "train.crop=2", "train.weight_decay=0.01")
 
 SETUPS = {

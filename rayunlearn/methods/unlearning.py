@@ -150,6 +150,7 @@ class Method:
         inverted: DeepInversion images that it learns from, of each class to retain and to forget.
         fixed_length: it has one result, its last; otherwise any checkpoint may be published.
         roles: how a run is made of parts that may be in processes of their own; None where it has one part.
+        layered: its settings name the first layers to be kept as `kept`, or None, and the judge chooses.
     """
 
     name: str
@@ -162,6 +163,7 @@ class Method:
     inverted: Callable[[Any], tuple[int, int]] = lambda settings: (0, 0)
     fixed_length: bool = False
     roles: InRoles | None = None
+    layered: bool = False
 
 
 def required(handed: Handed, name: str, method: str) -> Any:

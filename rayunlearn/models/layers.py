@@ -29,8 +29,7 @@ def layers(spec: ClassifierSpec) -> list[tuple[str, ...]]:
     found: list[list[str]] = []
 
     def note(name: str, module: nn.Module) -> None:
-        weight = getattr(module, "weight", None)
-        if weight is not None and weight.dim() > 1:
+        if _has_matrix(module):
             found.append([name] if found else [*before, name])
         else:
             (found[-1] if found else before).append(name)
@@ -41,6 +40,24 @@ def layers(spec: ClassifierSpec) -> list[tuple[str, ...]]:
     with torch.no_grad():
         model(torch.zeros(1, spec.in_channels, spec.image_size, spec.image_size))
     return [tuple(dict.fromkeys(layer)) for layer in found]
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and weight.dim() > 1
+
+
+def matrices(spec: ClassifierSpec) -> list[str]:
+    """Name of the module of each layer that has the matrix or kernel, from first to last.
+
+    >>> spec = ClassifierSpec(
+    ...     name="lenet", width=1.0, in_channels=1, image_size=28, num_classes=3, mean=(0.0,), std=(1.0,)
+    ... )
+    >>> len(matrices(spec)) == len(layers(spec))
+    True
+    """
+    modules = dict(build_classifier(spec, 0).named_modules())
+    return [next(name for name in layer if _has_matrix(modules[name])) for layer in layers(spec)]
 
 
 def first_layers(spec: ClassifierSpec, count: int) -> list[str]:

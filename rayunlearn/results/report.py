@@ -316,9 +316,13 @@ def _stops(summary: RequestSummary) -> list[dict[str, Any]]:
 
 
 def _identity(summary: RequestSummary) -> list[tuple[str, str, str]]:
-    """(name, short form, full form) of the ids that the request's record can be found by."""
+    """(name, short form, full form) of the ids that the record can be found by, and of what was kept."""
     ids = [("run", summary.run_id), ("parent version", summary.parent), ("published", summary.version)]
-    return [(name, value[:12], value) for name, value in ids if value]
+    named = [(name, value[:12], value) for name, value in ids if value]
+    if summary.kept_layers is None:
+        return named
+    kept = "{} of {}".format(*summary.kept_layers)
+    return [*named, ("layers kept", kept, f"the first {kept} layers keep the parent version's weights")]
 
 
 def _curves(summary: RequestSummary) -> str:

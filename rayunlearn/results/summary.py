@@ -115,6 +115,8 @@ class RequestSummary:
         synthetic_check: measure -> figure of the candidate on the gate's synthetic set.
         threshold: of kind "examples": what counted as like them; None before it was found.
         yields: likewise: what each class gave to D'.
+        kept_layers: first layers that keep the parent's weights, as the judge chose, and how many there are;
+            None where it chose none.
         relapse: steps of synthetic relearning -> accuracy on the class to forget, as the gate saw it.
         synthetic: cycle -> checkpoint on the synthetic set for stopping.
         real: cycle -> the same checkpoint on real data, where audited.
@@ -146,6 +148,7 @@ class RequestSummary:
     synthetic_check: Mapping[str, Figure] = field(default_factory=dict)
     threshold: Threshold | None = None
     yields: tuple[ClassYield, ...] = ()
+    kept_layers: tuple[int, int] | None = None
     relapse: Mapping[int, float] = field(default_factory=dict)
     synthetic: Mapping[int, SyntheticPoint] = field(default_factory=dict)
     real: Mapping[int, RealPoint] = field(default_factory=dict)
@@ -355,10 +358,17 @@ def _of_evaluations(rows: Sequence[_Row]) -> dict[str, Any]:
     chosen = [row["step"] for row in rows if row["measure"] == "chosen_step"]
     thresholds = [threshold_of(row) for row in rows if row["measure"] == "threshold"]
     yields = [yield_of(row) for row in rows if row["measure"] == "yield"]
-    seen = [row for row in rows if row["step"] is None and row["measure"] not in ("threshold", "yield")]
+    kept = [
+        (int(row["value"]), len(json.loads(row["parameters"])["layers"]))
+        for row in rows
+        if row["measure"] == "kept_layers"
+    ]
+    others = ("threshold", "yield", "kept_layers")
+    seen = [row for row in rows if row["step"] is None and row["measure"] not in others]
     return ({"chosen_step": chosen[-1]} if chosen else {}) | {
         "synthetic_check": {row["measure"]: _figure(row) for row in seen},
         "threshold": thresholds[-1] if thresholds else None,
+        "kept_layers": kept[-1] if kept else None,
         "yields": tuple({given.label: given for given in yields}.values()),
         "relapse": dict(sorted(relapse.items())),
     }

@@ -38,6 +38,7 @@ PHASE_NAMES: dict[str, str] = {
     "generator": "generator training",
     "sample": "samples of D'",
     "filter": "likeness to examples",
+    "layers": "probe of the layers",
     "gate": "synthetic gate",
 }
 """Phases of a run whose name in the ledger says too little; others are shown as they are."""

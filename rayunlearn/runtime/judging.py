@@ -27,7 +27,15 @@ from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.ensemble import Job
-from rayunlearn.runtime.sealed import invert, measure, measure_kept, probe, probe_stand_in
+from rayunlearn.runtime.sealed import (
+    invert,
+    measure,
+    measure_kept,
+    probe,
+    probe_layers,
+    probe_layers_of_stand_in,
+    probe_stand_in,
+)
 from rayunlearn.scheduling.erasing import Recall, Scale
 from rayunlearn.scheduling.gate import GateMeasures, GateSettings
 from rayunlearn.scheduling.keeping import MEASURED, Kept, plain_share
@@ -112,6 +120,43 @@ def _score(measured: Mapping[str, float], recipe: Recipe) -> float:
 
 def _retain_data(recipe: Recipe) -> bool:
     return "retain" in method_named(recipe.method).data_access
+
+
+def layer_jobs(
+    spec: ClassifierSpec,
+    version: Weights,
+    sets: Mapping[str, Evidence],
+    roles: Roles,
+    recipe: Recipe,
+    seed: int,
+) -> list[Job]:
+    """What is measured of a version's layers, and of stand-ins', before a method that keeps some begins."""
+    asked = (sets["stop"],)
+    jobs: list[Job] = [(probe_layers, (spec, version, asked, roles, seed))]
+    for number in range(recipe.stand_ins.number):
+        own = derive_seed(seed, "stand-in", number)
+        shown = (spec, version, sets["keep"], asked, roles, recipe.stand_ins, own)
+        jobs.append((probe_layers_of_stand_in, shown))
+    return jobs
+
+
+def layer_scales(answers: Sequence[Any]) -> list[Scale]:
+    """The two ends of each layer, from the answers to `layer_jobs`."""
+    version, *stand_ins = [[Recall(forget=f, retain=r) for f, r in layers] for layers in answers]
+    return [
+        Scale(version=own, stand_ins=tuple(others))
+        for own, *others in zip(version, *stand_ins, strict=True)
+    ]
+
+
+def layer_rows(scales: Sequence[Scale], kept: int, roles: Roles) -> list[dict[str, Any]]:
+    """How many layers are kept, and why, as rows of evaluations without their stamp."""
+    each = [
+        {"version": scale.version.forget, "stand_ins": [of.forget for of in scale.stand_ins]}
+        for scale in scales
+    ]
+    told = json.dumps({"layers": each})
+    return [{"classes": roles.target, "measure": "kept_layers", "value": float(kept), "parameters": told}]
 
 
 def gate_jobs(

@@ -15,6 +15,7 @@ from torch import Tensor
 from rayunlearn.access import seal
 from rayunlearn.evaluation.judged import Evidence, judged
 from rayunlearn.evaluation.keeping import Keeping
+from rayunlearn.evaluation.layer_probe import layer_recalls
 from rayunlearn.evaluation.stand_ins import StandInSettings, stand_in
 from rayunlearn.evaluation.synthetic import Assessment, mean_probe_recall
 from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet, coarse, deep_inversion
@@ -96,6 +97,35 @@ def probe_stand_in(
     """`mean_probe_recall` of a stand-in for a version given by its weights; runs in a sealed process."""
     made = stand_in(version_model(spec, weights).to(device), images, roles, settings, seed)
     return mean_probe_recall(made, sets, roles, seed)
+
+
+def probe_layers(
+    spec: ClassifierSpec,
+    weights: dict[str, Tensor],
+    sets: Sequence[SyntheticSet],
+    roles: Roles,
+    seed: int,
+    *,
+    device: str = "cpu",
+) -> list[tuple[float, float]]:
+    """`layer_recalls` of a model given by its weights; runs in a sealed process."""
+    return layer_recalls(version_model(spec, weights).to(device), sets, roles, seed)
+
+
+def probe_layers_of_stand_in(
+    spec: ClassifierSpec,
+    weights: dict[str, Tensor],
+    images: SyntheticSet,
+    sets: Sequence[SyntheticSet],
+    roles: Roles,
+    settings: StandInSettings,
+    seed: int,
+    *,
+    device: str = "cpu",
+) -> list[tuple[float, float]]:
+    """`layer_recalls` of a stand-in for a version given by its weights; runs in a sealed process."""
+    made = stand_in(version_model(spec, weights).to(device), images, roles, settings, seed)
+    return layer_recalls(made, sets, roles, seed)
 
 
 class SealedProcess:

@@ -42,6 +42,7 @@ from rayunlearn.runtime.remote import recorded, sentence
 from rayunlearn.runtime.requested import data_of, request_row, roles_of, run_seed
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.training_logs import drop_steps, load_log
+from rayunlearn.scheduling.erasing import layers_to_keep
 from rayunlearn.scheduling.gate import Verdict, judge
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.scheduling.stopping import Choice, choose, should_stop
@@ -166,8 +167,9 @@ class Run:
                 sets = self._evidence(ensemble, weights)
             except BadInput as error:  # what the version, or the examples, give is not enough
                 return self._fail([f"synthesis: {sentence(error)}"], None)
+            settings = self._settings(ensemble, weights, sets)
             with self._phase("prepare"):
-                steps = self._prepare(ensemble, weights, sets)
+                steps = self._prepare(ensemble, weights, sets, settings)
             with self._phase("unlearn", total=steps):
                 choice = self._unlearn(ensemble, steps)
             step = choice.step
@@ -282,7 +284,26 @@ class Run:
         self.files.put_synthetic(sets)
         return sets
 
-    def _prepare(self, ensemble: Ensemble, weights: dict[str, Tensor], sets: Mapping[str, Evidence]) -> int:
+    def _settings(
+        self, ensemble: Ensemble, weights: dict[str, Tensor], sets: Mapping[str, Evidence]
+    ) -> Any:
+        """The method's, with the layers that it is to keep where the judge chooses them."""
+        settings = self.recipe.method_settings
+        if not self.method.layered or settings.kept is not None:
+            return settings
+        known = self._rows("evaluations", measure="kept_layers")
+        if not known:
+            with self._phase("layers"):
+                jobs = judging.layer_jobs(self.spec, weights, sets, self.roles, self.recipe, self.seed)
+                scales = judging.layer_scales(ensemble.map(jobs))
+                known = judging.layer_rows(scales, layers_to_keep(scales), self.roles)
+                stamped = [self._evaluation(self.parent.version, row) for row in known]
+                self.context.ledger.append("evaluations", stamped)
+        return replace(settings, kept=int(known[0]["value"]))
+
+    def _prepare(
+        self, ensemble: Ensemble, weights: dict[str, Tensor], sets: Mapping[str, Evidence], settings: Any
+    ) -> int:
         """Hand the method what it declares; returns the most steps that it takes."""
         granted, access = self._granted(self.method.data_access), self.method.data_access
         bank, made = sets.get("bank"), self.approximation
@@ -291,7 +312,7 @@ class Run:
         return ensemble.begin(
             RunInputs(
                 method=self.method.name,
-                settings=self.recipe.method_settings,
+                settings=settings,
                 handed=Handed(
                     spec=self.spec,
                     weights=weights,

@@ -15,6 +15,7 @@ has no power to say that a class is still there; if none has, nothing can be tol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from statistics import mean
@@ -25,6 +26,8 @@ from rayunlearn.scheduling.bounds import check_share
 
 Erasing = Literal["erased", "still there", "cannot tell"]
 
+MOST_LEAD = 0.5
+"""Share of the last layer's lead over stand-ins that a kept layer may have."""
 LEAST_RECALL = 0.05
 """Of the other classes: a share of less is a share of chance."""
 MOST_RELATIVE = 1.5
@@ -74,6 +77,28 @@ class Scale:
         """Refuse a scale with one end."""
         if not self.stand_ins:
             raise BadInput("stand_ins", (), "at least one recall")
+
+
+def layers_to_keep(scales: Sequence[Scale], *, most: float = MOST_LEAD) -> int:
+    """The most first layers of a version that say no more of the classes than a model's that never saw them.
+
+    A layer's lead is what a probe of it knows of the classes in the version less what it knows in the
+    stand-ins. The last layer's is what is to be erased. Layers are kept up to the first one whose lead is
+    more than a share of it.
+
+    Args:
+        scales: the two ends of each layer, from first to last.
+        most: that share.
+
+    >>> ends = [(0.3, 0.3), (0.4, 0.3), (0.9, 0.4), (1.0, 0.2)]
+    >>> layers_to_keep([
+    ...     Scale(version=Recall(forget=v, retain=1), stand_ins=(Recall(forget=s, retain=1),))
+    ...     for v, s in ends
+    ... ])
+    2
+    """
+    leads = [scale.version.forget - mean(of.forget for of in scale.stand_ins) for scale in scales]
+    return next((i for i, lead in enumerate(leads) if lead > most * leads[-1]), len(leads))
 
 
 def judge_erasing(

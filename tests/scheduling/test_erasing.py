@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayunlearn.errors import BadInput
-from rayunlearn.scheduling.erasing import MOST_RELATIVE, Recall, Scale, judge_erasing
+from rayunlearn.scheduling.erasing import MOST_RELATIVE, Recall, Scale, judge_erasing, layers_to_keep
 
 BOUNDS = {"max_position": 0.5, "least_power": 0.25}
 KNOWN, UNSEEN = Recall(forget=0.96, retain=0.96), Recall(forget=0.2, retain=0.8)
@@ -117,3 +117,38 @@ def test_what_is_no_share_is_refused() -> None:
             Recall(forget=0.5, retain=bad)
     with pytest.raises(BadInput, match="stand_ins"):
         Scale(version=KNOWN, stand_ins=())
+
+
+def layers_of(version: list[float], stand_in: list[float]) -> list[Scale]:
+    """Scales of layers by recall of the class alone."""
+    return [
+        Scale(version=Recall(forget=v, retain=1), stand_ins=(Recall(forget=s, retain=1),))
+        for v, s in zip(version, stand_in, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "stand_in", "kept"),
+    [
+        ([0.2, 0.3, 0.7, 1.0], [0.2, 0.2, 0.2, 0.2], 2),  # leads 0, 0.1, 0.5, 0.8: the bound is 0.4
+        ([0.2, 0.9, 0.2, 1.0], [0.2, 0.2, 0.2, 0.2], 1),  # what comes after a layer that knows is not kept
+        ([0.9, 0.9, 0.9, 0.9], [0.2, 0.2, 0.2, 0.2], 0),
+        ([0.1, 0.1, 0.1, 0.9], [0.2, 0.2, 0.2, 0.2], 3),  # never the last, whose lead is all there is
+    ],
+)
+def test_layers_are_kept_up_to_the_first_that_knows(
+    version: list[float], stand_in: list[float], kept: int
+) -> None:
+    """By hand, with half of the last layer's lead as the bound."""
+    assert layers_to_keep(layers_of(version, stand_in), most=0.5) == kept
+
+
+@given(st.lists(st.tuples(recalls, recalls), min_size=1, max_size=8), shares, shares)
+def test_a_greater_share_keeps_no_fewer_layers(
+    ends: list[tuple[Recall, Recall]], one: float, other: float
+) -> None:
+    """And what is kept is a number of layers."""
+    scales = [Scale(version=v, stand_ins=(s,)) for v, s in ends]
+    if scales[-1].version.forget > scales[-1].stand_ins[0].forget:
+        few, many = (layers_to_keep(scales, most=share) for share in sorted((one, other)))
+        assert 0 <= few <= many <= len(scales)

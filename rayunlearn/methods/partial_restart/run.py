@@ -92,4 +92,5 @@ METHOD = Method(
     section="partial_restart",
     begin=partial(RunInRoles, ROLES),
     roles=ROLES,
+    layered=True,
 )

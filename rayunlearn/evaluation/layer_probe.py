@@ -1,0 +1,77 @@
+"""What each layer of a network holds of a class: the probe of the gate, layer by layer.
+
+A probe of the features asks what the last layer below the head holds. Here it asks what leaves each of the
+layers, so that one can tell from which one on a class is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rayunlearn.evaluation.synthetic import mean_probe_recall
+from rayunlearn.inversion.deep_inversion import SyntheticSet
+from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.layers import matrices
+from rayunlearn.roles import Roles
+
+CELLS = 2
+"""A map is averaged over so many cells along each side: less says nothing of what layers that look at places
+see, more is too much to learn from a few images."""
+
+
+class UpTo(nn.Module):
+    """A model that ends after some layers: what leaves these is the input of its head.
+
+    Args:
+        model: images `[B, C, H, W]` -> logits; it is left as it was.
+        count: layers, from 1 to all of them.
+        example: `[B, C, H, W]`, by which the size of the features is found.
+    """
+
+    def __init__(self, model: Classifier, count: int, example: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        modules = dict(model.named_modules())
+        after = matrices(model.spec)[count:]
+        self._next = [modules[after[0]] if after else model.head]  # in a list: it is the model's already
+        features = self._features(example)
+        self.head = nn.Linear(features.shape[1], model.spec.num_classes, device=features.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a head that has learned nothing."""
+        logits: Tensor = self.head(self._features(x))
+        return logits
+
+    @torch.no_grad()
+    def _features(self, x: Tensor) -> Tensor:
+        entered: list[Tensor] = []
+        handle = self._next[0].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        try:
+            self.model(x)
+        finally:
+            handle.remove()
+        maps = entered[0]
+        if maps.dim() == 4 and min(maps.shape[-2:]) > CELLS:
+            maps = F.adaptive_avg_pool2d(maps, CELLS)
+        return maps.flatten(1)
+
+
+def layer_recalls(
+    model: Classifier, sets: Sequence[SyntheticSet], roles: Roles, seed: int
+) -> list[tuple[float, float]]:
+    """`mean_probe_recall` of what leaves each layer below the head, from first to last; eval mode.
+
+    Returns:
+        Shares of the classes to forget and of the others, a pair for each layer.
+
+    Raises:
+        BadInput: fewer than two images of a class in a set.
+    """
+    model.eval()
+    example = sets[0].images[:2].to(next(model.parameters()).device)
+    counts = range(1, len(matrices(model.spec)) + 1)
+    return [mean_probe_recall(UpTo(model, count, example), sets, roles, seed) for count in counts]
