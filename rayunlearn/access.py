@@ -28,6 +28,7 @@ from rayunlearn.errors import AccessDenied, ImportDenied
 SEALED_MODULES = frozenset(
     {
         "rayunlearn.data",
+        "rayunlearn.evidence",  # it signs: a process that runs methods has no use for it
         "rayunlearn.results",
         "sklearn.datasets",
         "torchvision.datasets",
@@ -56,7 +57,7 @@ SEALED_MODULES = frozenset(
         "multiprocessing.popen_forkserver",
     }
 )
-"""Modules that load datasets, or that read files or start processes without an audit event."""
+"""Modules that load datasets or sign, or that read files or start processes without an audit event."""
 
 SEALED_EVENTS = frozenset(
     {
