@@ -144,6 +144,12 @@ def seal(readable: Iterable[str | Path] = ()) -> None:
     _sealed = True
 
 
+def readable_when_sealed(path: str | Path) -> bool:
+    """Whether a sealed process could read a file of this path: what it must not see is kept elsewhere."""
+    real = os.path.realpath(path)
+    return any(real == root or real.startswith(root.rstrip("/") + "/") for root in _code_roots())
+
+
 def _is_sealed_module(name: str) -> bool:
     return any(name == m or name.startswith(f"{m}.") for m in SEALED_MODULES)
 
