@@ -1,7 +1,7 @@
 """A time stamping authority of one's own (RFC 3161), on this machine and for a test.
 
-Its responses are built by `asn1crypto` and signed by `cryptography`; `rfc3161-client`, which is what is tested,
-has no part in them.
+Its responses are built by `asn1crypto` and signed by `cryptography`; `rfc3161-client`, which is what is
+tested, has no part in them.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def test_who_does_not_answer_is_named() -> None:
 
 
 def test_a_certificate_is_stamped_by_the_command(authority: Authority, url: str, tmp_path: Path) -> None:
-    """`log stamp` adds it, `verify --tsa` tells its time; without one, or by another authority, it is false."""
+    """`log stamp` adds it and `verify` tells its time; without one, or by another authority, it is false."""
     evidence, files = served()
     path, root = tmp_path / "certificate-r0.evidence.json", tmp_path / "root.pem"
     path.write_bytes(evidence.to_json())

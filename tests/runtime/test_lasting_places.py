@@ -31,6 +31,7 @@ COMMANDS = (
     "audit --version 3f2a",
     "key rotate --key old.key --out {elsewhere}/new.key",
     "log prove --first 1 --out {elsewhere}/proof.json",
+    "replay {elsewhere}/certificate.json",
 )
 
 
@@ -74,6 +75,7 @@ def test_commands(
 ) -> None:  # fmt: skip
     """Exit code 2 and what to say instead, by default as for a location that lies in the copy."""
     assert {known.split()[0] for known in COMMANDS} == set(NAMES) - {"methods", "verify"}  # which take none
+    (tmp_path / "certificate.json").write_text("{}")
     before = sorted(copy.rglob("*"))
     assert run(f"{line.format(elsewhere=tmp_path)} {storage}", monkeypatch) == ExitCode.BAD_INPUT
     assert "outside of Ray's copy of the working directory" in capsys.readouterr().out
