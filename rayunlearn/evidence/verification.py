@@ -76,7 +76,15 @@ def verify(data: bytes, given: Given) -> Iterator[tuple[bool, str]]:
 
     Raises:
         NotVerified: something is false; its kind is one of `KINDS`.
+        BadInput: the auditor's own checkpoint or certificates are none.
     """
+    try:
+        yield from _checked(data, given)
+    except (RecursionError, OverflowError) as error:  # of what is nested too deeply, of numbers too large
+        raise NotVerified("format", f"the evidence cannot be read ({error})") from error
+
+
+def _checked(data: bytes, given: Given) -> Iterator[tuple[bool, str]]:
     try:
         evidence = Evidence.from_json(data)
     except BadInput as error:
@@ -180,7 +188,11 @@ def _checkpoint(evidence: Evidence, statement: Statement, keys: KeyHistory) -> t
 def _included(statement: Statement, checkpoint: Checkpoint) -> str:
     entries = statement.entries
     for entry in entries:
-        if not entry.is_in(checkpoint):
+        try:
+            found = entry.is_in(checkpoint)
+        except BadInput:  # rows that have no canonical form
+            found = False
+        if not found:
             told = f"entry {entry.seq} ({entry.table})"
             raise NotVerified("inclusion", f"{told} is not in the log as it is shown")
     named = sorted((entry["number"], entry["table"]) for entry in _told(statement))
@@ -255,7 +267,14 @@ def _cosigned(note: Note, witnesses: Sequence[VerifierKey]) -> Iterator[tuple[bo
         time_s = note.cosigned_at(key)
         if time_s is None:
             raise NotVerified("witness", f"{key.name} has not cosigned this checkpoint")
-        yield True, f"cosigned by {key.name} at {datetime.fromtimestamp(time_s, UTC)}"
+        yield True, f"cosigned by {key.name}, at {_moment(time_s)}"
+
+
+def _moment(time_s: int) -> str:
+    try:
+        return str(datetime.fromtimestamp(time_s, UTC))
+    except (ValueError, OSError, OverflowError):  # beyond what a calendar has
+        return f"{time_s} s after the beginning of 1970"
 
 
 def _stamped(

@@ -15,12 +15,16 @@ from typing import Any
 import jsonschema
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from hypothesis import given as given_by
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from rayunlearn.errors import BadInput, NotVerified
 from rayunlearn.evidence.envelope import Envelope
 from rayunlearn.evidence.history import KeyHistory, hand_over
 from rayunlearn.evidence.notes import Checkpoint, Note
 from rayunlearn.evidence.statement import PREDICATE, STATEMENT, Evidence, Statement
+from rayunlearn.evidence.verification import KINDS
 from rayunlearn.results.attested import checkpoint_now, keep_rotation
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.transparency import log_of
@@ -324,6 +328,50 @@ def test_a_key_that_is_not_in_force_is_refused() -> None:
     assert "as pinned" in refused(fork, "key", keys=PINNED.extended(early))
     forged = Envelope.signed(envelope.payload_type, envelope.payload, [OTHER, NEXT])
     refused(replace(evidence, rotations=(forged,)), "key")
+
+
+# Whatever is signed, the answer is one sentence.
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just("9" * 30),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given_by(value=ODD, data=st.data())
+def test_odd_statements_end_in_a_sentence(value: Any, data: st.DataObject) -> None:
+    """Any part of a statement of another value or type: shown, or `NotVerified`; no other error."""
+    evidence, _ = served()
+
+    def change(body: Any) -> None:
+        place: Any = body
+        while True:
+            keys = sorted(place) if isinstance(place, dict) else list(range(len(place)))
+            key = data.draw(st.sampled_from(keys))
+            inner = place[key]
+            if not isinstance(inner, dict | list) or not inner or data.draw(st.integers(0, 9)) == 0:
+                place[key] = value
+                return
+            place = inner
+
+    changed, kind = restated(evidence, change), None
+    try:
+        lines = shown(changed, given())
+    except NotVerified as error:
+        lines, kind = [], error.kind
+    assert lines or kind in KINDS
+
+
+def test_what_is_nested_too_deeply_ends_in_a_sentence() -> None:
+    """A row, and a claim, of a thousand lists in each other."""
+    deep: Any = []
+    for _ in range(900):
+        deep = [deep]
+    for path in ("predicate.log.entries.3.shown.0.lineage", C + "request.target", C + "versions"):
+        with pytest.raises(NotVerified):
+            shown(restated(served()[0], set_in(path, deep)), given())
 
 
 # The weights.
