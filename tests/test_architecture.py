@@ -83,7 +83,9 @@ EXTRA_OF = {"benchmarks/": "dev", f"{PACKAGE}/evidence/": "evidence", f"{PACKAGE
 """Folder -> the extra whose packages it may import besides."""
 
 # Import name -> distribution name, where they differ.
-DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTION = {
+    "PIL": "pillow", "rfc3161_client": "rfc3161-client", "sklearn": "scikit-learn", "yaml": "pyyaml"
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
