@@ -131,6 +131,14 @@ def _published(certificate: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[
 
 
 def _measured(certificate: Mapping[str, Any], rows: Rows) -> Iterator[str]:
+    synthetic, real = certificate["measures"]["synthetic"], certificate["measures"]["real"]
+    told = {(figure["measure"], tuple(figure["classes"]), figure["step"]) for figure in synthetic}
+    judged = rows.get("evaluations", ())
+    if told != {(row["measure"], tuple(row["classes"]), row.get("step")) for row in judged}:
+        yield "the synthetic figures are not all those of the rows that are shown"
+    compared = {(c["measure"], c["split"], tuple(c["classes"]), name) for c in real for name in c["figures"]}
+    if compared != {(r["measure"], r["split"], tuple(r["classes"]), r["subject"]) for r in _audited(rows)}:
+        yield "the figures on real data are not all those of the rows that are shown"
     for figure in certificate["measures"]["synthetic"]:
         places = ("measure", "classes", "step")
         if not _is_there(figure, {name: figure[name] for name in places}, rows.get("evaluations", ())):
@@ -140,6 +148,13 @@ def _measured(certificate: Mapping[str, Any], rows: Rows) -> Iterator[str]:
             place = {name: compared[name] for name in ("measure", "split", "classes")} | {"subject": subject}
             if not _is_there(figure, place, rows.get("audits", ())):
                 yield f"no row has the figure of {compared['measure']} of {subject}"
+
+
+def _audited(rows: Rows) -> Iterator[Row]:
+    """Rows of figures on real data: of published models, and of measures that were made."""
+    for row in rows.get("audits", ()):
+        if row["subject"] != "checkpoint" and "left_out" not in json.loads(row["parameters"]):
+            yield row
 
 
 def _is_there(figure: Mapping[str, Any], place: Mapping[str, Any], rows: Sequence[Row]) -> bool:

@@ -99,6 +99,7 @@ def _checked(data: bytes, given: Given) -> Iterator[tuple[bool, str]]:
     yield True, f"{told}, signed by the log"
     yield True, _included(statement, checkpoint)
     yield True, _borne_out(statement)
+    yield False, "what the certificate says beside these rows (what methods declare, what is still stored)"
     yield _consistent(statement, checkpoint, keys, given)
     yield from _cosigned(note, given.witnesses)
     yield from _stamped(evidence, note, keys, given.authority)

@@ -41,6 +41,7 @@ from tests.evidence.bundles import (
     shown,
     told,
 )
+from tests.results.demo_ledger import REQUEST_IDS, demo_store
 from tests.results.ledgers import row_of
 from tests.results.two_requests import BYTES, IDS, story
 
@@ -70,6 +71,14 @@ def test_a_true_certificate_is_shown_true(request_id: str, entries: int) -> None
     assert lines[3].startswith("checkpoint of log.example.org/ledger: 19 entries, root ")
     assert lines[4].startswith(f"{entries} entries that the certificate rests on are in the log")
     assert lines[5].endswith(f"are those of {entries} rows of these entries")
+
+
+def test_certificates_of_a_whole_job_are_shown_true() -> None:
+    """Of a ledger with audits, refusals and rejected lines, whatever became of the request."""
+    store = demo_store()
+    for request_id in REQUEST_IDS:
+        evidence, files = made(store, request_id)
+        assert len(shown(evidence, given(files))) == 6, request_id
 
 
 def test_the_statement_is_in_toto_and_signed_as_dsse() -> None:
@@ -214,6 +223,7 @@ C = "predicate.certificate."
         (C + "purged.versions.0.purged_at", None),
         (C + "measures.synthetic.0.value", 0.75),
         (C + "measures.synthetic.0.count", 9),
+        (C + "measures.synthetic", []),
         ("subject.2.digest.rayunlearnWeightsV1", "0" * 64),
     ],
 )
@@ -385,6 +395,29 @@ def test_a_model_file_is_the_version_that_is_named() -> None:
     refused(evidence, "model", models={"after": BytesIO(BYTES[1])})
     refused(evidence, "model", models={"after": BytesIO(BYTES[2][:-1])})
     refused(restated(evidence, _without_versions), "claims")
+
+
+def test_figures_of_an_audit_cannot_be_left_out() -> None:
+    """Of rows on real data that are shown every one is told, but for what was left out and checkpoints'."""
+    measured = {"run_id": "run-0", "lineage": "default", "version": IDS[1], "split": "test", "classes": [1]}
+    audits = [
+        row_of("audits", **measured, measure="accuracy", subject="unlearned", value=0.5),
+        row_of("audits", **measured, measure="accuracy", subject="gold_1", value=0.75),
+        row_of("audits", **measured, measure="relearn", subject="unlearned", parameters='{"left_out": "no"}'),
+        row_of("audits", **measured, measure="accuracy", subject="checkpoint"),
+    ]
+    store = told()
+    Ledger(store).append("audits", audits)
+    evidence, files = made(store, "r0")
+    assert shown(evidence, given(files))
+    refused(restated(evidence, set_in(C + "measures.real", [])), "claims")
+    body = json.loads(evidence.envelope.payload)["predicate"]["certificate"]
+    assert sorted(body["measures"]["real"][0]["figures"]) == ["gold_1", "unlearned"]
+
+    def without_gold(body: Any) -> None:
+        del body["predicate"]["certificate"]["measures"]["real"][0]["figures"]["gold_1"]
+
+    refused(restated(evidence, without_gold), "claims")
 
 
 def _without_versions(body: dict[str, Any]) -> None:
