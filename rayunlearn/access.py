@@ -28,6 +28,7 @@ from rayunlearn.errors import AccessDenied, ImportDenied
 SEALED_MODULES = frozenset(
     {
         "rayunlearn.data",
+        "rayunlearn.evidence",  # it signs: a process that runs methods has no use for it
         "rayunlearn.results",
         "sklearn.datasets",
         "torchvision.datasets",
@@ -56,7 +57,7 @@ SEALED_MODULES = frozenset(
         "multiprocessing.popen_forkserver",
     }
 )
-"""Modules that load datasets, or that read files or start processes without an audit event."""
+"""Modules that load datasets or sign, or that read files or start processes without an audit event."""
 
 SEALED_EVENTS = frozenset(
     {
@@ -141,6 +142,12 @@ def seal(readable: Iterable[str | Path] = ()) -> None:
             del sys.modules[name]
     sys.addaudithook(_make_hook(roots, datasets))
     _sealed = True
+
+
+def readable_when_sealed(path: str | Path) -> bool:
+    """Whether a sealed process could read a file of this path: what it must not see is kept elsewhere."""
+    real = os.path.realpath(path)
+    return any(real == root or real.startswith(root.rstrip("/") + "/") for root in _code_roots())
 
 
 def _is_sealed_module(name: str) -> bool:

@@ -31,6 +31,8 @@ class ExitCode(IntEnum):
     """Stopped by a signal after a checkpoint; the same command goes on."""
     OUTPUT_LOST = 7
     """All was done as asked, but not all that was said could be written."""
+    NOT_VERIFIED = 8
+    """Something about a certificate, a checkpoint or a replay is not true; the sentence says what."""
 
 
 class RayUnlearnError(Exception):
@@ -117,6 +119,25 @@ class IntegrityError(RayUnlearnError):
     """Stored bytes are not what their hash, name or chain says."""
 
     exit_code = ExitCode.INTERNAL
+
+
+class NotVerified(RayUnlearnError):
+    """What a certificate states was checked and is not true.
+
+    >>> str(NotVerified("inclusion", "entry 3 is not in the log"))
+    'not verified (inclusion): entry 3 is not in the log'
+    """
+
+    exit_code = ExitCode.NOT_VERIFIED
+
+    def __init__(self, kind: str, said: str) -> None:
+        self.kind = kind
+        self.said = said
+        super().__init__(f"not verified ({kind}): {said}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Cross a process boundary whole."""
+        return NotVerified, (self.kind, self.said)
 
 
 class AccessDenied(RayUnlearnError):

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.text import Text
 
 from rayunlearn.errors import BadInput, ExitCode
-from rayunlearn.results.wording import plain
 
 
 def carry_out(command: Callable[[], int]) -> int:
@@ -91,6 +90,8 @@ def _lost(stream: TextIO) -> OSError | None:
 
 def say_error(console: Console, said: str, code: ExitCode) -> ExitCode:
     """Show the sentence that a command ends with; its exit code."""
+    from rayunlearn.results.wording import plain  # it brings Arrow, which `verify` does without
+
     console.print(Text.assemble(("error: ", "bold red"), plain(said)), soft_wrap=True)
     return code
 

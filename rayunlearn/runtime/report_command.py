@@ -13,6 +13,7 @@ from rich.text import Text
 
 from rayunlearn.errors import ExitCode, RayUnlearnError
 from rayunlearn.methods.catalogue import described
+from rayunlearn.results.attested import attested
 from rayunlearn.results.certificate import certificate, to_html, to_json
 from rayunlearn.results.lasting import require_lasting
 from rayunlearn.results.store import Store
@@ -20,6 +21,8 @@ from rayunlearn.results.terminal import STATUS_STYLES, open_console
 from rayunlearn.results.wording import plain
 from rayunlearn.runtime.cluster import Placement
 from rayunlearn.runtime.console import make_folder, say_error, write_file
+from rayunlearn.runtime.key_command import signing_key
+from rayunlearn.runtime.verify_command import EVIDENCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,10 @@ class ReportOptions:
     """Folder, or s3://bucket/prefix, with versions and ledger."""
 
     out: Path | None = None
-    """Folder for the two files; by default that of the jobs' reports, in the storage."""
+    """Folder for the files; by default that of the jobs' reports, in the storage."""
+
+    key: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """File of the log's key (`key new`): with it a third file is written, signed, for `verify`."""
 
 
 def run_report(options: ReportOptions, *, now: datetime | None = None) -> int:
@@ -43,6 +49,7 @@ def run_report(options: ReportOptions, *, now: datetime | None = None) -> int:
         store = Store.open(options.storage, create=False)
         if options.out is not None:
             require_lasting("--out", options.out)
+        key = None if options.key is None else signing_key(options.key)
         made = certificate(
             store,
             options.request,
@@ -51,8 +58,10 @@ def run_report(options: ReportOptions, *, now: datetime | None = None) -> int:
             sealed={placement.value for placement in Placement},
         )
         name = "certificate-" + re.sub(r"[^A-Za-z0-9._-]", "_", options.request)
-        files = {f"{name}.html": to_html(made), f"{name}.json": to_json(made)}
-        places = [_written(store, options.out, name, text) for name, text in files.items()]
+        files = {f"{name}.html": to_html(made).encode(), f"{name}.json": to_json(made).encode()}
+        if key is not None:
+            files[name + EVIDENCE] = attested(store, made, files, key).to_json()
+        places = [_written(store, options.out, name, data) for name, data in files.items()]
     except RayUnlearnError as error:
         return say_error(console, str(error), error.exit_code)
     console.print(Text(f"{made['title']}. ", STATUS_STYLES.get(made["status"], "bold")), end="")
@@ -64,11 +73,11 @@ def run_report(options: ReportOptions, *, now: datetime | None = None) -> int:
     return ExitCode.OK
 
 
-def _written(store: Store, folder: Path | None, name: str, text: str) -> str:
+def _written(store: Store, folder: Path | None, name: str, data: bytes) -> str:
     """Write a file to a folder, or beside the jobs' reports; returns where it is."""
     if folder is None:
-        store.put(f"reports/{name}", text.encode())
+        store.put(f"reports/{name}", data)
         return store.address(f"reports/{name}")
     make_folder("--out", folder)
-    write_file("--out", folder / name, text.encode())
+    write_file("--out", folder / name, data)
     return str(folder / name)

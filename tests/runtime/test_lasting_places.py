@@ -29,6 +29,9 @@ COMMANDS = (
     "models export 3f2a --out {elsewhere}/v.safetensors",
     "report r1",
     "audit --version 3f2a",
+    "key rotate --key old.key --out {elsewhere}/new.key",
+    "log prove --first 1 --out {elsewhere}/proof.json",
+    "replay {elsewhere}/certificate.json",
 )
 
 
@@ -71,7 +74,8 @@ def test_commands(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Exit code 2 and what to say instead, by default as for a location that lies in the copy."""
-    assert {known.split()[0] for known in COMMANDS} == set(NAMES) - {"methods"}  # which takes no location
+    assert {known.split()[0] for known in COMMANDS} == set(NAMES) - {"methods", "verify"}  # which take none
+    (tmp_path / "certificate.json").write_text("{}")
     before = sorted(copy.rglob("*"))
     assert run(f"{line.format(elsewhere=tmp_path)} {storage}", monkeypatch) == ExitCode.BAD_INPUT
     assert "outside of Ray's copy of the working directory" in capsys.readouterr().out

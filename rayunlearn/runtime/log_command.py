@@ -1,0 +1,203 @@
+"""What `python -m rayunlearn log` runs: checkpoints of the ledger, proofs between them, anchors outside."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
+from rayunlearn.evidence.keys import COSIGNS
+from rayunlearn.evidence.notes import Checkpoint, Note
+from rayunlearn.evidence.stamps import stamp, stamped_at
+from rayunlearn.evidence.statement import Evidence, Statement
+from rayunlearn.evidence.witness import cosign
+from rayunlearn.results.attested import checkpoint_now, require_in_force
+from rayunlearn.results.lasting import require_lasting
+from rayunlearn.results.store import Store
+from rayunlearn.results.terminal import open_console
+from rayunlearn.results.transparency import log_of
+from rayunlearn.runtime.console import say_error, write_file
+from rayunlearn.runtime.key_command import signing_key
+from rayunlearn.runtime.verify_command import public_keys, read, read_note, read_proof
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """Sign a checkpoint of the ledger as it is now and put it on record; refused where it was rewritten."""
+
+    key: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """File of the log's key."""
+
+    storage: str = "storage"
+    """Folder, or s3://bucket/prefix, with versions and ledger."""
+
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """File to write the checkpoint to as well, to be given out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProveOptions:
+    """Prove that the ledger of one size begins with that of an earlier size."""
+
+    first: int
+    """Entries of the earlier checkpoint."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """File to write."""
+
+    second: int | None = None
+    """Entries of the later checkpoint; by default all that the ledger has."""
+
+    storage: str = "storage"
+    """Folder, or s3://bucket/prefix, with versions and ledger."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosignOptions:
+    """As a witness: cosign a checkpoint if the log only grew since the last one, and remember it."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """A checkpoint, or a certificate's NAME.evidence.json; the cosignature is added to it."""
+
+    log: Annotated[Path, tyro.conf.arg(metavar="PUBKEY")]
+    """File of the log's public key."""
+
+    key: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """File of the witness's key."""
+
+    state: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """Where the witness keeps the checkpoint that it cosigned last; one for each log."""
+
+    proof: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Proof of `log prove` from that one; a certificate has those from the latest checkpoints itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StampOptions:
+    """Ask a time stamping authority (RFC 3161) for a stamp on a certificate's checkpoint."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """A certificate's NAME.evidence.json; the stamp is added to it."""
+
+    url: str
+    """Address of the authority."""
+
+    tsa: Annotated[Path | None, tyro.conf.arg(metavar="CERT")] = None
+    """PEM certificates of the authority, with its root: a stamp that is not its own is not added."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """Checkpoints of the ledger, proofs that it only grew, and anchors outside."""
+
+    command: (
+        Annotated[CheckpointOptions, tyro.conf.subcommand("checkpoint")]
+        | Annotated[ProveOptions, tyro.conf.subcommand("prove")]
+        | Annotated[CosignOptions, tyro.conf.subcommand("cosign")]
+        | Annotated[StampOptions, tyro.conf.subcommand("stamp")]
+    )
+
+
+def run_log(options: CheckpointOptions | ProveOptions | CosignOptions | StampOptions) -> int:
+    """Carry out a command on the log; returns the exit code."""
+    console = open_console()
+    try:
+        if isinstance(options, CheckpointOptions):
+            _checkpoint(console, options)
+        elif isinstance(options, ProveOptions):
+            _prove(console, options)
+        elif isinstance(options, CosignOptions):
+            _cosign(console, options)
+        else:
+            _stamp(console, options)
+    except RayUnlearnError as error:
+        return say_error(console, str(error), error.exit_code)
+    return ExitCode.OK
+
+
+def _checkpoint(console: Console, options: CheckpointOptions) -> None:
+    if options.out is not None:
+        require_lasting("--out", options.out)
+    store, key = Store.open(options.storage, create=False), signing_key(options.key)
+    require_in_force(store, key)
+    note, _ = checkpoint_now(store, key, log_of(store).tree)
+    if options.out is not None:
+        write_file("--out", options.out, str(note).encode())
+    console.print(Text(str(note)), soft_wrap=True, end="")
+
+
+def _prove(console: Console, options: ProveOptions) -> None:
+    require_lasting("--out", options.out)
+    tree = log_of(Store.open(options.storage, create=False)).tree
+    second = tree.size if options.second is None else options.second
+    proof = [base64.b64encode(item).decode() for item in tree.consistency(options.first, second)]
+    body = {"first": options.first, "second": second, "proof": proof}
+    write_file("--out", options.out, json.dumps(body).encode() + b"\n")
+    said = f"{options.first} to {second} entries, {len(proof)} hashes: {options.out}"
+    console.print(Text(said), soft_wrap=True)
+
+
+def _cosign(console: Console, options: CosignOptions) -> None:
+    key, keys = signing_key(options.key), public_keys("--log", options.log)
+    if key.verifier.kind != COSIGNS:
+        raise BadInput("--key", str(key.verifier), "a witness's key, of `key new --witness`")
+    data = read(options.file, "FILE")
+    evidence = Evidence.from_json(data) if data.startswith(b"{") else None
+    statement = None if evidence is None else Statement.from_payload(evidence.envelope.payload)
+    if evidence is not None and statement is not None:
+        note, keys = evidence.checkpoint or statement.checkpoint, keys.followed(evidence.rotations)
+    else:
+        note = read_note("FILE", options.file)
+    with _locked(options.state):
+        last = read_note("--state", options.state) if options.state.exists() else None
+        proof: list[bytes] | tuple[bytes, ...] = ()
+        if options.proof is not None:
+            proof = read_proof(options.proof)
+        elif last is not None and statement is not None:
+            proof = statement.earlier.get(Checkpoint.of(last).size, ())
+        cosigned = cosign(note, keys, key, last=last, proof=proof, time_s=int(time.time()))
+        # before it is given out: what was given out and is not remembered could be contradicted
+        write_file("--state", options.state, str(cosigned).encode())
+    content = str(cosigned).encode() if evidence is None else replace(evidence, checkpoint=cosigned).to_json()
+    write_file("FILE", options.file, content)
+    told = Checkpoint.of(cosigned)
+    console.print(Text(f"Cosigned: {told.origin}, {told.size} entries, in {options.file}"), soft_wrap=True)
+
+
+@contextmanager
+def _locked(state: Path) -> Iterator[None]:
+    """One witness at a time has the state."""
+    try:
+        descriptor = os.open(state.with_name(f"{state.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise BadInput("--state", str(state), f"a file that can be written ({error.strerror})") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _stamp(console: Console, options: StampOptions) -> None:
+    evidence = Evidence.from_json(read(options.file, "FILE"))
+    note: Note = Statement.from_payload(evidence.envelope.payload).checkpoint
+    response = stamp(note.text.encode(), options.url)
+    at: datetime | None = None
+    if options.tsa is not None:
+        at = stamped_at(response, note.text.encode(), read(options.tsa, "--tsa"))
+    write_file("FILE", options.file, replace(evidence, stamps=(*evidence.stamps, response)).to_json())
+    said = f"Stamped at {at:%Y-%m-%d %H:%M:%S} UTC" if at else "Stamped; unchecked, without --tsa"
+    console.print(Text(f"{said}, in {options.file}"), soft_wrap=True)
