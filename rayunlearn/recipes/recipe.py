@@ -33,6 +33,7 @@ from rayunlearn.models.classifiers import CLASSIFIERS
 from rayunlearn.scheduling.gate import GateSettings
 from rayunlearn.scheduling.stopping import StoppingSettings
 from rayunlearn.settings import config_hash
+from rayunlearn.task import Input, Task
 from rayunlearn.variational.last_layer import LastLayerSettings
 
 
@@ -82,22 +83,42 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """Architecture of the original; image shape and classes come with the data.
+    """Architecture of the original, and what it is for where the data do not say it.
 
     Attributes:
         name: of the classifier.
         width: multiplier of its channels.
+        input: the images that it takes; None for those of the dataset.
+        classes: how many it tells apart; given with the input.
+        class_names: of these, where they are known.
     """
 
     name: str = "allcnn"
     width: float = 0.25
+    input: Input | None = None
+    classes: int | None = field(default=None, metadata={"before": None})
+    class_names: tuple[str, ...] | None = field(default=None, metadata={"before": None})
 
     def __post_init__(self) -> None:
-        """Check both; whether they go with the images is checked where the data is opened."""
+        """Check each; whether they go with the data is checked where these are opened."""
         if self.name not in CLASSIFIERS:
             raise BadInput("model.name", self.name, nearest(self.name, CLASSIFIERS))
         if not 0 < self.width < math.inf:
             raise BadInput("model.width", self.width, "a finite number above 0")
+        if (self.input is None) != (self.classes is None):
+            given, lacking = ("classes", "input") if self.input is None else ("input", "classes")
+            allowed = f"None, or stated together with model.{lacking}"
+            raise BadInput(f"model.{given}", getattr(self, given), allowed)
+        if self.class_names is not None and self.input is None:
+            raise BadInput("model.class_names", self.class_names, "None, or stated with model.input")
+        self.task  # noqa: B018  # refuses what is stated wrongly
+
+    @property
+    def task(self) -> Task | None:
+        """What the classifier is for, as it is stated; None where the dataset says it."""
+        if self.input is None or self.classes is None:
+            return None
+        return Task(input=self.input, num_classes=self.classes, class_names=self.class_names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import ray
 import torch
 from torch import Tensor
 
-from rayunlearn.data.datasets import LabelledImages, load_dataset
+from rayunlearn.data.datasets import LabelledImages, load_dataset, not_there
 from rayunlearn.data.splits import retain_forget
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
@@ -32,6 +32,7 @@ from rayunlearn.runtime.remote import fetch, fetch_told, telling, warn_here
 from rayunlearn.runtime.train_run import Shard, train_run
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import stated
+from rayunlearn.task import Input, Task
 
 GOLD_SHORTFALL = 0.005
 """Retain accuracy that a gold model may lack of the original's, a share of 1."""
@@ -83,16 +84,13 @@ class TrainingJob:
 def classifier_spec(data: DataSettings, name: str, width: float) -> ClassifierSpec:
     """The spec of a classifier for a dataset; loads the dataset, so call it where data may be read."""
     dataset = load_dataset(data.dataset)
-    return ClassifierSpec(
-        name=name,
-        width=width,
-        in_channels=dataset.images.shape[1],
-        image_size=dataset.images.shape[-1],
-        num_classes=dataset.num_classes,
-        mean=dataset.mean,
-        std=dataset.std,
+    _, channels, height, width_of_image = dataset.images.shape
+    shape = (channels, height, width_of_image)
+    task = Task(
+        input=Input(shape=shape, mean=dataset.mean, std=dataset.std), num_classes=dataset.num_classes,
         class_names=dataset.class_names,
-    )
+    )  # fmt: skip
+    return ClassifierSpec.of_task(task, name, width)
 
 
 def training_job(
@@ -230,6 +228,11 @@ def _describe(
 
 
 @ray.remote
+def _not_there(dataset: str) -> str | None:
+    return not_there(dataset)
+
+
+@ray.remote
 def _fit_alone(job: TrainingJob, threads: int) -> bytes:
     torch_process.set_up(threads)
     return weights_to_bytes(fit(job).state_dict())
@@ -260,6 +263,12 @@ def describe(
     """
     spec, digest = fetch_told(_describe.remote(data, name, width, split_seed, 1), say)
     return spec, digest
+
+
+def not_at_hand(data: DataSettings) -> str | None:
+    """`not_there`, asked of another process: a node may have data where the driver has none."""
+    missing: str | None = fetch(_not_there.remote(data.dataset))
+    return missing
 
 
 def train_original(job: TrainingJob, *, cpus: float = 1.0, threads: int = 1) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ def test_what_is_to_be_known_of_data_is_said_when_a_job_begins(
 ) -> None:
     """What was turned, what was left out, what the classes are called, each once."""
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
-    monkeypatch.setattr("rayunlearn.runtime.service.describe", described_here)
+    monkeypatch.setattr("rayunlearn.runtime.originals.describe", described_here)
     for part, names in (("train", NAMES), ("test", NAMES[::-1])):
         images = [packed(image) for image in random_pixels(6, 1, size=8, seed=len(part))]
         write_shard(tmp_path / f"made/{part}.parquet", images, [0, 1, 2] * 2, names=names)
