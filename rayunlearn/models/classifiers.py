@@ -13,11 +13,11 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, nearest
-from rayunlearn.models.adapted import Adapted
+from rayunlearn.models.adapted import Adapted, found_in
 from rayunlearn.models.body_and_head import Classifier
 from rayunlearn.models.plain_networks import AllCNN, LeNet, LeNet5BN
 from rayunlearn.models.residual_networks import PreActResNet18, ResNet9, ResNet50
-from rayunlearn.models.sources import Source
+from rayunlearn.models.sources import Source, digest_of, is_factory, make
 from rayunlearn.models.weights import load_into
 from rayunlearn.seeds import derive_seed, seeded_default_generators
 from rayunlearn.task import Input, Task, height_and_width, names_of_classes, per_channel, stated_size
@@ -33,6 +33,7 @@ __all__ = [
     "ResNet50",
     "ResNet9",
     "build_classifier",
+    "spec_for",
     "version_model",
 ]
 
@@ -106,6 +107,11 @@ class ClassifierSpec:
         return self.in_channels, *height_and_width(self.image_size)
 
     @property
+    def imports(self) -> tuple[str, ...]:
+        """Modules that have to be imported to build it, before a process is sealed."""
+        return () if self.source is None else (self.source.module,)
+
+    @property
     def task(self) -> Task:
         """What it is for, whatever its architecture."""
         return Task(input=self.input, num_classes=self.num_classes, class_names=self.class_names)
@@ -165,6 +171,45 @@ CLASSIFIERS: dict[str, type[Classifier]] = {
     "preactresnet18": PreActResNet18,
     "resnet50": ResNet50,
 }
+
+
+SIDES = (8, 384)
+"""Height and width that images of a network may have that is not built in, pixels."""
+
+
+def spec_for(
+    task: Task, name: str, width: float = 1.0, *, arguments: str = "{}", head: str | None = None
+) -> ClassifierSpec:
+    """The spec of a classifier that is built in, or of a factory's network, which is built to be looked at.
+
+    Args:
+        task: what the classifier is for.
+        name: of it, or its factory.
+        width: of one that is built in.
+        arguments: of a factory.
+        head: of a factory's network, where it is not to be looked for.
+
+    Raises:
+        BadInput: naming what does not go together.
+    """
+    if not is_factory(name):
+        return ClassifierSpec.of_task(task, name, width)
+    shape = task.input.shape
+    if not all(SIDES[0] <= side <= SIDES[1] for side in shape[1:]):
+        raise BadInput("--input", ",".join(map(str, shape)), f"{SIDES[0]} to {SIDES[1]} pixels high and wide")
+    with seeded_default_generators(derive_seed(0, "init", name)):
+        net = make(name, arguments)
+    found = found_in(net, shape, head=head)
+    if found.num_classes != task.num_classes:
+        allowed = (
+            f"{found.num_classes}, the outputs of the head {found.head!r}; a factory takes its number as an "
+            'argument, as --model-args \'{"num_classes": ' + str(task.num_classes) + "}'"
+        )
+        raise BadInput("--classes", task.num_classes, allowed)
+    source = Source(
+        factory=name, arguments=arguments, head=found.head, maps=tuple(found.maps), digest=digest_of(name)
+    )
+    return ClassifierSpec.of_task(task, name, width, source)
 
 
 def build_classifier(spec: ClassifierSpec, seed: int) -> Classifier:

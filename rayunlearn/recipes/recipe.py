@@ -29,7 +29,8 @@ from rayunlearn.methods.training import TrainSettings
 from rayunlearn.methods.trivial import TrivialSettings
 from rayunlearn.methods.unsir import UNSIRSettings
 from rayunlearn.mislabelling import Mislabelling
-from rayunlearn.models.classifiers import CLASSIFIERS
+from rayunlearn.models.classifiers import CLASSIFIERS, ClassifierSpec, spec_for
+from rayunlearn.models.sources import FORMS, canonical_arguments, check_factory, is_factory
 from rayunlearn.scheduling.gate import GateSettings
 from rayunlearn.scheduling.stopping import StoppingSettings
 from rayunlearn.settings import config_hash
@@ -86,8 +87,11 @@ class ModelSettings:
     """Architecture of the original, and what it is for where the data do not say it.
 
     Attributes:
-        name: of the classifier.
-        width: multiplier of its channels.
+        name: of a classifier that is built in, or a factory: torchvision:NAME, timm:NAME,
+            package.module:factory.
+        width: multiplier of the channels of one that is built in.
+        arguments: of a factory, a JSON object.
+        head: of a factory's network, the module whose output are the logits; None looks for it.
         input: the images that it takes; None for those of the dataset.
         classes: how many it tells apart; given with the input.
         class_names: of these, where they are known.
@@ -95,14 +99,23 @@ class ModelSettings:
 
     name: str = "allcnn"
     width: float = 0.25
+    arguments: str = field(default="{}", metadata={"before": "{}"})
+    head: str | None = field(default=None, metadata={"before": None})
     input: Input | None = None
     classes: int | None = field(default=None, metadata={"before": None})
     class_names: tuple[str, ...] | None = field(default=None, metadata={"before": None})
 
     def __post_init__(self) -> None:
         """Check each; whether they go with the data is checked where these are opened."""
-        if self.name not in CLASSIFIERS:
-            raise BadInput("model.name", self.name, nearest(self.name, CLASSIFIERS))
+        if is_factory(self.name):
+            check_factory(self.name)
+        elif self.name not in CLASSIFIERS:
+            raise BadInput("model.name", self.name, f"{nearest(self.name, CLASSIFIERS)}, or {FORMS}")
+        object.__setattr__(self, "arguments", canonical_arguments(self.arguments))
+        if not is_factory(self.name) and (self.arguments != "{}" or self.head is not None):
+            said = {"arguments": self.arguments, "head": self.head}
+            allowed = f"none for {self.name!r}, which is built in"
+            raise BadInput("model.arguments and model.head", said, allowed)
         if not 0 < self.width < math.inf:
             raise BadInput("model.width", self.width, "a finite number above 0")
         if (self.input is None) != (self.classes is None):
@@ -119,6 +132,14 @@ class ModelSettings:
         if self.input is None or self.classes is None:
             return None
         return Task(input=self.input, num_classes=self.classes, class_names=self.class_names)
+
+    def spec(self, task: Task) -> ClassifierSpec:
+        """Of this classifier for a task.
+
+        Raises:
+            BadInput: it is none for such images or so many classes.
+        """
+        return spec_for(task, self.name, self.width, arguments=self.arguments, head=self.head)
 
 
 @dataclass(frozen=True, kw_only=True)

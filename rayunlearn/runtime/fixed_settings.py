@@ -78,6 +78,11 @@ def _differences(
         if set_now["model"][name] != original.model[name]:
             yield f"model.{name}", set_now["model"][name], original.model[name]
     given = spec.to_dict()
+    source: dict[str, Any] = {} if spec.source is None else spec.source.to_dict()
+    began_as: dict[str, Any] = original.model.get("source") or {}
+    for name in ("arguments", "head"):
+        if name in source and name in began_as and source[name] != began_as[name]:
+            yield f"model.{name}", source[name], began_as[name]
     for name in OF_THE_IMAGES:
         if not _same(given[name], original.model[name]):
             thing = f"{name} of the images of data.dataset {recipe.data.dataset!r}"
@@ -127,7 +132,7 @@ def differing(model: Task, data: Task) -> str | None:
 
 def _same(a: Any, b: Any) -> bool:
     """Whether two fields of a spec are the same; statistics that were computed may be rounded otherwise."""
-    if isinstance(a, list):
+    if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(
             math.isclose(x, y, rel_tol=ROUNDING, abs_tol=ROUNDING) for x, y in zip(a, b, strict=True)
         )

@@ -11,6 +11,15 @@ from pathlib import Path
 class ModelFlags:
     """The model to serve."""
 
+    model: str | None = None
+    """A network that is built in, or what makes one: torchvision:NAME, timm:NAME, package.module:factory."""
+
+    model_args: str | None = None
+    """Arguments of that factory, as '{"num_classes": 7}'."""
+
+    head: str | None = None
+    """Name of the module whose output are the logits; else it is looked for."""
+
     checkpoint: Path | None = None
     """Weights of the original: safetensors, its index, or a torch file; else an original is trained."""
 
@@ -38,6 +47,9 @@ class ModelFlags:
         if names is not None and not names.startswith("["):
             names = json.dumps([name.strip() for name in names.split(",")])
         said = {
+            "model.name": self.model,
+            "model.arguments": self.model_args,
+            "model.head": self.head,
             "model.input.shape": self.input,
             "model.input.mean": self.mean,
             "model.input.std": self.std,

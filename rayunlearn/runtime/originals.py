@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rayunlearn.errors import BadInput
 from rayunlearn.methods.registry import METHODS, method_named
+from rayunlearn.models.adapted import Adapted
 from rayunlearn.models.checkpoints import load_checkpoint
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
 from rayunlearn.models.weights import version_id
@@ -81,7 +82,7 @@ class Originals:
         self._looked = False
         stated = recipe.model.task or TASKS.get(recipe.data.dataset)
         if stated is not None:
-            self.spec = ClassifierSpec.of_task(stated, recipe.model.name, recipe.model.width)
+            self.spec = recipe.model.spec(stated)
         self.require_data_of(recipe.method)
         begun = self._one_that_has_begun()
         if stated is None:
@@ -180,13 +181,15 @@ class Originals:
             allowed = f"what the model takes: {reason}; --checkpoint serves without data"
             raise BadInput("data.dataset", self.context.recipe.data.dataset, allowed)
         recipe = self.context.recipe
-        found, self.data_hash = describe(
-            recipe.data, recipe.model.name, recipe.model.width, self.split_seed, self.context.progress.say
-        )
+        found, self.data_hash = describe(recipe.data, self.split_seed, self.context.progress.say)
         self._looked = True
-        if recipe.model.task is None:
-            self.spec = found
-        elif (reason := differing(self.spec.task, found.task)) is not None:
+        if recipe.model.task is not None:
+            reason = differing(self.spec.task, found)
+        elif recipe.data.dataset not in TASKS:
+            self.spec, reason = recipe.model.spec(found), None
+        else:  # what is declared of it is what it is
+            reason = None
+        if reason is not None:
             self.no_data, self.data_hash = f"of data.dataset {recipe.data.dataset!r} {reason}", None
 
     def _contradiction(self) -> str | None:
@@ -197,7 +200,10 @@ class Originals:
         return None if reason is None else f"of data.dataset {recipe.data.dataset!r} {reason}"
 
     def _given(self, checkpoint: str | Path, key: str | None) -> Weights:
-        weights, done = load_checkpoint(checkpoint, build_classifier(self.spec, 0), key=key)
+        model = build_classifier(self.spec, 0)
+        # an adapted network's own names are those of its file
+        inside = model.net if isinstance(model, Adapted) else model
+        _, done = load_checkpoint(checkpoint, inside, key=key)
         if done:
             self.context.progress.say(done)
-        return weights
+        return dict(model.state_dict())

@@ -12,7 +12,7 @@ import ray
 import torch
 from torch import Tensor
 
-from rayunlearn.access import seal
+from rayunlearn.access import import_code, seal
 from rayunlearn.evaluation.judged import Evidence, judged
 from rayunlearn.evaluation.keeping import Keeping
 from rayunlearn.evaluation.stand_ins import StandInSettings, stand_in
@@ -102,10 +102,12 @@ class SealedProcess:
     """A process without a path to real data, and the objects it holds.
 
     It has no algorithm of its own: it creates, calls and returns what it is told to, packing messages
-    on their way. The seal is set before anything else runs.
+    on their way. The seal is set before anything else runs, but for the imports of code that models are
+    built by.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, imports: Sequence[str] = ()) -> None:
+        import_code(imports)
         seal()
         torch_process.set_up(threads)
         self.objects: dict[str, Any] = {}

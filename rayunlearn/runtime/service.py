@@ -194,6 +194,7 @@ class Service:
             threads=place.threads,
             workers=place.workers,
             node_wait_s=place.node_wait_s,
+            imports=self.spec.imports,
         )
         workers = recipe.few_shot.workers if method.section == recipe.few_shot.section else 0
         if not workers:

@@ -82,15 +82,19 @@ class TrainingJob:
 
 
 def classifier_spec(data: DataSettings, name: str, width: float) -> ClassifierSpec:
-    """The spec of a classifier for a dataset; loads the dataset, so call it where data may be read."""
+    """The spec of a classifier that is built in for a dataset, which is loaded (`task_of`)."""
+    return ClassifierSpec.of_task(task_of(data), name, width)
+
+
+def task_of(data: DataSettings) -> Task:
+    """What a classifier of a dataset is for; loads the dataset, so call it where data may be read."""
     dataset = load_dataset(data.dataset)
     _, channels, height, width_of_image = dataset.images.shape
     shape = (channels, height, width_of_image)
-    task = Task(
+    return Task(
         input=Input(shape=shape, mean=dataset.mean, std=dataset.std), num_classes=dataset.num_classes,
         class_names=dataset.class_names,
     )  # fmt: skip
-    return ClassifierSpec.of_task(task, name, width)
 
 
 def training_job(
@@ -220,11 +224,9 @@ def fit_gold(job: TrainingJob, original: Mapping[str, Tensor], *, shard: Shard |
 
 @ray.remote
 @telling
-def _describe(
-    data: DataSettings, name: str, width: float, split_seed: int, threads: int
-) -> tuple[ClassifierSpec, str]:
+def _describe(data: DataSettings, split_seed: int, threads: int) -> tuple[Task, str]:
     torch_process.set_up(threads)
-    return classifier_spec(data, name, width), data_hash(data, split_seed)
+    return task_of(data), data_hash(data, split_seed)
 
 
 @ray.remote
@@ -246,23 +248,17 @@ def _fit_logged(job: TrainingJob, threads: int) -> tuple[bytes, bytes]:
 
 
 def describe(
-    data: DataSettings,
-    name: str,
-    width: float,
-    split_seed: int,
-    say: Callable[[str], None] = warn_here,
-) -> tuple[ClassifierSpec, str]:
-    """`classifier_spec` and `data_hash`, asked of another process: the driver itself never loads data.
+    data: DataSettings, split_seed: int, say: Callable[[str], None] = warn_here
+) -> tuple[Task, str]:
+    """`task_of` and `data_hash`, asked of another process: the driver itself never loads data.
 
     Args:
         data: which.
-        name: of the classifier.
-        width: of it.
         split_seed: of the split.
         say: is given what is to be known of the data: what was left out, what is there twice.
     """
-    spec, digest = fetch_told(_describe.remote(data, name, width, split_seed, 1), say)
-    return spec, digest
+    task, digest = fetch_told(_describe.remote(data, split_seed, 1), say)
+    return task, digest
 
 
 def not_at_hand(data: DataSettings) -> str | None:
