@@ -112,8 +112,8 @@ They are made to raise Python's own audit event before they open a file.
 
 STOOD_IN = ("torchvision.datasets", "torchvision.io")
 """What libraries of networks import at once, and networks do not need: it has readers past every audit."""
-_WITH_CODE = frozenset({"PIL"})
-"""What such libraries may hold on to: its readers open files as Python does."""
+_WITH_CODE = frozenset({"PIL", "torch"})
+"""What such libraries may hold on to: their readers open files as Python does, or are in `NATIVE_READERS`."""
 
 _sealed = False
 

@@ -78,7 +78,7 @@ def test_dropout_is_off_in_eval_and_on_in_training() -> None:
 
 
 def test_a_built_in_network_through_the_adapter_keeps_its_bits() -> None:
-    """Logits, features, maps and inverted images, at one configuration; other weights, for control, differ."""
+    """Logits, features, maps and inverted images at one configuration; other weights, for control, differ."""
     fields = {
         "width": 0.1, "in_channels": 1, "image_size": 8, "num_classes": 3, "mean": [0.5], "std": [0.25],
     }  # fmt: skip
@@ -184,7 +184,7 @@ def test_a_network_without_batchnorm_is_inverted_by_the_fallback() -> None:
         ("Small", {"answer": "probabilities"}, task(1, 8, 8), "linear layers that ran.*'net.classify"),
         ("Small", {"channels": 3}, task(1, 8, 8), "--input is '1,8,8'; allowed: what the net"),
         ("Small", {"depth": 3}, task(1, 8, 8), "arguments of .*:Small is .*depth.*TypeError"),
-        ("one_logit", {}, task(1, 8, 8, classes=2), "'one logit'; allowed: one logit for each class.*two out"),
+        ("one_logit", {}, task(1, 8, 8, classes=2), "'one logit'; allowed: one logit for each.*two out"),
         ("no_network", {}, task(1, 8, 8), r"gives is 'int'; allowed: a torch\.nn\.Module"),
         ("nothing", {}, task(1, 8, 8), "model is .*:nothing'; allowed: a function or class of"),
         ("Small", {}, task(1, 4, 8), "--input is '1,4,8'; allowed: 8 to 384 pixels"),
