@@ -10,7 +10,7 @@ import tyro
 
 from rayunlearn.runtime.console import carry_out
 
-NAMES = ("audit", "methods", "models", "report", "request")
+NAMES = ("audit", "check", "methods", "models", "report", "request")
 COMMANDS = {name: f"rayunlearn.runtime.{name}_command" for name in NAMES}
 """Command -> its module, with `<Command>Options` and `run_<command>`."""
 

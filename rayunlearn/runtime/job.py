@@ -33,6 +33,7 @@ from rayunlearn.runtime.recovery import TOLD, ended_by, is_of_the_service
 from rayunlearn.runtime.remote import sentence
 from rayunlearn.runtime.retention import retain_images
 from rayunlearn.runtime.service import Place, Service, exit_code, interruptible
+from rayunlearn.runtime.user_code import found_by_workers
 from rayunlearn.scheduling.space import assignments
 from rayunlearn.settings import override, to_json
 
@@ -79,7 +80,7 @@ def run_job(
         )  # fmt: skip
         with JobProgress(console) as progress, claimed(store, wait, progress, dry_run=dry_run) as claim:
             progress.phase("Ray", "connect")
-            connect(address)
+            connect(address, **found_by_workers(settings.model.name, address))
             progress.done()
             with interruptible():
                 context = Context(

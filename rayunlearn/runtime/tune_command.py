@@ -31,6 +31,7 @@ from rayunlearn.runtime.sweep import Sweep, Where, where_for
 from rayunlearn.runtime.sweep_audit import audit_sweep
 from rayunlearn.runtime.sweep_record import SweepSettings
 from rayunlearn.runtime.trackers import trackers
+from rayunlearn.runtime.user_code import found_by_workers
 from rayunlearn.scheduling.budget import parse_budget
 from rayunlearn.scheduling.requests import Rejected, Request
 from rayunlearn.settings import override, paths
@@ -75,7 +76,7 @@ def run_sweep(
         store = Store.open(storage)
         with JobProgress(console) as progress, claimed(store, wait, progress) as claim:
             progress.phase("Ray", "connect")
-            connect(address)
+            connect(address, **found_by_workers(settings.model.name, address))
             progress.done()
             with interruptible():
                 context = Context(
