@@ -6,6 +6,9 @@ once, as far as one thing does not hide another.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -126,6 +129,7 @@ def checked(recipe: Recipe, flags: ModelFlags, *, trial_s: float = TRIAL_S) -> C
         if checkpoint is not None:  # what is wrong with the file shows without a model as well
             found.attempt(lambda: read_checkpoint(checkpoint, flags.checkpoint_key))
         return found
+    found.attempt(lambda: _require_sealable(spec))
     model = build_classifier(spec, 0).eval()
     if checkpoint is not None:
         inside = model.net if isinstance(model, Adapted) else model
@@ -140,6 +144,26 @@ def checked(recipe: Recipe, flags: ModelFlags, *, trial_s: float = TRIAL_S) -> C
     if not found.wrong and (reason := found.methods[recipe.method]) is not None:
         found.wrong.append(f"method {recipe.method!r} cannot serve it without a dataset: {reason}")
     return found
+
+
+def _require_sealable(spec: ClassifierSpec) -> None:
+    """Refuse code that a run's processes could not import, which are to have no path to data.
+
+    Raises:
+        BadInput: what it imports besides.
+    """
+    if not spec.imports:
+        return
+    text = "import sys, torch; from rayunlearn.access import import_code; import_code(sys.argv[1:])"
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    ended = subprocess.run(
+        [sys.executable, "-c", text, *spec.imports], env={**os.environ, "PYTHONPATH": path}, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    if ended.returncode:
+        reason = ended.stderr.strip().splitlines()[-1]
+        allowed = f"one of networks alone, which needs nothing that opens data ({reason})"
+        raise BadInput("module of the factory", ", ".join(spec.imports), allowed)
 
 
 def _describe(found: Checked, model: Classifier) -> None:

@@ -111,3 +111,16 @@ def test_a_recipe_of_unknown_data(check: Check, tmp_path: Path) -> None:
     arguments = json.dumps({"num_classes": 3})
     code, said = check(**flags(tmp_path, model="torchvision:no_such", model_args=arguments))
     assert code == ExitCode.BAD_INPUT and "torchvision.models.list_models()" in said
+
+
+def test_code_that_opens_data_is_told_before_a_run(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A factory in a training script: this process imports it, a run's processes would not; it is said."""
+    text = "import sklearn.datasets\nfrom tests.models.own_networks import Small\n"
+    (tmp_path / "training_script.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code, said = check(**flags(tmp_path, model="training_script:Small"))
+    assert code == ExitCode.BAD_INPUT
+    assert "1. to change: module of the factory is 'training_script'" in said and "ImportDenied" in said

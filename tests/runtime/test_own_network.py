@@ -18,6 +18,7 @@ from rayunlearn.recipes import Recipe
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store
+from rayunlearn.runtime import sealed
 from rayunlearn.runtime.fixed_settings import require_fixed
 from rayunlearn.runtime.model_flags import ModelFlags
 from rayunlearn.runtime.models_command import ExportOptions, run_models
@@ -156,3 +157,14 @@ def test_a_request_never_names_code() -> None:
     assert isinstance(refused, Rejected) and "field of request 'a' is 'model'" in refused.reason
     (taken,) = parse_requests('{"request_id": "a", "target": [1]}', "requests.jsonl")
     assert not isinstance(taken, Rejected)
+
+
+def test_a_process_that_refuses_code_says_so_at_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not lost, which would be tried again; without such code, for control, it answers."""
+    monkeypatch.setattr(sealed, "seal", lambda: None)
+    monkeypatch.setattr(sealed.SealedProcess, "gpu_ids", lambda self: [])
+    process = sealed.SealedProcess(torch.get_num_threads(), ["no_such_module"])
+    for call in (lambda: process.run(abs, -1), lambda: process.create("a", dict)):
+        with pytest.raises(BadInput, match="module of the model's code is 'no_such_module'"):
+            call()
+    assert sealed.SealedProcess(torch.get_num_threads(), ["tests.models.own_networks"]).run(abs, -1) == 1
