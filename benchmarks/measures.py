@@ -127,7 +127,7 @@ def speed(spec: ClassifierSpec) -> dict[str, float]:
     On 10,000 images, in this process, the least of some repeats of each.
     """
     generator = torch.Generator().manual_seed(0)
-    shape = (SPEED_IMAGES, spec.in_channels, spec.image_size, spec.image_size)
+    shape = (SPEED_IMAGES, *spec.shape)
     images = torch.randn(shape, generator=generator)
     labels = torch.arange(SPEED_IMAGES) % spec.num_classes
     models = {str(i): build_classifier(spec, i).eval() for i in range(2)}

@@ -15,6 +15,7 @@ import tyro
 
 from rayunlearn.runtime.console import carry_out
 from rayunlearn.runtime.job import run_job
+from rayunlearn.runtime.model_flags import ModelFlags
 from rayunlearn.runtime.service import leave
 
 HERE = Path(__file__).resolve().parent
@@ -48,8 +49,7 @@ class Options:
     address: str | None = None
     """Ray cluster to run on; else RAY_ADDRESS, else one is started on this machine."""
 
-    checkpoint: Path | None = None
-    """Weights of the original (safetensors, or a plain torch state dict); else one is trained."""
+    model: tyro.conf.OmitArgPrefixes[ModelFlags] = ModelFlags()
 
     generator: Path | None = None
     """Weights of a conditional generator trained elsewhere, for few_shot_pretrained; else one is trained."""

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 from rayunlearn.runtime.console import carry_out
+from rayunlearn.runtime.model_flags import ModelFlags
 from rayunlearn.runtime.service import leave
 from rayunlearn.runtime.tune_command import run_sweep
 
@@ -72,8 +73,7 @@ class Options:
     address: str | None = None
     """Ray cluster to run on; else RAY_ADDRESS, else one is started on this machine."""
 
-    checkpoint: Path | None = None
-    """Weights of the original (safetensors, or a plain torch state dict); else one is trained."""
+    model: tyro.conf.OmitArgPrefixes[ModelFlags] = ModelFlags()
 
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE")] = ()
     """Settings to change for all trials alike."""

@@ -10,7 +10,7 @@ import tyro
 
 from rayunlearn.runtime.console import carry_out
 
-NAMES = ("audit", "key", "log", "methods", "models", "replay", "report", "request", "verify")
+NAMES = ("audit", "check", "key", "log", "methods", "models", "replay", "report", "request", "verify")
 COMMANDS = {name: f"rayunlearn.runtime.{name}_command" for name in NAMES}
 """Command -> its module, with `<Command>Options` and `run_<command>`."""
 

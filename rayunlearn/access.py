@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from rayunlearn.data_root import folders_named
-from rayunlearn.errors import AccessDenied, ImportDenied
+from rayunlearn.errors import AccessDenied, BadInput, ImportDenied
 
 SEALED_MODULES = frozenset(
     {
@@ -111,6 +111,11 @@ NATIVE_READERS = (
 They are made to raise Python's own audit event before they open a file.
 """
 
+STOOD_IN = ("torchvision.datasets", "torchvision.io")
+"""What libraries of networks import at once, and networks do not need: it has readers past every audit."""
+_WITH_CODE = frozenset({"PIL", "torch"})
+"""What such libraries may hold on to: their readers open files as Python does, or are in `NATIVE_READERS`."""
+
 _sealed = False
 
 
@@ -148,6 +153,70 @@ def readable_when_sealed(path: str | Path) -> bool:
     """Whether a sealed process could read a file of this path: what it must not see is kept elsewhere."""
     real = os.path.realpath(path)
     return any(real == root or real.startswith(root.rstrip("/") + "/") for root in _code_roots())
+
+
+def import_code(names: Iterable[str]) -> None:
+    """Import modules of networks' code in a process that is to be sealed, without what opens datasets.
+
+    What the seal refuses to import is refused now, but for the modules of `STOOD_IN`: others stand for them,
+    which have every name and can do nothing.
+
+    Raises:
+        BadInput: a module that cannot be imported so.
+    """
+    if _sealed:
+        return
+    finders = [_StandIns(), _ImportGuard(_WITH_CODE)]
+    for name in names:
+        sys.meta_path[:0] = finders
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # another's code may fail in any way
+            allowed = f"one that is imported without any data ({type(error).__name__}: {error})"
+            raise BadInput("module of the model's code", name, allowed) from error
+        finally:
+            for finder in finders:
+                sys.meta_path.remove(finder)
+            for stood_in in [n for n, module in sys.modules.items() if isinstance(module, _StandIn)]:
+                del sys.modules[stood_in]
+
+
+class _Nothing(type):
+    """The type of what a stand-in holds: it has every attribute, and cannot be made or called."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Nothing(name, (), {})
+
+    def __call__(cls, *args: Any, **options: Any) -> Any:
+        raise AccessDenied(f"{cls.__name__} in a sealed process: this run declares no data access")
+
+
+class _StandIn(ModuleType):
+    """Stands for a module that opens datasets, while code is imported that never uses it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Nothing(name, (), {})
+
+
+class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds stand-ins for the modules of `STOOD_IN` and all that is in them."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if any(fullname == name or fullname.startswith(f"{name}.") for name in STOOD_IN):
+            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return _StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
 
 
 def _is_sealed_module(name: str) -> bool:
@@ -201,12 +270,15 @@ class _RefusingLoader(importlib.abc.Loader):
 
 
 class _ImportGuard(importlib.abc.MetaPathFinder):
-    """Refuses the modules that load datasets."""
+    """Refuses the modules that load datasets, but for some."""
+
+    def __init__(self, without: Iterable[str] = ()) -> None:
+        self.without = frozenset(without)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if _is_sealed_module(fullname):
+        if _is_sealed_module(fullname) and fullname.partition(".")[0] not in self.without:
             return importlib.machinery.ModuleSpec(fullname, _RefusingLoader())
         return None
 

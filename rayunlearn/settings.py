@@ -122,7 +122,7 @@ def parse_value(path: str, text: str, declared: Any) -> Any:
 def _typed(path: str, text: str, declared: Any) -> Any:
     adapter: TypeAdapter[Any] = TypeAdapter(declared)
     try:
-        if text.startswith(("[", "{")):
+        if declared is not str and text.startswith(("[", "{")):
             return adapter.validate_json(text)
         if get_origin(declared) is tuple:
             each: TypeAdapter[Any] = TypeAdapter(get_args(declared)[0])

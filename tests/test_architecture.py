@@ -24,7 +24,7 @@ from tests.waiting import HANG_S
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "rayunlearn"
 
-BOTTOM = {"balance", "data_root", "errors", "held_out", "mislabelling", "roles", "seeds"}
+BOTTOM = {"balance", "data_root", "errors", "held_out", "mislabelling", "roles", "seeds", "task"}
 ALGORITHMS = {"models", "inversion", "methods", "evaluation"}
 BETWEEN = {"settings", "recipes"}
 
@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "roles": set(),
     "mislabelling": {"errors"},
     "seeds": {"errors"},
+    "task": {"errors"},
     "surrogates": {"errors", "seeds"},
     "access": {"data_root", "errors"},
     "data_root": {"errors"},

@@ -78,8 +78,9 @@ def _set(case: tuple[str, Sequence[str]]) -> Answer:
         wrong.append("it is another once it is written and read again")
     if recipe.model != before.model:  # whether it goes with the images is seen where these are
         ClassifierSpec(
-            **vars(recipe.model), in_channels=1, image_size=32, num_classes=10, mean=(0.5,), std=(0.5,)
-        )
+            name=recipe.model.name, width=recipe.model.width, in_channels=1, image_size=32, num_classes=10,
+            mean=(0.5,), std=(0.5,),
+        )  # fmt: skip
     assert json.loads(to_json(recipe)) and len(recipe.config_hash) == 64
     return Answer(wrong=wrong)
 

@@ -18,7 +18,7 @@ def drawn(spec: ClassifierSpec, count: int, seed: int) -> Tensor:
 
     Lee, Mumford and Huang 2001 for the model, Baradad et al. 2021 (arXiv 2106.05963) for learning from it.
     """
-    draws, size, channels = generator(seed, "pictures"), spec.image_size, spec.in_channels
+    draws, (channels, size, _) = generator(seed, "pictures"), spec.shape
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=draws)
@@ -44,7 +44,7 @@ def photographed(spec: ClassifierSpec, count: int, seed: int) -> Tensor:
     """Crops of the two photographs that scikit-learn ships, of a fifth to all of their height."""
     from sklearn.datasets import load_sample_images
 
-    draws, size = generator(seed, "photographs"), spec.image_size
+    draws, (_, size, _) = generator(seed, "photographs"), spec.shape
     pixels = [torch.from_numpy(p.copy()).permute(2, 0, 1) for p in load_sample_images().images]
     photographs = [p.float() / 255 for p in pixels]
     crops = []

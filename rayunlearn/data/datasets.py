@@ -17,13 +17,10 @@ from rayunlearn.data.raw import Part, Parts, channel_statistics, tell_doubles
 from rayunlearn.data.torchvision_layouts import read_cifar10, read_mnist, read_svhn
 from rayunlearn.data_root import DATA_VARIABLE, data_root
 from rayunlearn.errors import BadInput, IntegrityError, nearest
+from rayunlearn.task import CIFAR10_NAMES, DIGIT_NAMES, TASKS
 
 PARQUET_PREFIX = "parquet:"
 SHARDS = "Parquet shards train*.parquet and test*.parquet"
-DIGIT_NAMES = tuple("0123456789")
-CIFAR10_NAMES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,6 +80,21 @@ def load_dataset(name: str) -> LabelledImages:
     return dataset
 
 
+def not_there(name: str) -> str | None:
+    """Why a dataset cannot be opened here: no folder is named, or it is not there; None where it may be.
+
+    Whether it can be read is not looked at.
+    """
+    if name == "digits":
+        return None
+    inside = name.removeprefix(PARQUET_PREFIX)
+    root = data_root(inside, name)
+    if root is None:
+        return f"the environment variable {DATA_VARIABLE} names no folder for {name!r}"
+    folder = Path(root) / inside
+    return None if folder.is_dir() else f"there is no folder {str(folder)!r} for {name!r}"
+
+
 def content_hash(pixels: Tensor, labels: Tensor) -> str:
     """SHA-256 over raw uint8 pixels `[N, C, H, W]` and int64 labels `[N]`, with their shapes."""
     digest = hashlib.sha256()
@@ -118,13 +130,13 @@ def _digits(root: str | None) -> LabelledImages:
     pixels = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(bunch.target).to(torch.int64)
     parts = Part(pixels, labels), None
-    return _labelled("digits", parts, DIGIT_NAMES, white=16, mean=(0.3053,), std=(0.3760,))
+    return _declared("digits", parts, white=16)
 
 
 def _mnist(root: str | None) -> LabelledImages:
     """MNIST (LeCun et al. 1998): the training images, then the test images; 60000 and 10000 published."""
     parts = read_mnist(_folder(root, "mnist", "MNIST/raw/ as torchvision lays MNIST out"))
-    return _labelled("mnist", parts, DIGIT_NAMES, mean=(0.1307,), std=(0.3081,))
+    return _declared("mnist", parts)
 
 
 def _cifar10(root: str | None) -> LabelledImages:
@@ -135,8 +147,7 @@ def _cifar10(root: str | None) -> LabelledImages:
     needed = f"cifar-10-batches-py/ or cifar-10-python.tar.gz, as torchvision has them, or {SHARDS}"
     folder = _folder(root, "cifar10", needed)
     parts = read_cifar10(folder) or _parquet_32x32(folder, "cifar10", needed, CIFAR10_NAMES)
-    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    return _labelled("cifar10", parts, CIFAR10_NAMES, mean=mean, std=std)
+    return _declared("cifar10", parts)
 
 
 def _svhn(root: str | None) -> LabelledImages:
@@ -148,8 +159,7 @@ def _svhn(root: str | None) -> LabelledImages:
     needed = f"train_32x32.mat and test_32x32.mat, as torchvision has them, or {SHARDS}"
     folder = _folder(root, "svhn", needed)
     parts = read_svhn(folder) or _parquet_32x32(folder, "svhn", needed, DIGIT_NAMES)
-    mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
-    return _labelled("svhn", parts, DIGIT_NAMES, mean=mean, std=std)
+    return _declared("svhn", parts)
 
 
 def _parquet_32x32(folder: Path, name: str, needed: str, class_names: tuple[str, ...]) -> Parts:
@@ -187,6 +197,14 @@ def _folder(root: str | None, name: str, needed: str) -> Path:
         allowed = f"a folder with {inside}/, which holds {needed}; set it"
         raise BadInput(f"environment variable {DATA_VARIABLE}", root, allowed, where=name)
     return Path(root) / inside
+
+
+def _declared(name: str, parts: Parts, white: int = 255) -> LabelledImages:
+    """Parts of a data set that is known by name, normalised by what is declared of it."""
+    task = TASKS[name]
+    assert task.class_names is not None, "the classes of each of them have names"
+    mean, std = task.input.mean, task.input.std
+    return _labelled(name, parts, task.class_names, mean=mean, std=std, white=white)
 
 
 def _labelled(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
+from rayunlearn.models.modes import device_of, evaluating
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,26 +78,6 @@ class ClassCounts:
         if len(set(ids)) != len(ids) or any(not 0 <= class_id < self.num_classes for class_id in ids):
             raise BadInput("classes", ids, allowed, where="class counts")
         return ids
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside; every module's own mode is as before afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer is; CPU for a model that has neither."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
 
 
 def check_images(images: Tensor, labels: Tensor, num_classes: int, where: str) -> None:

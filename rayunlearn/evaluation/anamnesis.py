@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.accuracy import check_images, class_counts, device_of, evaluating
+from rayunlearn.evaluation.accuracy import check_images, class_counts
+from rayunlearn.models.modes import device_of, evaluating
 from rayunlearn.seeds import derive_seed, generator, seeded_default_generators
 
 MARGINS = ("absolute", "relative")

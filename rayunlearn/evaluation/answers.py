@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.accuracy import device_of, evaluating
 from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.modes import device_of, evaluating
 
 BATCH = 1024
 

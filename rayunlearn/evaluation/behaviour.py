@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.accuracy import evaluating
 from rayunlearn.evaluation.synthetic import Assessment
 from rayunlearn.inversion.unlearning_set import UnlearningSet
 from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.modes import evaluating
 from rayunlearn.roles import Roles
 
 BATCH = 1024

@@ -29,8 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.accuracy import check_images, device_of, evaluating
+from rayunlearn.evaluation.accuracy import check_images
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec
+from rayunlearn.models.modes import device_of, evaluating
 from rayunlearn.seeds import generator
 
 STEPS = ("normalised", "plain")
@@ -207,9 +208,8 @@ def starting_images(
     spec: ClassifierSpec, target: int, settings: InversionAttackSettings, seed: int
 ) -> Tensor:
     """Zeros with a little noise, [A, C, H, W] on CPU; attack i's depend on seed, target and i alone."""
-    shape = (spec.in_channels, spec.image_size, spec.image_size)
     noise = [
-        torch.randn(shape, generator=generator(seed, "inversion attack", target, i))
+        torch.randn(spec.shape, generator=generator(seed, "inversion attack", target, i))
         for i in range(settings.attacks)
     ]
     return settings.noise * torch.stack(noise)
@@ -238,7 +238,7 @@ def invert(model: Classifier, target: int, starts: Tensor, settings: InversionAt
     """
     spec = model.spec
     _check_target(model, target)
-    shape = [spec.in_channels, spec.image_size, spec.image_size]
+    shape = list(spec.shape)
     if starts.dim() != 4 or list(starts.shape[1:]) != shape:
         allowed = f"[A, {', '.join(map(str, shape))}]"
         raise BadInput("shape of the starting images", list(starts.shape), allowed, where="inversion attack")
@@ -374,7 +374,7 @@ def _check_target(model: Classifier, target: int) -> None:
 def _check_means(model: Classifier, means: Tensor) -> None:
     """Refuse means that no image could be compared with."""
     where, spec = "inversion attack", model.spec
-    shape = [model.head.out_features, spec.in_channels, spec.image_size, spec.image_size]
+    shape = [model.head.out_features, *spec.shape]
     if list(means.shape) != shape:
         raise BadInput("shape of the class means", list(means.shape), str(shape), where=where)
     broken = (~means.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()

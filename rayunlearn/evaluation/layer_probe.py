@@ -55,9 +55,10 @@ class UpTo(nn.Module):
         finally:
             handle.remove()
         maps = entered[0]
-        if maps.dim() == 4 and min(maps.shape[-2:]) > CELLS:
-            maps = F.adaptive_avg_pool2d(maps, CELLS)
-        return maps.flatten(1)
+        if maps.dim() == 4:
+            height, width = maps.shape[-2:]
+            return F.adaptive_avg_pool2d(maps, (min(height, CELLS), min(width, CELLS))).flatten(1)
+        return maps.flatten(1, -2).mean(dim=1) if maps.dim() > 2 else maps  # of tokens, their mean
 
 
 def layer_recalls(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.accuracy import ClassCounts, check_images, device_of, evaluating
+from rayunlearn.evaluation.accuracy import ClassCounts, check_images
+from rayunlearn.models.modes import device_of, evaluating
 
 SUM_TOLERANCE = 1e-4
 """How far from 0 the log of an image's summed probabilities may be. Rounding of K <= 1000 log-probabilities

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import check_images
-from rayunlearn.evaluation.feature_layer import features_of, head_of
+from rayunlearn.models.feature_layer import features_of, head_of
 from rayunlearn.seeds import generator
 
 

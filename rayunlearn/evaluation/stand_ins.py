@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.accuracy import evaluating
 from rayunlearn.inversion.augmentations import cut_together
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.classifiers import Classifier, build_classifier
+from rayunlearn.models.modes import evaluating
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed, generator
 

@@ -51,18 +51,18 @@ def turned(
     angle, zoom = turn * math.radians(rotation), 1 + scale * scaling
     cosine, sine = zoom * angle.cos(), zoom * angle.sin()
     # positions run from -1 to 1 along an image, which is twice its size
-    rows = [cosine, -sine, 2 * shift * across, sine, cosine, 2 * shift * down]
+    flat = images.shape[-2] / images.shape[-1]  # height by width: a step down is as long as one across
+    rows = [cosine, -sine * flat, 2 * shift * across, sine / flat, cosine, 2 * shift * down]
     moves = torch.stack(rows, dim=1).view(-1, 2, 3).to(images)
     grid = F.affine_grid(moves, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def cut_together(images: Tensor, others: Tensor, draws: torch.Generator) -> Tensor:
-    """Images `[N, C, H, H]`, each cut together with another one along a smooth random mask.
+    """Images `[N, C, H, W]`, each cut together with another one along a smooth random mask.
 
     Two halves in the mean. After CutMix (Yun et al. 2019, arXiv 1905.04899), whose masks are rectangles.
     """
-    size = images.shape[-1]
     cells = torch.randn((len(images), 1, CELLS, CELLS), generator=draws)
-    mask = F.interpolate(cells, size=(size, size), mode="bilinear") > 0
+    mask = F.interpolate(cells, size=images.shape[-2:], mode="bilinear") > 0
     return torch.where(mask.to(images.device), images, others)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rayunlearn.errors import BadInput
 from rayunlearn.inversion.augmentations import turned
 from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.normalisation import BATCHNORMS, all_but_channels, batchnorm_layers
 from rayunlearn.seeds import generator
 
 
@@ -132,7 +133,7 @@ class BatchNormStatistics:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        self.layers = batchnorm_layers(model)
         self._terms: list[Tensor] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -147,12 +148,14 @@ class BatchNormStatistics:
             handle.remove()
 
     def _observe(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None
+        assert isinstance(layer, BATCHNORMS) and layer.running_mean is not None
         assert layer.running_var is not None
         (x,) = inputs
-        mean = x.mean(dim=(0, 2, 3))
+        over = all_but_channels(x)
+        mean = x.mean(dim=over)
         # `Tensor.var` over these dimensions takes twice as long on a CPU
-        var = (x - mean[:, None, None]).square().sum(dim=(0, 2, 3)) / (x.numel() / x.shape[1] - 1)
+        centred = x - mean.view(-1, *(1,) * (x.dim() - 2))
+        var = centred.square().sum(dim=over) / (x.numel() / x.shape[1] - 1)
         self._terms.append((mean - layer.running_mean).norm() + (var - layer.running_var).norm())
 
     def take(self) -> Tensor:
@@ -246,9 +249,10 @@ def _optimised(
     device = next(model.parameters()).device
     low, high = spec.pixel_range
     wanted = labels.to(device)
-    size = spec.image_size
+    channels, height, width = spec.shape
+    size = height, width
     free = [
-        torch.randn((len(labels), spec.in_channels, of, of), generator=draws).to(device).requires_grad_(True)
+        torch.randn((len(labels), channels, *of), generator=draws).to(device).requires_grad_(True)
         for of in (_coarse_sizes(size) if settings.coarse else (size,))
     ]
     optimizer = torch.optim.Adam(free, lr=settings.lr, betas=(0.9, 0.99), foreach=False)
@@ -256,7 +260,7 @@ def _optimised(
 
     def images() -> Tensor:
         whole, *finer = (
-            F.interpolate(part, size=(size, size), mode="bilinear", align_corners=False)
+            F.interpolate(part, size=size, mode="bilinear", align_corners=False)
             if settings.coarse
             else part
             for part in free
@@ -304,13 +308,16 @@ def _optimised(
     return made.cpu(), confidence.cpu()
 
 
-def _coarse_sizes(size: int) -> tuple[int, int]:
+def _coarse_sizes(size: tuple[int, int]) -> list[tuple[int, ...]]:
     """Of the maps of a coarse image: a half and a quarter of its own, but no fewer than classes need.
 
-    >>> _coarse_sizes(32), _coarse_sizes(8)
-    ((16, 8), (8, 4))
+    >>> _coarse_sizes((32, 40)), _coarse_sizes((8, 8))
+    ([(16, 20), (8, 10)], [(8, 8), (4, 4)])
     """
-    return min(size, max(LEAST_SIZE, size // 2)), min(size, max(LEAST_SIZE // 2, size // 4))
+    return [
+        tuple(min(side, max(least, side // part)) for side in size)
+        for least, part in ((LEAST_SIZE, 2), (LEAST_SIZE // 2, 4))
+    ]
 
 
 def _disturbed(model: nn.Module, x: Tensor, draws: torch.Generator) -> Tensor:

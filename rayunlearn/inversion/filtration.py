@@ -243,7 +243,7 @@ def judge_chunk(
     y = torch.full((judged,), label, dtype=torch.int64, device=device)
     with torch.no_grad():
         images = generator(z, y)
-        _check_images(images, (judged, spec.in_channels, spec.image_size, spec.image_size))
+        _check_images(images, (judged, *spec.shape))
         plain = classifier(images)
         logits = [plain, *(classifier(transform(images)) for transform in transformations)]
     tested = logits if settings.entropy_under == "every_transformation" else [plain]

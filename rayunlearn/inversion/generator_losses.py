@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayunlearn.inversion.deep_inversion import BatchNormStatistics
+from rayunlearn.models.normalisation import BATCHNORMS, BatchNorm, all_but_channels
 
 
 def entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -74,15 +75,16 @@ def diversity_loss(z: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     return total
 
 
-def batchnorm_loss(inputs: Tensor, layer: nn.BatchNorm2d) -> Tensor:
+def batchnorm_loss(inputs: Tensor, layer: BatchNorm) -> Tensor:
     """One layer's ||mean - running_mean||_2^2 + ||var - running_var||_2^2 (a term of eq. 6).
 
     Args:
-        inputs: what enters the layer, `[B, C, H, W]`; the statistics are over all axes but C.
+        inputs: what enters the layer, `[B, C, ...]`; the statistics are over all axes but C.
         layer: of a trained classifier; its running variance is unbiased, and so is the batch's here.
     """
     assert layer.running_mean is not None and layer.running_var is not None
-    mean, var = inputs.mean(dim=(0, 2, 3)), inputs.var(dim=(0, 2, 3), unbiased=True)
+    over = all_but_channels(inputs)
+    mean, var = inputs.mean(dim=over), inputs.var(dim=over, unbiased=True)
     return (mean - layer.running_mean).square().sum() + (var - layer.running_var).square().sum()
 
 
@@ -90,7 +92,7 @@ class SquaredBatchNormStatistics(BatchNormStatistics):
     """`take()` gives the sum over layers of `batchnorm_loss` (eq. 6), DeepInversion's with norms squared."""
 
     def _observe(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, nn.BatchNorm2d)
+        assert isinstance(layer, BATCHNORMS)
         self._terms.append(batchnorm_loss(inputs[0], layer))
 
 

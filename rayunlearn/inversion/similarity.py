@@ -62,7 +62,7 @@ def features_of(classifier: Classifier, images: Tensor, chunk_size: int = 256) -
         BadInput: no image, or of another shape; a model in train mode; features that are not finite.
     """
     spec, device = classifier.spec, classifier.head.weight.device
-    shape = [spec.in_channels, spec.image_size, spec.image_size]
+    shape = list(spec.shape)
     if images.dim() != 4 or not len(images) or list(images.shape[1:]) != shape:
         allowed = f"[N, {', '.join(map(str, shape))}] with N >= 1"
         raise BadInput("shape of the images", list(images.shape), allowed, where=WHERE)

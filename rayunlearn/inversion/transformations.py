@@ -60,12 +60,15 @@ class Transformation:
     down: float = 0.0
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The transformed images, `[B, C, H, H]` as they were; bilinear, with their graph."""
+        """The transformed images, `[B, C, H, W]` as they were; bilinear, with their graph."""
         cos = math.cos(math.radians(self.degrees)) / self.zoom
         sin = math.sin(math.radians(self.degrees)) / self.zoom
+        flat = images.shape[-2] / images.shape[-1]  # height by width: a step down is as long as one across
         # Where a pixel of the result comes from: the inverse map. The image spans [-1, 1], y points down.
         x, y = -2 * self.right, -2 * self.down
-        inverse = torch.tensor([[cos, -sin, cos * x - sin * y], [sin, cos, sin * x + cos * y]])
+        inverse = torch.tensor(
+            [[cos, -sin * flat, cos * x - sin * flat * y], [sin / flat, cos, sin / flat * x + cos * y]]
+        )
         theta = inverse.to(images).expand(len(images), 2, 3)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         # outside the image grid_sample gives 0, which is the background of what is sampled

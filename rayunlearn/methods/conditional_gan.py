@@ -39,6 +39,7 @@ from rayunlearn.methods.unlearning import batch_ids, batches_per_epoch
 from rayunlearn.models.conditional_generator import ConditionalGenerator, ConditionalGeneratorSpec
 from rayunlearn.seeds import derive_seed, seeded_default_generators
 from rayunlearn.seeds import generator as seeded
+from rayunlearn.task import height_and_width
 
 RANGE_SLACK = 1e-3
 """By so much a normalised pixel may pass the generator's range: what rounding can make, and no more."""
@@ -93,7 +94,8 @@ class Discriminator(nn.Module):
     def __init__(self, spec: ConditionalGeneratorSpec, width: float, seed: int) -> None:
         super().__init__()
         first, second = (max(1, round(channels * width)) for channels in (64, 128))
-        flat = second * (spec.image_size // 4) ** 2
+        high, across = height_and_width(spec.image_size)
+        flat = second * (high // 4) * (across // 4)
         with seeded_default_generators(seed):  # torch's own initial weights, which do not stay
             self.body = nn.Sequential(
                 nn.Conv2d(spec.channels, first, 4, stride=2, padding=1),
@@ -259,7 +261,7 @@ def _on_cpu(network: nn.Module) -> dict[str, Tensor]:
 def _check(images: Tensor, labels: Tensor, spec: ConditionalGeneratorSpec) -> None:
     """Images of the generator's shape and range, each with a label that it knows."""
     where = "conditional GAN"
-    shape = (spec.channels, spec.image_size, spec.image_size)
+    shape = (spec.channels, *height_and_width(spec.image_size))
     if images.dim() != 4 or images.shape[1:] != shape or len(images) < 2:
         allowed = f"[N, {', '.join(map(str, shape))}], as the generator makes them, N >= 2"
         raise BadInput("shape of the images", list(images.shape), allowed, where=where)

@@ -139,7 +139,7 @@ def error_noise(
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     device = next(frozen.parameters()).device
     spec = model.spec
-    shape = (settings.noise_images, spec.in_channels, spec.image_size, spec.image_size)
+    shape = (settings.noise_images, *spec.shape)
     start = torch.randn(shape, generator=generator(seed, "error noise", label))
     labels = torch.full((settings.noise_images,), label, device=device)
     noise = start.to(device).requires_grad_()
@@ -223,7 +223,7 @@ class NoiseTraining(StagedTraining):
         self.maximised = frozenset(maximised)
         self.classes = sorted({*maximised, *minimised})
         labels = torch.tensor(self.classes, device=device).repeat_interleave(settings.noise_images)
-        images = torch.zeros(len(labels), spec.in_channels, spec.image_size, spec.image_size, device=device)
+        images = torch.zeros(len(labels), *spec.shape, device=device)
         order = torch.arange(len(labels)).repeat(copies)
         if retain is not None:
             order = torch.cat([order, len(labels) + torch.arange(len(retain))])

@@ -96,7 +96,7 @@ def noise_variance(model: Classifier, fisher: dict[str, Tensor], alpha: float) -
     """
     variance = {}
     for name, parameter in model.named_parameters():
-        in_head = name.startswith("head.")
+        in_head = name.startswith(f"{model.head_name}.")
         inverse = 1 / (fisher[name] + SMALLEST_FISHER)
         value = alpha * inverse.clamp(max=LARGEST_INVERSE_HEAD if in_head else LARGEST_INVERSE)
         if parameter.dim() > 1:
@@ -132,7 +132,7 @@ def add_noise(
     with torch.no_grad():
         for name, parameter in noisy.named_parameters():
             spread = variance[name].sqrt()
-            if name.startswith("head."):
+            if name.startswith(f"{model.head_name}."):
                 parameter[rows] = 0
                 spread[rows] = math.sqrt(FORGOTTEN_ROW_VARIANCE)
             normal = torch.randn(parameter.shape, generator=generator(seed, "fisher noise", name))

@@ -23,6 +23,7 @@ from rayunlearn.inversion.augmentations import moved
 from rayunlearn.inversion.transformations import Transformation, check_names, transformations
 from rayunlearn.methods.global_batchnorm import GlobalBatchNorm2d, convert_batchnorm, global_batchnorm
 from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.normalisation import BATCHNORMS
 from rayunlearn.seeds import generator
 
 __all__ = [
@@ -349,7 +350,7 @@ def _checked_shard(shard: tuple[int, int] | None, settings: TrainSettings) -> tu
 
 def _keep_statistics(model: nn.Module) -> None:
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, BATCHNORMS):
             module.eval()
 
 

@@ -31,6 +31,11 @@ class Classifier(nn.Module):
         super().__init__()
         self.spec = spec
 
+    @property
+    def head_name(self) -> str:
+        """Of the head among this classifier's modules."""
+        return "head"
+
     def _run(self, x: Tensor, maps: list[Tensor] | None) -> Tensor:
         """Features `[B, D]` of images `[B, C, H, W]`; appends feature maps to `maps` unless None."""
         raise NotImplementedError

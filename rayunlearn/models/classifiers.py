@@ -13,11 +13,14 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.models.adapted import Adapted, found_in
 from rayunlearn.models.body_and_head import Classifier
 from rayunlearn.models.plain_networks import AllCNN, LeNet, LeNet5BN
 from rayunlearn.models.residual_networks import PreActResNet18, ResNet9, ResNet50
+from rayunlearn.models.sources import Source, digest_of, is_factory, make
 from rayunlearn.models.weights import load_into
 from rayunlearn.seeds import derive_seed, seeded_default_generators
+from rayunlearn.task import Input, Task, height_and_width, names_of_classes, per_channel, stated_size
 
 __all__ = [
     "CLASSIFIERS",
@@ -30,6 +33,7 @@ __all__ = [
     "ResNet50",
     "ResNet9",
     "build_classifier",
+    "spec_for",
     "version_model",
 ]
 
@@ -39,70 +43,109 @@ class ClassifierSpec:
     """All that rebuilds a classifier's architecture; it travels as JSON beside the weights.
 
     Attributes:
-        name: key of `CLASSIFIERS`.
-        width: multiplier of every channel count, above 0.
+        name: key of `CLASSIFIERS`, or the factory of the source.
+        width: multiplier of every channel count, above 0; of no meaning to a network that is not built in.
         in_channels: channels of an image.
-        image_size: height and width of an image, pixels.
+        image_size: height and width of an image, pixels: one number where they are the same.
         num_classes: outputs of the head, at least 2.
         mean: per channel, of the training images with pixels in [0, 1].
         std: per channel, above 0.
         class_names: of the classes 0, 1, ..., where the data say them; examples are understood by them.
+        source: of a network that is not built in.
     """
 
     name: str
     width: float
     in_channels: int
-    image_size: int
+    image_size: int | tuple[int, int]
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None = field(default=None, metadata={"before": None})
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
         where = "classifier spec"
-        if self.name not in CLASSIFIERS:
+        if self.source is not None and (type(self.source) is not Source or self.source.factory != self.name):
+            raise BadInput("source", self.source, f"one whose factory is {self.name!r}", where=where)
+        if self.source is None and self.name not in CLASSIFIERS:
             raise BadInput("name", self.name, nearest(str(self.name), CLASSIFIERS), where=where)
         if not _is_number(self.width) or not 0 < self.width < math.inf:
             raise BadInput("width", self.width, "a finite number above 0", where=where)
+        if isinstance(self.image_size, tuple | list):
+            sides = tuple(self.image_size)
+            if len(sides) != 2 or any(type(n) is not int or n < 1 for n in sides) or sides[0] == sides[1]:
+                allowed = "one whole number where it is as high as wide, else height and width"
+                raise BadInput("image_size", self.image_size, allowed, where=where)
+            object.__setattr__(self, "image_size", sides)
         for name, least in (("in_channels", 1), ("image_size", 1), ("num_classes", 2)):
             value = getattr(self, name)
+            if name == "image_size" and isinstance(value, tuple):
+                continue
             if type(value) is not int or value < least:
                 raise BadInput(name, value, f"a whole number of at least {least}", where=where)
         for name in ("mean", "std"):
-            value = getattr(self, name)
-            if not isinstance(value, (tuple, list)) or len(value) != self.in_channels:
-                raise BadInput(name, value, f"{self.in_channels} numbers, one per channel", where=where)
-            if not all(_is_number(v) and math.isfinite(v) for v in value):
-                raise BadInput(name, value, "finite numbers", where=where)
-            object.__setattr__(self, name, tuple(float(v) for v in value))
-        if not all(v > 0 for v in self.std):
-            raise BadInput("std", self.std, "numbers above 0", where=where)
+            value = per_channel(name, getattr(self, name), self.in_channels, where=where)
+            object.__setattr__(self, name, value)
         if self.class_names is not None:
-            names = self.class_names
-            texts = isinstance(names, (tuple, list)) and all(isinstance(n, str) for n in names)
-            if not texts or len(names) != self.num_classes or len(set(names)) < len(names):
-                allowed = f"{self.num_classes} different texts, one for each class, or None"
-                raise BadInput("class_names", names, allowed, where=where)
-            object.__setattr__(self, "class_names", tuple(names))
-        sizes = CLASSIFIERS[self.name].image_sizes
+            names = names_of_classes(self.class_names, self.num_classes, where=where)
+            object.__setattr__(self, "class_names", names)
+        sizes = () if self.source is not None else CLASSIFIERS[self.name].image_sizes
         if sizes and self.image_size not in sizes:
             allowed = f"{' or '.join(map(str, sizes))} for {self.name!r}"
             raise BadInput("image_size", self.image_size, allowed, where=where)
 
     @property
+    def input(self) -> Input:
+        """The images that it takes."""
+        return Input(shape=self.shape, mean=self.mean, std=self.std)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: channels, height and width."""
+        return self.in_channels, *height_and_width(self.image_size)
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """Modules that have to be imported to build it, before a process is sealed."""
+        return () if self.source is None else (self.source.module,)
+
+    @property
+    def task(self) -> Task:
+        """What it is for, whatever its architecture."""
+        return Task(input=self.input, num_classes=self.num_classes, class_names=self.class_names)
+
+    @property
     def pixel_range(self) -> tuple[float, float]:
         """Normalised values of pixels 0 and 1: least and greatest over the channels."""
-        low = min((0.0 - m) / s for m, s in zip(self.mean, self.std, strict=True))
-        high = max((1.0 - m) / s for m, s in zip(self.mean, self.std, strict=True))
-        return low, high
+        return self.input.pixel_range
+
+    @classmethod
+    def of_task(cls, task: Task, name: str, width: float, source: Source | None = None) -> ClassifierSpec:
+        """The spec of an architecture for a task.
+
+        Raises:
+            BadInput: the architecture does not take such images.
+        """
+        channels, height, width_of_image = task.input.shape
+        return cls(
+            name=name, width=width, in_channels=channels, image_size=stated_size(height, width_of_image),
+            num_classes=task.num_classes, mean=task.input.mean, std=task.input.std,
+            class_names=task.class_names, source=source,
+        )  # fmt: skip
+
+    def for_task(self, task: Task) -> ClassifierSpec:
+        """The spec of the same architecture for another task."""
+        return ClassifierSpec.of_task(task, self.name, self.width, self.source)
 
     def to_dict(self) -> dict[str, object]:
         """JSON-able fields, class names only where there are some; `from_dict` gives the same spec back."""
         said = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         if self.class_names is None:  # as it was before there were any
             del said["class_names"]
-        return said
+        del said["source"]
+        return said if self.source is None else {**said, "source": self.source.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> ClassifierSpec:
@@ -114,6 +157,9 @@ class ClassifierSpec:
         missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in data]
         if missing:
             raise BadInput("missing fields", missing, f"all of {names}", where="classifier spec")
+        source = data.get("source")
+        if source is not None:
+            data = {**data, "source": Source.from_dict(source)}  # type: ignore[arg-type]  # it checks that
         return cls(**data)  # type: ignore[arg-type]  # __post_init__ checks the types
 
 
@@ -127,13 +173,52 @@ CLASSIFIERS: dict[str, type[Classifier]] = {
 }
 
 
+SIDES = (8, 384)
+"""Height and width that images of a network may have that is not built in, pixels."""
+
+
+def spec_for(
+    task: Task, name: str, width: float = 1.0, *, arguments: str = "{}", head: str | None = None
+) -> ClassifierSpec:
+    """The spec of a classifier that is built in, or of a factory's network, which is built to be looked at.
+
+    Args:
+        task: what the classifier is for.
+        name: of it, or its factory.
+        width: of one that is built in.
+        arguments: of a factory.
+        head: of a factory's network, where it is not to be looked for.
+
+    Raises:
+        BadInput: naming what does not go together.
+    """
+    if not is_factory(name):
+        return ClassifierSpec.of_task(task, name, width)
+    shape = task.input.shape
+    if not all(SIDES[0] <= side <= SIDES[1] for side in shape[1:]):
+        raise BadInput("--input", ",".join(map(str, shape)), f"{SIDES[0]} to {SIDES[1]} pixels high and wide")
+    with seeded_default_generators(derive_seed(0, "init", name)):
+        net = make(name, arguments)
+    found = found_in(net, shape, head=head)
+    if found.num_classes != task.num_classes:
+        allowed = (
+            f"{found.num_classes}, the outputs of the head {found.head!r}; a factory takes its number as an "
+            'argument, as --model-args \'{"num_classes": ' + str(task.num_classes) + "}'"
+        )
+        raise BadInput("--classes", task.num_classes, allowed)
+    source = Source(
+        factory=name, arguments=arguments, head=found.head, maps=tuple(found.maps), digest=digest_of(name)
+    )
+    return ClassifierSpec.of_task(task, name, width, source)
+
+
 def build_classifier(spec: ClassifierSpec, seed: int) -> Classifier:
     """A freshly initialised classifier on CPU, a function of `spec` and `seed` alone.
 
     The global random number generators are left as they were.
     """
     with seeded_default_generators(derive_seed(seed, "init", spec.name)):
-        return CLASSIFIERS[spec.name](spec)
+        return CLASSIFIERS[spec.name](spec) if spec.source is None else Adapted(spec)
 
 
 def version_model(spec: ClassifierSpec, weights: Mapping[str, Tensor]) -> Classifier:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.models.generators import GeneratorSpec
 from rayunlearn.seeds import derive_seed, seeded_default_generators
+from rayunlearn.task import height_and_width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class ConditionalGeneratorSpec:
 
     Attributes:
         channels: channels of an image.
-        image_size: height and width of an image, pixels; a multiple of 4.
+        image_size: height and width of an image, pixels, one number where they are the same; multiples of 4.
         num_classes: labels that it can be asked for, at least 2.
         low: normalised value of a pixel 0 (`ClassifierSpec.pixel_range`).
         high: normalised value of a pixel 1.
@@ -28,7 +29,7 @@ class ConditionalGeneratorSpec:
     """
 
     channels: int
-    image_size: int
+    image_size: int | tuple[int, int]
     num_classes: int
     low: float
     high: float
@@ -85,11 +86,11 @@ class ConditionalGenerator(nn.Module):
         super().__init__()
         self.spec = spec
         first, second, third = (max(1, round(channels * spec.width)) for channels in (128, 64, 32))
-        start = spec.image_size // 4
+        high, across = (side // 4 for side in height_and_width(spec.image_size))
         self.embedding = nn.Embedding(spec.num_classes, spec.z_dim)
         self.layers = nn.Sequential(
-            nn.Linear(2 * spec.z_dim, first * start * start, bias=False),
-            nn.Unflatten(1, (first, start, start)),
+            nn.Linear(2 * spec.z_dim, first * high * across, bias=False),
+            nn.Unflatten(1, (first, high, across)),
             nn.BatchNorm2d(first),
             nn.ReLU(),
             nn.ConvTranspose2d(first, second, 4, stride=2, padding=1, bias=False),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.seeds import derive_seed, seeded_default_generators
+from rayunlearn.task import height_and_width
 
 OUTPUTS = ("batchnorm", "pixel_range")
 
@@ -21,7 +22,7 @@ class GeneratorSpec:
 
     Attributes:
         channels: channels of an image.
-        image_size: height and width of an image, pixels; a multiple of 4.
+        image_size: height and width of an image, pixels, one number where they are the same; multiples of 4.
         z_dim: length of the noise vector (paper: 128).
         width: multiplier of the hidden channels 128 and 64 (paper: 1).
         output: "batchnorm": the last BatchNorm's output is the image, unbounded (paper);
@@ -31,7 +32,7 @@ class GeneratorSpec:
     """
 
     channels: int
-    image_size: int
+    image_size: int | tuple[int, int]
     z_dim: int = 128
     width: float = 1.0
     output: str = "batchnorm"
@@ -43,9 +44,10 @@ class GeneratorSpec:
         where = "generator spec"
         for field in ("channels", "image_size", "z_dim"):
             value = getattr(self, field)
-            if type(value) is not int or value < 1:
+            sides = value if field == "image_size" and isinstance(value, tuple) else (value,)
+            if any(type(side) is not int or side < 1 for side in sides):
                 raise BadInput(field, value, "a whole number of at least 1", where=where)
-        if self.image_size % 4:
+        if any(side % 4 for side in height_and_width(self.image_size)):
             raise BadInput("image_size", self.image_size, "a multiple of 4", where=where)
         if not _is_finite(self.width) or self.width <= 0:
             raise BadInput("width", self.width, "a finite number above 0", where=where)
@@ -94,11 +96,11 @@ class Generator(nn.Module):
         self.spec = spec
         wide, narrow = max(1, round(128 * spec.width)), max(1, round(64 * spec.width))
         as_reference = spec.image_size == 28
-        start = 8 if as_reference else spec.image_size // 4
+        high, across = (8, 8) if as_reference else (n // 4 for n in height_and_width(spec.image_size))
         last = nn.Conv2d(narrow, spec.channels, 7 if as_reference else 3, padding=1)
         self.layers = nn.Sequential(
-            nn.Linear(spec.z_dim, wide * start * start),
-            nn.Unflatten(1, (wide, start, start)),
+            nn.Linear(spec.z_dim, wide * high * across),
+            nn.Unflatten(1, (wide, high, across)),
             nn.BatchNorm2d(wide),
             nn.Upsample(scale_factor=2),
             nn.Conv2d(wide, wide, 3, padding=1),

@@ -16,7 +16,10 @@ def layers(spec: ClassifierSpec) -> list[tuple[str, ...]]:
     """Names of the modules of each layer below the head, from first to last.
 
     A layer is a module with a matrix or kernel, and what follows it up to the next one: its BatchNorm. The
-    first layer begins with whatever comes first.
+    first layer begins with whatever comes first. Of modules inside one another those count that run and hold
+    parameters with none below them that do; where a module's parts do not run by themselves, as those of an
+    attention, it is one. A parameter beside modules, as a class token, is of no layer, and a module that
+    runs again is of the layer in which it ran first.
 
     >>> spec = ClassifierSpec(
     ...     name="allcnn", width=0.1, in_channels=1, image_size=8, num_classes=3, mean=(0.0,), std=(1.0,)
@@ -25,26 +28,36 @@ def layers(spec: ClassifierSpec) -> list[tuple[str, ...]]:
     ([('blocks.0.0', 'blocks.0.1'), ('blocks.1.0', 'blocks.1.1')], 8)
     """
     model = build_classifier(spec, 0).eval()
+    ran: list[str] = []
+    modules = {
+        name: module
+        for name, module in model.named_modules()
+        if name and name != model.head_name and next(module.parameters(), None) is not None
+    }
+    for name, module in modules.items():
+        module.register_forward_hook(lambda module, _, __, name=name: ran.append(name))
+    with torch.no_grad():
+        model(torch.zeros(1, *spec.shape))
+    order = dict.fromkeys(ran)
+    whole = {name.rpartition(".")[0] for name in order}  # these have parts that run
+    for name in list(whole) + [model.head_name]:
+        while name:
+            name = name.rpartition(".")[0]
+            whole.add(name)
     before: list[str] = []
     found: list[list[str]] = []
-
-    def note(name: str, module: nn.Module) -> None:
-        if _has_matrix(module):
+    for name in order:
+        if name in whole:
+            continue
+        if _has_matrix(modules[name]):
             found.append([name] if found else [*before, name])
         else:
             (found[-1] if found else before).append(name)
-
-    for name, module in model.named_modules():
-        if name != "head" and next(module.parameters(recurse=False), None) is not None:
-            module.register_forward_hook(lambda module, _, __, name=name: note(name, module))
-    with torch.no_grad():
-        model(torch.zeros(1, spec.in_channels, spec.image_size, spec.image_size))
-    return [tuple(dict.fromkeys(layer)) for layer in found]
+    return [tuple(layer) for layer in found]
 
 
 def _has_matrix(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return weight is not None and weight.dim() > 1
+    return any(parameter.dim() > 1 for parameter in module.parameters())
 
 
 def matrices(spec: ClassifierSpec) -> list[str]:

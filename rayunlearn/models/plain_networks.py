@@ -70,7 +70,7 @@ class LeNet(Classifier):
         super().__init__(spec)
         narrow, wide = scaled(spec, 6), scaled(spec, 16)
         first, second = scaled(spec, 120), scaled(spec, 84)
-        padding = (32 - spec.image_size) // 2
+        padding = (32 - spec.shape[1]) // 2
         self.blocks = nn.ModuleList(
             [
                 nn.Sequential(nn.Conv2d(spec.in_channels, narrow, 5, padding=padding), nn.ReLU()),

@@ -7,6 +7,7 @@ import io
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -23,6 +24,8 @@ WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What weights may be stored as; of narrower types, as of codes, the numbers alone do not say the weights."""
 COUNTER_DTYPES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 """Of a model's counters, such as BatchNorm's `num_batches_tracked`, which are tensors of no dimension."""
+_NAMED = 5
+"""Names of a kind that a refusal lists."""
 _NAMED_DTYPES = "torch.float16, bfloat16, float32 or float64"
 
 
@@ -107,15 +110,26 @@ def load_weights_file(path: str | Path) -> dict[str, Tensor]:
     Raises:
         BadInput: naming the file and why it is refused; as `require_weights`, too.
     """
-    state = _read_weights_file(Path(path))
-    require_weights(state, f"weights file {path}")
+    where, loaded = f"weights file {path}", read_weights_file(path)
+    if not isinstance(loaded, dict):
+        raise BadInput("content", type(loaded).__name__, SAFETENSORS_OR_STATE_DICT, where=where)
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise BadInput(f"entry {name!r}", type(value).__name__, SAFETENSORS_OR_STATE_DICT, where=where)
+    state = {name: value.detach() for name, value in loaded.items()}
+    require_weights(state, where)
     return state
 
 
-def _read_weights_file(path: Path) -> dict[str, Tensor]:
+def read_weights_file(path: str | Path) -> Any:
+    """All that a safetensors file or a `torch.save` file holds, on CPU: tensors by name, or what else it is.
+
+    Raises:
+        BadInput: naming the file and why it is refused.
+    """
     where = f"weights file {path}"
     try:
-        data = path.read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise BadInput("path", str(path), f"a readable file ({error.strerror})", where=where) from error
     except MemoryError as error:
@@ -124,17 +138,11 @@ def _read_weights_file(path: Path) -> dict[str, Tensor]:
     if data[8:9] == b"{" or not data.startswith((b"PK", b"\x80")):
         return weights_from_bytes(data, where)
     try:
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or broken file may fail torch's reader in any way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         allowed = f"{SAFETENSORS_OR_STATE_DICT} ({reason})"
         raise BadInput("content", _start(data), allowed, where=where) from error
-    if not isinstance(loaded, dict):
-        raise BadInput("content", type(loaded).__name__, SAFETENSORS_OR_STATE_DICT, where=where)
-    for name, value in loaded.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise BadInput(f"entry {name!r}", type(value).__name__, SAFETENSORS_OR_STATE_DICT, where=where)
-    return {name: value.detach() for name, value in loaded.items()}
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str = "weights") -> None:
@@ -144,8 +152,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str = "weigh
     `version_id` of the model is the id of what it then holds.
 
     Raises:
-        BadInput: listing missing, unexpected, mis-shaped and mis-typed names, and those with a number that
-            the model's type cannot hold; the model is then unchanged.
+        BadInput: counting missing, unexpected, mis-shaped and mis-typed names, and those with a number that
+            the model's type cannot hold, with the first five of each; the model is then unchanged.
     """
     own = model.state_dict()
     problems = []
@@ -171,7 +179,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str = "weigh
         ("mis-typed", mistyped), ("too large", too_large),
     ):  # fmt: skip
         if names:
-            problems.append(f"{title}: {', '.join(names)}")
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            problems.append(f"{len(names)} {title}: {', '.join(names[:_NAMED])}{more}")
     if problems:
         allowed = f"exactly the names and shapes of {type(model).__name__}, weights as {_NAMED_DTYPES}"
         raise BadInput("state dict", "; ".join(problems), allowed, where=where)

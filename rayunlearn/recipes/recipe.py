@@ -29,10 +29,12 @@ from rayunlearn.methods.training import TrainSettings
 from rayunlearn.methods.trivial import TrivialSettings
 from rayunlearn.methods.unsir import UNSIRSettings
 from rayunlearn.mislabelling import Mislabelling
-from rayunlearn.models.classifiers import CLASSIFIERS
+from rayunlearn.models.classifiers import CLASSIFIERS, ClassifierSpec, spec_for
+from rayunlearn.models.sources import FORMS, canonical_arguments, check_factory, is_factory
 from rayunlearn.scheduling.gate import GateSettings
 from rayunlearn.scheduling.stopping import StoppingSettings
 from rayunlearn.settings import config_hash
+from rayunlearn.task import Input, Task
 from rayunlearn.variational.last_layer import LastLayerSettings
 
 
@@ -82,22 +84,62 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """Architecture of the original; image shape and classes come with the data.
+    """Architecture of the original, and what it is for where the data do not say it.
 
     Attributes:
-        name: of the classifier.
-        width: multiplier of its channels.
+        name: of a classifier that is built in, or a factory: torchvision:NAME, timm:NAME,
+            package.module:factory.
+        width: multiplier of the channels of one that is built in.
+        arguments: of a factory, a JSON object.
+        head: of a factory's network, the module whose output are the logits; None looks for it.
+        input: the images that it takes; None for those of the dataset.
+        classes: how many it tells apart; given with the input.
+        class_names: of these, where they are known.
     """
 
     name: str = "allcnn"
     width: float = 0.25
+    arguments: str = field(default="{}", metadata={"before": "{}"})
+    head: str | None = field(default=None, metadata={"before": None})
+    input: Input | None = None
+    classes: int | None = field(default=None, metadata={"before": None})
+    class_names: tuple[str, ...] | None = field(default=None, metadata={"before": None})
 
     def __post_init__(self) -> None:
-        """Check both; whether they go with the images is checked where the data is opened."""
-        if self.name not in CLASSIFIERS:
-            raise BadInput("model.name", self.name, nearest(self.name, CLASSIFIERS))
+        """Check each; whether they go with the data is checked where these are opened."""
+        if is_factory(self.name):
+            check_factory(self.name)
+        elif self.name not in CLASSIFIERS:
+            raise BadInput("model.name", self.name, f"{nearest(self.name, CLASSIFIERS)}, or {FORMS}")
+        object.__setattr__(self, "arguments", canonical_arguments(self.arguments))
+        if not is_factory(self.name) and (self.arguments != "{}" or self.head is not None):
+            said = {"arguments": self.arguments, "head": self.head}
+            allowed = f"none for {self.name!r}, which is built in"
+            raise BadInput("model.arguments and model.head", said, allowed)
         if not 0 < self.width < math.inf:
             raise BadInput("model.width", self.width, "a finite number above 0")
+        if (self.input is None) != (self.classes is None):
+            given, lacking = ("classes", "input") if self.input is None else ("input", "classes")
+            allowed = f"None, or stated together with model.{lacking}"
+            raise BadInput(f"model.{given}", getattr(self, given), allowed)
+        if self.class_names is not None and self.input is None:
+            raise BadInput("model.class_names", self.class_names, "None, or stated with model.input")
+        self.task  # noqa: B018  # refuses what is stated wrongly
+
+    @property
+    def task(self) -> Task | None:
+        """What the classifier is for, as it is stated; None where the dataset says it."""
+        if self.input is None or self.classes is None:
+            return None
+        return Task(input=self.input, num_classes=self.classes, class_names=self.class_names)
+
+    def spec(self, task: Task) -> ClassifierSpec:
+        """Of this classifier for a task.
+
+        Raises:
+            BadInput: it is none for such images or so many classes.
+        """
+        return spec_for(task, self.name, self.width, arguments=self.arguments, head=self.head)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,7 +181,10 @@ class Auditor:
         """Refuse data, and settings of the model set by hand, that are not the original's."""
         recipe, model = self.context.recipe, original.model
         split_seed = derive_seed(self.context.seed, "split")
-        spec = self._spec or describe(recipe.data, model["name"], model["width"], split_seed)[0]
+        spec = self._spec
+        if spec is None:
+            task, _ = describe(recipe.data, split_seed)
+            spec = ClassifierSpec.from_dict(model).for_task(task)
         meant = [name for name in OF_THE_MODEL if f"model.{name}" in by_hand]
         require_fixed(self.reader, original, recipe, spec, of_the_model=meant)
 

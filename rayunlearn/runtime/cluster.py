@@ -172,6 +172,7 @@ def open_ensemble(
     threads: int = 1,
     workers: int = 1,
     node_wait_s: float | None = None,
+    imports: Sequence[str] = (),
 ) -> Ensemble:
     """Actors for the roles of a run, or so many workers of a colocated one, in one placement group.
 
@@ -183,6 +184,7 @@ def open_ensemble(
         workers: of a colocated run.
         node_wait_s: so long it may take until there is room, also for more than the cluster can have as
             far as is known (`ceiling`); None is `NODE_WAIT_S`, and more than that is refused at once.
+        imports: modules of the code that models are built by.
 
     Raises:
         NoRoom: see `bundles` and `reserve`.
@@ -193,15 +195,15 @@ def open_ensemble(
     )  # fmt: skip
     kind = SplitEnsemble if placement is Placement.SPLIT else ColocatedEnsemble
     place = reserve(wanted, timeout_s=NODE_WAIT_S if node_wait_s is None else node_wait_s)
-    return kind(place, _options(wanted), threads)
+    return kind(place, _options(wanted), threads, imports=imports)
 
 
 def ensemble_in(
-    group: PlacementGroup, placement: Placement, *, threads: int = 1
+    group: PlacementGroup, placement: Placement, *, threads: int = 1, imports: Sequence[str] = ()
 ) -> ColocatedEnsemble | SplitEnsemble:
     """Actors in a placement group that is somebody else's, one in each of its bundles."""
     kind = SplitEnsemble if placement is Placement.SPLIT else ColocatedEnsemble
-    return kind(group, _options(group.bundle_specs), threads, lent=True)
+    return kind(group, _options(group.bundle_specs), threads, imports=imports, lent=True)
 
 
 def _options(wanted: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:

@@ -195,18 +195,20 @@ class _ActorEnsemble:
         group: with a bundle for each actor.
         options: of each actor.
         threads: torch threads in each.
+        imports: modules of the code that models are built by.
         lent: the group is somebody else's, who gives it back.
     """
 
     def __init__(
-        self, group: PlacementGroup, options: Sequence[dict[str, Any]], threads: int, *, lent: bool = False
-    ) -> None:
+        self, group: PlacementGroup, options: Sequence[dict[str, Any]], threads: int, *,
+        imports: Sequence[str] = (), lent: bool = False,
+    ) -> None:  # fmt: skip
         self.group, self.lent = group, lent
         self.actors = [
             SealedActor.options(
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
                 **option,
-            ).remote(threads)
+            ).remote(threads, tuple(imports))
             for i, option in enumerate(options)
         ]
 
@@ -240,9 +242,10 @@ class ColocatedEnsemble(_ActorEnsemble):
     """One sealed actor holds the run; others, where there are some, take their share of `map`."""
 
     def __init__(
-        self, group: PlacementGroup, options: Sequence[dict[str, Any]], threads: int, *, lent: bool = False
-    ) -> None:
-        super().__init__(group, options, threads, lent=lent)
+        self, group: PlacementGroup, options: Sequence[dict[str, Any]], threads: int, *,
+        imports: Sequence[str] = (), lent: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(group, options, threads, imports=imports, lent=lent)
         self.inline = Handle(self.actors[0], "ensemble")
         self.reset()
 

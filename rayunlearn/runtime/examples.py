@@ -52,7 +52,7 @@ def read_examples(place: str, spec: ClassifierSpec, target: Collection[int]) -> 
 
 
 def _shape(spec: ClassifierSpec) -> tuple[int, int, int]:
-    return spec.in_channels, spec.image_size, spec.image_size
+    return spec.shape
 
 
 def _shards(path: Path, spec: ClassifierSpec) -> Part | None:
@@ -86,7 +86,7 @@ def require_fitting(examples: Samples, spec: ClassifierSpec, target: Collection[
         BadInput: these are no images of the model's shape with a label to erase each.
     """
     images, labels, ids = examples.images, examples.labels, examples.ids
-    shape, n = [spec.in_channels, spec.image_size, spec.image_size], len(labels) if labels.ndim else 0
+    shape, n = list(spec.shape), len(labels) if labels.ndim else 0
     typed = (images.dtype, labels.dtype, ids.dtype) == (torch.float32, torch.int64, torch.int64)
     shaped = n > 0 and [*images.shape] == [n, *shape] and labels.ndim == 1 and ids.shape == labels.shape
     if not typed or not shaped or not bool(torch.isfinite(images).all()):

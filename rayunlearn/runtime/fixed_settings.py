@@ -18,6 +18,7 @@ from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version
 from rayunlearn.settings import to_json
+from rayunlearn.task import Task
 
 OF_THE_DATA = ("dataset", "test_fraction", "train_per_class", "mislabelling")
 """Settings of the data that say which images the original was trained on, with which labels."""
@@ -77,9 +78,16 @@ def _differences(
         if set_now["model"][name] != original.model[name]:
             yield f"model.{name}", set_now["model"][name], original.model[name]
     given = spec.to_dict()
+    source: dict[str, Any] = {} if spec.source is None else spec.source.to_dict()
+    began_as: dict[str, Any] = original.model.get("source") or {}
+    for name in ("arguments", "head"):
+        if name in source and name in began_as and source[name] != began_as[name]:
+            yield f"model.{name}", source[name], began_as[name]
     for name in OF_THE_IMAGES:
         if not _same(given[name], original.model[name]):
             thing = f"{name} of the images of data.dataset {recipe.data.dataset!r}"
+            if recipe.model.task is not None:
+                thing = f"{name} that is stated of the model"
             yield thing, given[name], original.model[name]
     then = original.model.get("class_names")  # versions from before names were recorded have none
     if spec.class_names and then and list(spec.class_names) != list(then):
@@ -99,9 +107,32 @@ def _first_data(reader: LedgerReader, lineage: str) -> dict[str, Any] | None:
     return None
 
 
+def differing(model: Task, data: Task) -> str | None:
+    """How the images and classes of a dataset differ from those of a model; None where they do not.
+
+    >>> from rayunlearn.task import TASKS
+    >>> digits, mnist = TASKS["digits"], TASKS["mnist"]
+    >>> differing(mnist, digits)
+    'the shape is (1, 8, 8), and the model has (1, 28, 28)'
+    """
+    pairs: dict[str, tuple[Any, Any]] = {
+        "shape": (data.input.shape, model.input.shape),
+        "number of classes": (data.num_classes, model.num_classes),
+        "mean": (data.input.mean, model.input.mean),
+        "std": (data.input.std, model.input.std),
+    }
+    if data.class_names and model.class_names:
+        pairs["names of the classes"] = (data.class_names, model.class_names)
+    for name, (theirs, ours) in pairs.items():
+        numbers = name in ("mean", "std")
+        if not (_same(list(theirs), list(ours)) if numbers else theirs == ours):
+            return f"the {name} is {theirs}, and the model has {ours}"
+    return None
+
+
 def _same(a: Any, b: Any) -> bool:
     """Whether two fields of a spec are the same; statistics that were computed may be rounded otherwise."""
-    if isinstance(a, list):
+    if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(
             math.isclose(x, y, rel_tol=ROUNDING, abs_tol=ROUNDING) for x, y in zip(a, b, strict=True)
         )

@@ -98,6 +98,7 @@ def take_in(
     now: datetime,
     received: Mapping[str, datetime] | None = None,
     check_lineage: Callable[[str], None] = lambda lineage: None,
+    check_data: Callable[[str], None] = lambda method: None,
 ) -> tuple[Intake, list[Row]]:
     """Sort requests, and say what is to be recorded of them.
 
@@ -118,6 +119,7 @@ def take_in(
         now: the time of receipt of what has none.
         received: times of receipt by request id, of requests that do not say it themselves.
         check_lineage: refuses a lineage that these settings do not fit.
+        check_data: refuses a method that declares data which are not there.
 
     Returns:
         The requests by what is to be done with them, and rows for the requests table.
@@ -173,6 +175,7 @@ def take_in(
             own = method if entry.method is None else method_named(entry.method).name
             require_granularity(own, entry.kind)
             require_access(own, entry.data_access)
+            check_data(own)
             check(
                 entry,
                 num_classes=classes,

@@ -28,10 +28,12 @@ from rayunlearn.runtime.cluster import Placement, connect
 from rayunlearn.runtime.context import Context, Progress
 from rayunlearn.runtime.intake import Intake, name_of, read_requests
 from rayunlearn.runtime.machine import report_facts
+from rayunlearn.runtime.model_flags import ModelFlags
 from rayunlearn.runtime.recovery import TOLD, ended_by, is_of_the_service
 from rayunlearn.runtime.remote import sentence
 from rayunlearn.runtime.retention import retain_images
 from rayunlearn.runtime.service import Place, Service, exit_code, interruptible
+from rayunlearn.runtime.user_code import found_by_workers
 from rayunlearn.scheduling.space import assignments
 from rayunlearn.settings import override, to_json
 
@@ -51,7 +53,7 @@ def run_job(
     placement: str,
     seed: int,
     address: str | None,
-    checkpoint: Path | None,
+    model: ModelFlags,
     generator: Path | None,
     set: Sequence[str],
     tuned: str | None,
@@ -67,18 +69,18 @@ def run_job(
     """Serve a file of requests and what else waits; the flags are those of the job. Returns the exit code."""
     console = open_console()
     try:
-        settings = override(load_recipe(recipe), list(set))
+        settings = override(load_recipe(recipe), [*model.assignments(), *set])
         entries = [] if inbox_only else read_requests(requests)
         store = _dry_store(storage) if dry_run else Store.open(storage)
         if tuned is not None:
-            settings = override(tuned_settings(store, settings, tuned), list(set))
+            settings = override(tuned_settings(store, settings, tuned), [*model.assignments(), *set])
         place = Place(
             placement=Placement(placement), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role,
             workers=workers, together=together, node_wait_s=node_wait,
         )  # fmt: skip
         with JobProgress(console) as progress, claimed(store, wait, progress, dry_run=dry_run) as claim:
             progress.phase("Ray", "connect")
-            connect(address)
+            connect(address, **found_by_workers(settings.model.name, address))
             progress.done()
             with interruptible():
                 context = Context(
@@ -91,7 +93,10 @@ def run_job(
                     sweep=tuned,
                     claim=claim,
                 )
-                service = Service(context, place, checkpoint=checkpoint, generator=generator)
+                service = Service(
+                    context, place, checkpoint=model.checkpoint, checkpoint_key=model.checkpoint_key,
+                    generator=generator,
+                )  # fmt: skip
                 while True:
                     taken = Taken(progress)
                     taken.add(service.take_in_inbox(entries, record=not dry_run))
@@ -99,7 +104,7 @@ def run_job(
                         _show_plan(console, service, taken.intake)
                         return ExitCode.BAD_INPUT if taken.intake.rejected else ExitCode.OK
                     outcomes = service.serve(taken.intake, taken.add)
-                    unaudited = _audited(service, settings, progress)
+                    unaudited = _audited(service, progress)
                     code = exit_code(taken.intake, outcomes)
                     # what was not audited is kept, so that the next job can audit it
                     _finish(console, service, settings, taken.intake, keep=keep or bool(unaudited))
@@ -113,10 +118,10 @@ def run_job(
         return ended_by(error, console)
 
 
-def _audited(service: Service, recipe: Recipe, progress: JobProgress) -> list[Exception]:
-    """Audit what was published, where the recipe asks for it; what is in the way stops nothing else."""
+def _audited(service: Service, progress: JobProgress) -> list[Exception]:
+    """Audit what was published, where it is to be; what is in the way stops nothing else."""
     try:
-        if recipe.audit.enabled:
+        if service.audits:
             service.audit()
     except Exception as error:
         if is_of_the_service(error):

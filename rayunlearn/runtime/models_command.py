@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rayunlearn.errors import BadInput, ExitCode, IntegrityError, RayUnlearnError, nearest
+from rayunlearn.models.adapted import INSIDE
 from rayunlearn.models.weights import require_weights, version_id, weights_from_bytes, weights_to_bytes
 from rayunlearn.results.custody import SHORT, HeldVersion, find_version, findings, held_versions, short
 from rayunlearn.results.lasting import require_lasting
@@ -200,7 +201,10 @@ def _export(console: Console, store: Store, options: ExportOptions) -> int:
         "classifier": json.dumps(version.model),
         "classes_forgotten": json.dumps(version.classes_forgotten),
     }
-    data = weights_to_bytes(load_version(store, version), metadata)
+    weights = load_version(store, version)
+    if version.model.get("source"):  # as the network itself names them
+        weights = {name.removeprefix(INSIDE): value for name, value in weights.items()}
+    data = weights_to_bytes(weights, metadata)
     try:
         write_file("--out", options.out, data, replace=options.force)
     except FileExistsError as error:

@@ -102,7 +102,7 @@ class Shared:
         data, model = row.recipe.data, row.recipe.model
         known = (data.dataset, model)
         if known not in self._specs:
-            self._specs[known], _ = describe(data, model.name, model.width, 0)
+            self._specs[known] = model.spec(describe(data, 0)[0])
         return self._specs[known]
 
     def original(self, row: Row, seed: int) -> Any:

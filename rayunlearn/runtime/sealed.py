@@ -12,7 +12,8 @@ import ray
 import torch
 from torch import Tensor
 
-from rayunlearn.access import seal
+from rayunlearn.access import import_code, seal
+from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.judged import Evidence, judged
 from rayunlearn.evaluation.keeping import Keeping
 from rayunlearn.evaluation.layer_probe import layer_recalls
@@ -132,10 +133,17 @@ class SealedProcess:
     """A process without a path to real data, and the objects it holds.
 
     It has no algorithm of its own: it creates, calls and returns what it is told to, packing messages
-    on their way. The seal is set before anything else runs.
+    on their way. The seal is set before anything else runs, but for the imports of code that models are
+    built by.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, imports: Sequence[str] = ()) -> None:
+        self.refused: BadInput | None = None
+        try:
+            import_code(imports)
+        except BadInput as error:
+            # told by the first call: an error here would pass for a process that was lost, and be tried again
+            self.refused = error
         seal()
         torch_process.set_up(threads)
         self.objects: dict[str, Any] = {}
@@ -143,6 +151,7 @@ class SealedProcess:
 
     def create(self, name: str, build: Callable[..., Any], *arguments: Any) -> None:
         """Hold `build(*arguments, device)` under `name`."""
+        self._require_code()
         self.objects[name] = build(*unpack(arguments), self.device)
 
     def call(self, name: str, method: str, *arguments: Any) -> Any:
@@ -155,8 +164,13 @@ class SealedProcess:
 
     def run(self, function: Callable[..., Any], *arguments: Any, on_device: bool = False) -> Any:
         """A function's answer about its arguments alone, and its device where it takes one."""
+        self._require_code()
         device = {"device": self.device} if on_device else {}
         return pack(function(*unpack(arguments), **device))
+
+    def _require_code(self) -> None:
+        if self.refused is not None:
+            raise self.refused
 
     def gpu_ids(self) -> list[str]:
         """The GPUs that Ray assigned to this process."""

@@ -24,18 +24,11 @@ from torch import Tensor
 from rayunlearn.errors import BadInput, ExitCode, Interrupted
 from rayunlearn.methods.registry import METHODS, method_named
 from rayunlearn.methods.unlearning import Method
-from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
-from rayunlearn.models.weights import (
-    load_into,
-    load_weights_file,
-    version_id,
-    weights_from_bytes,
-    weights_to_bytes,
-)
+from rayunlearn.models.classifiers import ClassifierSpec
+from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
 from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import OpenRequests, Version, versions
-from rayunlearn.results.wording import numbered
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.autoscaling import ceiling
@@ -54,13 +47,12 @@ from rayunlearn.runtime.fixed_settings import require_fixed
 from rayunlearn.runtime.generators import given_generator, pretrained_name, train_on_data_task
 from rayunlearn.runtime.grants import check_samples_by_task
 from rayunlearn.runtime.intake import Intake, Row, drain, take_in
+from rayunlearn.runtime.originals import Originals
 from rayunlearn.runtime.remote import fetch
 from rayunlearn.runtime.requested import data_of, require_same_seed
 from rayunlearn.runtime.retention import purge
 from rayunlearn.runtime.scheduler import Outcome, Scheduler
 from rayunlearn.runtime.train_ensemble import TrainEnsemble
-from rayunlearn.runtime.training import describe, train_logged_original, train_original, training_job
-from rayunlearn.runtime.training_logs import keep_log
 from rayunlearn.scheduling.plan import PlanSettings
 from rayunlearn.scheduling.requests import EXAMPLES_PREFIX, Rejected, Request
 from rayunlearn.seeds import derive_seed
@@ -114,6 +106,7 @@ class Service:
         context: what the job's parts share.
         place: where runs are put.
         checkpoint: file with the original's weights; None trains an original where a lineage has none.
+        checkpoint_key: where in that file they are, if it holds several state dicts.
         generator: file with the weights of a conditional generator that was trained elsewhere, for a method
             that declares one; None trains it on the recipe's data.
     """
@@ -124,6 +117,7 @@ class Service:
         place: Place,
         *,
         checkpoint: str | Path | None = None,
+        checkpoint_key: str | None = None,
         generator: str | Path | None = None,
     ) -> None:
         recipe = context.recipe
@@ -141,13 +135,11 @@ class Service:
         self.reader = LedgerReader(context.store)
         self.inbox, self.open_requests = Inbox(context.store), OpenRequests(self.reader)
         require_same_seed(self.reader, context.seed, context.store.where)
-        self.split_seed, say = derive_seed(context.seed, "split"), context.progress.say
-        self.spec, self.data_hash = describe(
-            recipe.data, recipe.model.name, recipe.model.width, self.split_seed, say
-        )
-        if told := numbered(self.spec.class_names):
-            say(f"classes of {recipe.data.dataset}: {told}")
-        self.given = None if checkpoint is None else self._given_weights(checkpoint)
+        self.original = Originals(
+            context, self.reader, threads=place.threads, checkpoint=checkpoint,
+            checkpoint_key=checkpoint_key, generator=generator is not None,
+        )  # fmt: skip
+        self.spec, self.split_seed = self.original.spec, self.original.split_seed
         self.generator = (
             None if generator is None else given_generator(generator, self.spec, recipe.few_shot)
         )
@@ -202,6 +194,7 @@ class Service:
             threads=place.threads,
             workers=place.workers,
             node_wait_s=place.node_wait_s,
+            imports=self.spec.imports,
         )
         workers = recipe.few_shot.workers if method.section == recipe.few_shot.section else 0
         if not workers:
@@ -232,29 +225,6 @@ class Service:
             self.context.progress.done()
         return weights_from_bytes(store.get(name), name)
 
-    def _given_weights(self, checkpoint: str | Path) -> dict[str, Tensor]:
-        model = build_classifier(self.spec, 0)
-        load_into(model, load_weights_file(checkpoint), str(checkpoint))
-        return dict(model.state_dict())
-
-    def require_given_original(self, lineages: set[str]) -> None:
-        """Refuse a given checkpoint that is not the original of one of these lineages that has begun.
-
-        Raises:
-            BadInput: naming the checkpoint's model and the lineage's.
-        """
-        if self.given is None:
-            return
-        identity = version_id(self.given)
-        for lineage in sorted(lineages):
-            chain = versions(self.reader, lineage)
-            if chain and chain[0].version != identity:
-                allowed = (
-                    f"the original of lineage {lineage!r}, which is {chain[0].version[:12]}; another model "
-                    "takes another lineage or another --storage"
-                )
-                raise BadInput("--checkpoint", f"model {identity[:12]}", allowed)
-
     def require_fitting(self, lineage: str) -> None:
         """Refuse a lineage that has begun and whose original the settings contradict.
 
@@ -279,7 +249,7 @@ class Service:
         Raises:
             BadInput: a checkpoint was given that is not the original of a lineage that there is already.
         """
-        self.require_given_original({e.lineage for e in entries if isinstance(e, Request)})
+        self.original.require_given({e.lineage for e in entries if isinstance(e, Request)})
         intake, rows = self._checked(entries, record=record)
         if record:
             self.context.ledger.append("requests", rows)
@@ -302,7 +272,7 @@ class Service:
         Raises:
             BadInput: a checkpoint was given that is not the original of a lineage that the file names.
         """
-        self.require_given_original({e.lineage for e in first if isinstance(e, Request)})
+        self.original.require_given({e.lineage for e in first if isinstance(e, Request)})
         return drain(
             self.inbox,
             self.reader,
@@ -332,6 +302,7 @@ class Service:
             now=self.context.clock(),
             received=received,
             check_lineage=self.require_fitting,
+            check_data=self.original.require_data_of,
         )
 
     def _check_samples(self, roles: Roles, head: Version | None) -> None:
@@ -397,18 +368,7 @@ class Service:
 
     def begin_lineage(self, lineage: str) -> None:
         """Publish the original: the given checkpoint, or one trained on all classes."""
-        weights = self.given
-        if weights is None:
-            self.context.progress.phase(f"lineage {lineage}", "train the original")
-            recipe = self.context.recipe
-            recipe = replace(recipe, data=replace(recipe.data, sha256=self.data_hash))
-            original = training_job(recipe, self.spec, self.context.seed)
-            if "training_log" in self.method.data_access:
-                weights, log = train_logged_original(original, threads=self.place.threads)
-                keep_log(self.context.store, lineage, log)
-            else:
-                weights = train_original(original, threads=self.place.threads)
-            self.context.progress.done()
+        weights = self.original.weights_of(lineage)
         self.scheduler.publish(
             lineage=lineage,
             weights=weights,
@@ -417,8 +377,13 @@ class Service:
             request_ids=[],
             classes_forgotten=(),
             run=None,
-            data_hash=self.data_hash,
+            data_hash=self.original.data_hash,
         )
+
+    @property
+    def audits(self) -> bool:
+        """Whether what is published is audited: the recipe says so, and there are data to measure on."""
+        return self.context.recipe.audit.enabled and self.original.no_data is None
 
     def audit(self) -> None:
         """Measure what was published on real data, in processes of their own."""

@@ -210,13 +210,18 @@ class Sweep:
         common = Common(
             store=store, sweep=self.name, recipe=recipe, placement=self.where.placement,
             threads=self.where.threads, seed=self.seed, shared=kind.share(inputs), behaviour=behaviour,
+            imports=self.spec.imports,
         )  # fmt: skip
         return common, sets, weights
 
     def _processes(self) -> closing[Ensemble]:
         """What makes and measures what all trials share."""
         where = self.where
-        return closing(open_ensemble(Placement.COLOCATED, threads=where.threads, workers=where.workers))
+        return closing(
+            open_ensemble(
+                Placement.COLOCATED, threads=where.threads, workers=where.workers, imports=self.spec.imports
+            )
+        )
 
     def _synthetic(self, weights: dict[str, Tensor]) -> dict[str, SyntheticSet]:
         """Made once for a version and a request; found again by all that they depend on."""

@@ -15,7 +15,7 @@ import ray
 import torch
 from torch import Tensor
 
-from rayunlearn.data.datasets import LabelledImages, load_dataset
+from rayunlearn.data.datasets import LabelledImages, load_dataset, not_there
 from rayunlearn.data.splits import retain_forget
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import class_counts
@@ -32,6 +32,7 @@ from rayunlearn.runtime.remote import fetch, fetch_told, telling, warn_here
 from rayunlearn.runtime.train_run import Shard, train_run
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import stated
+from rayunlearn.task import Input, Task
 
 GOLD_SHORTFALL = 0.005
 """Retain accuracy that a gold model may lack of the original's, a share of 1."""
@@ -81,18 +82,19 @@ class TrainingJob:
 
 
 def classifier_spec(data: DataSettings, name: str, width: float) -> ClassifierSpec:
-    """The spec of a classifier for a dataset; loads the dataset, so call it where data may be read."""
+    """The spec of a classifier that is built in for a dataset, which is loaded (`task_of`)."""
+    return ClassifierSpec.of_task(task_of(data), name, width)
+
+
+def task_of(data: DataSettings) -> Task:
+    """What a classifier of a dataset is for; loads the dataset, so call it where data may be read."""
     dataset = load_dataset(data.dataset)
-    return ClassifierSpec(
-        name=name,
-        width=width,
-        in_channels=dataset.images.shape[1],
-        image_size=dataset.images.shape[-1],
-        num_classes=dataset.num_classes,
-        mean=dataset.mean,
-        std=dataset.std,
+    _, channels, height, width_of_image = dataset.images.shape
+    shape = (channels, height, width_of_image)
+    return Task(
+        input=Input(shape=shape, mean=dataset.mean, std=dataset.std), num_classes=dataset.num_classes,
         class_names=dataset.class_names,
-    )
+    )  # fmt: skip
 
 
 def training_job(
@@ -222,11 +224,14 @@ def fit_gold(job: TrainingJob, original: Mapping[str, Tensor], *, shard: Shard |
 
 @ray.remote
 @telling
-def _describe(
-    data: DataSettings, name: str, width: float, split_seed: int, threads: int
-) -> tuple[ClassifierSpec, str]:
+def _describe(data: DataSettings, split_seed: int, threads: int) -> tuple[Task, str]:
     torch_process.set_up(threads)
-    return classifier_spec(data, name, width), data_hash(data, split_seed)
+    return task_of(data), data_hash(data, split_seed)
+
+
+@ray.remote
+def _not_there(dataset: str) -> str | None:
+    return not_there(dataset)
 
 
 @ray.remote
@@ -243,23 +248,23 @@ def _fit_logged(job: TrainingJob, threads: int) -> tuple[bytes, bytes]:
 
 
 def describe(
-    data: DataSettings,
-    name: str,
-    width: float,
-    split_seed: int,
-    say: Callable[[str], None] = warn_here,
-) -> tuple[ClassifierSpec, str]:
-    """`classifier_spec` and `data_hash`, asked of another process: the driver itself never loads data.
+    data: DataSettings, split_seed: int, say: Callable[[str], None] = warn_here
+) -> tuple[Task, str]:
+    """`task_of` and `data_hash`, asked of another process: the driver itself never loads data.
 
     Args:
         data: which.
-        name: of the classifier.
-        width: of it.
         split_seed: of the split.
         say: is given what is to be known of the data: what was left out, what is there twice.
     """
-    spec, digest = fetch_told(_describe.remote(data, name, width, split_seed, 1), say)
-    return spec, digest
+    task, digest = fetch_told(_describe.remote(data, split_seed, 1), say)
+    return task, digest
+
+
+def not_at_hand(data: DataSettings) -> str | None:
+    """`not_there`, asked of another process: a node may have data where the driver has none."""
+    missing: str | None = fetch(_not_there.remote(data.dataset))
+    return missing
 
 
 def train_original(job: TrainingJob, *, cpus: float = 1.0, threads: int = 1) -> dict[str, Tensor]:

@@ -73,6 +73,7 @@ class Common:
         seed: of every trial alike, so that trials differ by their settings alone.
         shared: what the runs begin from, in the object store.
         behaviour: of a request by examples; None for one that names classes.
+        imports: modules of the code that the model is built by.
     """
 
     store: Store
@@ -83,6 +84,7 @@ class Common:
     seed: int
     shared: Shared
     behaviour: Behaviour | None = None
+    imports: tuple[str, ...] = ()
 
 
 class Trial(tune.Trainable):
@@ -98,7 +100,9 @@ class Trial(tune.Trainable):
         self.common = common
         group = get_current_placement_group()
         assert group is not None, "Tune gives each trial one"
-        self.ensemble = ensemble_in(group, common.placement, threads=common.threads)
+        self.ensemble = ensemble_in(
+            group, common.placement, threads=common.threads, imports=common.imports
+        )
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Value]) -> bool:

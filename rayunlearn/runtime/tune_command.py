@@ -23,6 +23,7 @@ from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import read_requests
 from rayunlearn.runtime.job import claimed
 from rayunlearn.runtime.machine import report_facts
+from rayunlearn.runtime.model_flags import ModelFlags
 from rayunlearn.runtime.recovery import TOLD, ended_by
 from rayunlearn.runtime.search_space import space_of
 from rayunlearn.runtime.service import Place, Service, interruptible
@@ -30,6 +31,7 @@ from rayunlearn.runtime.sweep import Sweep, Where, where_for
 from rayunlearn.runtime.sweep_audit import audit_sweep
 from rayunlearn.runtime.sweep_record import SweepSettings
 from rayunlearn.runtime.trackers import trackers
+from rayunlearn.runtime.user_code import found_by_workers
 from rayunlearn.scheduling.budget import parse_budget
 from rayunlearn.scheduling.requests import Rejected, Request
 from rayunlearn.settings import override, paths
@@ -53,7 +55,7 @@ def run_sweep(
     gpus_per_role: float | None,
     seed: int,
     address: str | None,
-    checkpoint: Path | None,
+    model: ModelFlags,
     set: Sequence[str],
     log: Sequence[str],
     audit: bool,
@@ -61,7 +63,7 @@ def run_sweep(
     """Search the settings of a recipe's method; the flags are those of the job. Returns the exit code."""
     console = open_console()
     try:
-        settings = override(load_recipe(recipe), list(set))
+        settings = override(load_recipe(recipe), [*model.assignments(), *set])
         searched = SweepSettings(
             space=space_of(settings, space), budget=parse_budget(budget), budget_text=budget.strip(),
             sampler=sampler, scheduler=scheduler, grace=grace,
@@ -74,19 +76,22 @@ def run_sweep(
         store = Store.open(storage)
         with JobProgress(console) as progress, claimed(store, wait, progress) as claim:
             progress.phase("Ray", "connect")
-            connect(address)
+            connect(address, **found_by_workers(settings.model.name, address))
             progress.done()
             with interruptible():
                 context = Context(
                     store=store, ledger=Ledger(store), recipe=settings, seed=seed,
                     clock=lambda: datetime.now(UTC), progress=progress, claim=claim,
                 )  # fmt: skip
-                service = Service(context, Place(placement=Placement.COLOCATED), checkpoint=checkpoint)
+                service = Service(
+                    context, Place(placement=Placement.COLOCATED), checkpoint=model.checkpoint,
+                    checkpoint_key=model.checkpoint_key,
+                )  # fmt: skip
                 where = where_for(
                     settings, Placement(placement), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role
                 )
                 lineage = practised.lineage
-                service.require_given_original({lineage})
+                service.original.require_given({lineage})
                 service.require_fitting(lineage)
                 practised = service.with_examples(practised)
                 if not versions(service.reader, lineage):

@@ -6,7 +6,8 @@ from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.accuracy import ClassCounts, class_counts, evaluating
+from rayunlearn.evaluation.accuracy import ClassCounts, class_counts
+from rayunlearn.models.modes import evaluating
 
 
 class Lookup(nn.Module):

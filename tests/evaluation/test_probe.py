@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.feature_layer import features_of
 from rayunlearn.evaluation.probe import (
     ProbeReport,
     ProbeSettings,
     linear_probe,
     linear_probes,
 )
+from rayunlearn.models.feature_layer import features_of
 from tests.evaluation.pixels import CLASSES, SIZE, Pixels, images_of
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from rayunlearn.data.datasets import DATA_VARIABLE
-from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import DataSettings
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.context import Quiet
 from rayunlearn.runtime.remote import caught
 from rayunlearn.runtime.service import Place, Service
-from rayunlearn.runtime.training import classifier_spec
+from rayunlearn.runtime.training import task_of
 from rayunlearn.scheduling.requests import parse_requests
+from rayunlearn.task import Task
 from tests.data.shards import packed, random_pixels, write_shard
 from tests.runtime.tiny import NOON, memory_store, tiny_context, tiny_recipe
 
@@ -44,13 +44,13 @@ def began(store: Store, data: str) -> tuple[Service, list[str]]:
 
 
 def described_here(
-    data: DataSettings, name: str, width: float, split_seed: int, say: Callable[[str], None]
-) -> tuple[ClassifierSpec, str]:
+    data: DataSettings, split_seed: int, say: Callable[[str], None]
+) -> tuple[Task, str]:
     """`describe` in this process: the cluster's have another folder of data."""
-    spec, texts = caught(lambda: classifier_spec(data, name, width))
+    task, texts = caught(lambda: task_of(data))
     for text in texts:
         say(text)
-    return spec, "0" * 64
+    return task, "0" * 64
 
 
 def test_what_is_to_be_known_of_data_is_said_when_a_job_begins(
@@ -58,7 +58,7 @@ def test_what_is_to_be_known_of_data_is_said_when_a_job_begins(
 ) -> None:
     """What was turned, what was left out, what the classes are called, each once."""
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
-    monkeypatch.setattr("rayunlearn.runtime.service.describe", described_here)
+    monkeypatch.setattr("rayunlearn.runtime.originals.describe", described_here)
     for part, names in (("train", NAMES), ("test", NAMES[::-1])):
         images = [packed(image) for image in random_pixels(6, 1, size=8, seed=len(part))]
         write_shard(tmp_path / f"made/{part}.parquet", images, [0, 1, 2] * 2, names=names)

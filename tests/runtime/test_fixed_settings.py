@@ -19,6 +19,7 @@ from rayunlearn.runtime import audit_command, tune_command
 from rayunlearn.runtime.audit_command import AuditOptions, run_audit
 from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.fixed_settings import require_fixed
+from rayunlearn.runtime.model_flags import ModelFlags
 from rayunlearn.runtime.service import Place, Service, exit_code
 from rayunlearn.runtime.tune_command import run_sweep
 from rayunlearn.scheduling.requests import Request, parse_requests
@@ -205,7 +206,7 @@ def swept(folder: Path, *changes: str, checkpoint: Path | None = None) -> int:
         recipe="digits_gkt", requests=folder / "requests.jsonl", request=None,
         storage=str(folder / "storage"), wait=0.0, name=None, space=("gkt.beta=uniform(0,1)",),
         sampler="random", scheduler="asha", budget="1 trials", grace=None, placement="colocated",
-        cpus_per_role=None, gpus_per_role=None, seed=0, address=None, checkpoint=checkpoint,
+        cpus_per_role=None, gpus_per_role=None, seed=0, address=None, model=ModelFlags(checkpoint=checkpoint),
         set=(*BANK, *changes), log=(), audit=False,
     )  # fmt: skip
 

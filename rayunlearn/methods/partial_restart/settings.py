@@ -9,8 +9,7 @@ from rayunlearn.errors import BadInput
 from rayunlearn.surrogates.procedural import ProceduralSettings
 
 KEPT_SHARE = 0.6
-"""Five of AllCNN's eight layers, two of LeNet's four. With fewer a version loses more. With six of eight a
-probe knows more of CIFAR-10's class than in Retrain, with five of SVHN's (docs/log.md, 108 and 112)."""
+"""Of the layers, where nobody chooses: five of AllCNN's eight, two of LeNet's four (docs/log.md, 108)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +18,7 @@ class PartialRestartSettings:
 
     Attributes:
         kept: layers with weights, in order of execution, that keep those of the version; the head is never
-            kept. None: `KEPT_SHARE` of those that there are.
+            kept. None: the judge chooses, and where there is none, `KEPT_SHARE` of them.
         cycles: of `student_steps` optimizer steps each.
         student_steps: in a cycle.
         batch_size: pictures in a batch.
@@ -29,7 +28,8 @@ class PartialRestartSettings:
         clip_norm: largest norm of the gradient.
         pictures: that are made once, and drawn from.
         cut_share: share of a batch that is cut together from two pictures along a smooth random mask.
-        most_forget: probability of the classes to forget from which on a picture is dropped.
+        most_forget: probability of the classes to forget from which on a picture is dropped: what is a little
+            like a class gets a pattern of answers that tells it (docs/log.md, 115 to 117).
         procedural: which pictures.
     """
 
@@ -43,7 +43,7 @@ class PartialRestartSettings:
     clip_norm: float = 5.0
     pictures: int = 20_000
     cut_share: float = 0.5
-    most_forget: float = 0.3
+    most_forget: float = 0.03
     procedural: ProceduralSettings = field(default_factory=ProceduralSettings)
 
     def __post_init__(self) -> None:

@@ -33,11 +33,10 @@ class Source:
     ) -> None:
         self.spec, self.settings, self.seed = spec, settings, seed
         self.device = torch.device(device)
-        shape = (spec.in_channels, spec.image_size, spec.image_size)
         made = [
             _as_bytes(
                 procedural_images(
-                    range(first, min(first + AT_ONCE, settings.pictures)), shape=shape, seed=seed,
+                    range(first, min(first + AT_ONCE, settings.pictures)), shape=spec.shape, seed=seed,
                     settings=settings.procedural,
                 )
             )

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.feature_layer import features_of, head_of
 from rayunlearn.models.classifiers import CLASSIFIERS, Classifier, ClassifierSpec, build_classifier
+from rayunlearn.models.feature_layer import features_of, head_of
 
 K, D = 3, 5
 

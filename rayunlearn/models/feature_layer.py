@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.accuracy import device_of, evaluating
+from rayunlearn.models.modes import device_of, evaluating
 
 WHERE = "feature layer"
 
