@@ -11,6 +11,8 @@ WORKERS ?= logical
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 export RAY_USAGE_STATS_ENABLED := 0
+# Bytecode is kept, whatever the environment says: without it each process compiles torch anew, 2 s of computing.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

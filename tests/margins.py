@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from _pytest.assertion import rewrite
 
 FILE = "RAYUNLEARN_TEST_MARGINS"
 
@@ -145,10 +146,13 @@ def _noting(
     return noted
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Listen to torch's comparisons; it is imported here, after tests/conftest.py has set its arithmetic."""
     import torch
 
+    if config.getini("enable_assertion_pass_hook"):
+        # Bytecode of tests that a plain run left does not explain what holds: here it has another name.
+        rewrite.PYC_TAIL = f".explained{rewrite.PYC_TAIL}"
     exact = {torch.float64: (1e-7, 1e-7)}
     torch.allclose = _noting(torch.allclose, lambda _: (1e-5, 1e-8))
     torch.testing.assert_close = _noting(

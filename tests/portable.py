@@ -128,7 +128,7 @@ def claims(runs: Sequence[Run]) -> list[Claim]:
 
 
 def run_pytest(setting: str, root: int, arguments: Sequence[str], folder: Path) -> Run:
-    """One run; assertions are compiled anew, so that they are explained where they hold."""
+    """One run of pytest, and what it said."""
     name = f"{setting} {root}"
     file = folder / f"{setting}-{root}.jsonl"
     file.unlink(missing_ok=True)
@@ -136,7 +136,6 @@ def run_pytest(setting: str, root: int, arguments: Sequence[str], folder: Path) 
     workers = max(1, min(4, (os.cpu_count() or 1) // threads))
     environment = {
         **os.environ, arithmetic.SETTING: setting, arithmetic.ROOT_SEED: str(root), margins.FILE: str(file),
-        "PYTHONPYCACHEPREFIX": str(folder / "pycache"),
     }  # fmt: skip
     command = [
         sys.executable, "-m", "pytest", "-q", "--tb=short", "--durations=25", "-p", "tests.margins", "-o",

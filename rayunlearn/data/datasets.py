@@ -6,8 +6,10 @@ import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,12 +125,16 @@ def _versions(dataset: LabelledImages) -> tuple[int, ...]:
 
 
 def _digits(root: str | None) -> LabelledImages:
-    """scikit-learn's copy of the UCI optical digits (test part): 1797 images 8x8, pixels 0..16."""
-    from sklearn.datasets import load_digits
+    """scikit-learn's copy of the UCI optical digits (test part): 1797 images 8x8, pixels 0..16.
 
-    bunch = load_digits()
-    pixels = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
-    labels = torch.from_numpy(bunch.target).to(torch.int64)
+    Its file is read without it: in many a process nothing else needs scikit-learn, whose import takes as
+    long as torch's.
+    """
+    package = find_spec("sklearn")
+    assert package is not None and package.origin is not None  # a dependency
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    pixels = torch.from_numpy(table[:, :-1]).to(torch.uint8).reshape(-1, 1, 8, 8)
+    labels = torch.from_numpy(table[:, -1]).to(torch.int64)
     parts = Part(pixels, labels), None
     return _declared("digits", parts, white=16)
 
