@@ -13,7 +13,8 @@ from matplotlib.figure import Figure as Canvas
 from rayunlearn.reproduction.results import Result, name_of, of_row, percents_of
 from rayunlearn.reproduction.rows import Page, Row
 from rayunlearn.reproduction.tables import of_request
-from rayunlearn.results.audit_figures import InvertedImages, audit_figures
+from rayunlearn.results.audit_figures import audit_figures
+from rayunlearn.results.inverted_images import InvertedImages
 from rayunlearn.results.plot_style import FORGET_COLOUR, MUTED, RC, RETAIN_COLOUR, bare, saved
 
 PANEL = (4.6, 3.0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -20,7 +19,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from rayunlearn.errors import BadInput
+from rayunlearn.results.inverted_images import InvertedImages
 from rayunlearn.results.plot_style import FORGET_COLOUR, INK, MUTED, RC, RETAIN_COLOUR, RULE, bare, saved
 from rayunlearn.results.wording import SUBJECT_NAMES, of_each_class
 
@@ -45,33 +44,6 @@ _PANEL = 2.2
 """Height of a panel of images, inches."""
 
 _Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class InvertedImages:
-    """What the model inversion attack drew of a class. Pixels are in [0, 1], C is 1 or 3.
-
-    Attributes:
-        class_id: the class attacked.
-        mean: the class's mean training image, [C, H, W].
-        attacks: name of a subject -> the images that its attacks ended with, [A, C, H, W].
-    """
-
-    class_id: int
-    mean: np.ndarray
-    attacks: Mapping[str, np.ndarray]
-
-    def __post_init__(self) -> None:
-        """Refuse images that cannot be shown beside each other."""
-        shape = self.mean.shape
-        if len(shape) != 3 or shape[0] not in (1, 3):
-            raise BadInput("shape of the mean image", shape, "[C, H, W] with C of 1 or 3")
-        if not self.attacks:
-            raise BadInput("subjects of the inversion attack", [], "at least one")
-        for subject, images in self.attacks.items():
-            if images.ndim != 4 or not len(images) or images.shape[1:] != shape:
-                allowed = f"[A, {', '.join(map(str, shape))}], A of at least 1"
-                raise BadInput(f"shape of the inverted images of {subject}", images.shape, allowed)
 
 
 def audit_figures(rows: Sequence[_Row], inverted: Iterable[InvertedImages] = ()) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
-from scipy import stats
+from scipy.special import stdtrit
 
 from rayunlearn.results.wording import ABSENT, SUBJECT_NAMES, above, below, classes
 
@@ -60,7 +60,7 @@ class Interval:
         n = len(values)
         if n < 2:
             return None
-        half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * stdev(values) * (1 + 1 / n) ** 0.5
+        half = float(stdtrit(n - 1, 0.5 + level / 2)) * stdev(values) * (1 + 1 / n) ** 0.5
         return cls(low=mean(values) - half, high=mean(values) + half)
 
     def __contains__(self, value: float) -> bool:

@@ -28,7 +28,7 @@ from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logi
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
 from rayunlearn.models.weights import version_id
 from rayunlearn.recipes import AuditSettings, DataSettings
-from rayunlearn.results.audit_figures import InvertedImages
+from rayunlearn.results.inverted_images import InvertedImages
 from rayunlearn.roles import Roles
 from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.cluster import role_share

@@ -19,7 +19,7 @@ from rayunlearn.evaluation.lira import shadow_plan
 from rayunlearn.evaluation.measures import MEASURES, left_out, measurable
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id
-from rayunlearn.results.audit_figures import InvertedImages
+from rayunlearn.results.inverted_images import InvertedImages
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, request_events, versions
 from rayunlearn.results.schemas import ALL_TABLES

@@ -17,7 +17,6 @@ from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.claim import Claim, held
 from rayunlearn.results.ledger import Ledger, LedgerReader
-from rayunlearn.results.report import write_report
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.store import NotBegun, Store
 from rayunlearn.results.summary import RequestSummary, summarise
@@ -217,6 +216,8 @@ def _report(service: Service, recipe: Recipe, summaries: Sequence[RequestSummary
             pixels = (made.images - low) / (high - low)
             images[summary.request_id] = pixels.clamp(0, 1).numpy()
             labels[summary.request_id] = made.labels.numpy()
+    from rayunlearn.results.report import write_report  # here, for matplotlib: a refusal needs none
+
     tail = service.context.ledger.verify()
     facts = report_facts(service.context.seed, service.context.store.where)
     facts["placement"] = service.scheduler.placement

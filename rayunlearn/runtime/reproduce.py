@@ -23,7 +23,7 @@ from rayunlearn.models.weights import weights_from_bytes
 from rayunlearn.reproduction.few_shot_plots import Gallery
 from rayunlearn.reproduction.results import NAMES, name_of
 from rayunlearn.reproduction.rows import Row
-from rayunlearn.results.audit_figures import InvertedImages
+from rayunlearn.results.inverted_images import InvertedImages
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.schemas import ALL_TABLES

@@ -16,7 +16,7 @@ from rayunlearn.reproduction.plots import draw
 from rayunlearn.reproduction.results import Result, by_arithmetic, of_row
 from rayunlearn.reproduction.rows import Page, Row
 from rayunlearn.reproduction.stored_page import from_json, of_other_settings, run_of, to_json, together
-from rayunlearn.results.audit_figures import InvertedImages
+from rayunlearn.results.inverted_images import InvertedImages
 from rayunlearn.results.lasting import require_lasting
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import JobProgress, open_console

@@ -15,7 +15,7 @@ from rayunlearn.reproduction.markdown import render
 from rayunlearn.reproduction.plots import draw
 from rayunlearn.reproduction.rows import Page, Printed
 from rayunlearn.reproduction.zero_shot import page, row
-from rayunlearn.results.audit_figures import InvertedImages
+from rayunlearn.results.inverted_images import InvertedImages
 from rayunlearn.settings import override
 
 PAPER = load_recipe("digits")

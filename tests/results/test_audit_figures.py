@@ -12,7 +12,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from rayunlearn.errors import BadInput
-from rayunlearn.results.audit_figures import COLOURS, InvertedImages, audit_figures
+from rayunlearn.results.audit_figures import COLOURS, audit_figures
+from rayunlearn.results.inverted_images import InvertedImages
 from rayunlearn.results.plot_style import INK
 
 
