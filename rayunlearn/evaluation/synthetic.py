@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.answers import answers
@@ -75,7 +75,7 @@ PROBE_DRAWS = 20
 
 
 def probe_recall(
-    model: Classifier, images: SyntheticSet, roles: Roles, seed: int, *, train_per_class: int = 1
+    model: nn.Module, images: SyntheticSet, roles: Roles, seed: int, *, train_per_class: int = 1
 ) -> tuple[float, float]:
     """What the features hold, whatever the head says: shares of the classes to forget, and of the others.
 
@@ -97,7 +97,7 @@ def probe_recall(
 
 
 def mean_probe_recall(
-    model: Classifier, sets: Sequence[SyntheticSet], roles: Roles, seed: int
+    model: nn.Module, sets: Sequence[SyntheticSet], roles: Roles, seed: int
 ) -> tuple[float, float]:
     """Means of `probe_recall` over sets of several kinds: what one shows too well, another does not.
 
