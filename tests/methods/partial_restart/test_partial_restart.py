@@ -144,7 +144,7 @@ def test_answers_are_even_over_the_classes_and_none_is_of_a_forgotten_one(versio
     weights = teacher.weigh(pictures)
     with torch.no_grad():
         logits = version(normalised(pictures, version.spec))
-    gone = logits.softmax(dim=1)[:, [0, 3]].sum(dim=1) >= 0.3
+    gone = logits.softmax(dim=1)[:, [0, 3]].sum(dim=1) >= SMALL.most_forget
     assert bool(gone.any()) and bool((weights[gone] == 0).all()) and bool((weights[~gone] > 0).all())
     logits[:, [0, 3]] = logits.min()
     sums = torch.zeros(10).index_add(0, logits.argmax(dim=1), weights)
@@ -161,7 +161,7 @@ def test_targets_say_nothing_of_the_classes(version: Classifier) -> None:
     judged = teacher.label(batches)
     with torch.no_grad():
         logits = [version(batch) for batch in batches]
-    passed = [raw.softmax(dim=1)[:, [0, 3]].sum(dim=1) < 0.3 for raw in logits]
+    passed = [raw.softmax(dim=1)[:, [0, 3]].sum(dim=1) < SMALL.most_forget for raw in logits]
     assert judged.sizes == tuple(int(p.sum()) for p in passed) and 0 < sum(judged.sizes) < 16 * 16
     assert torch.equal(judged.images, torch.cat([b[p] for b, p in zip(batches, passed, strict=True)]))
     raw = torch.cat([r[p] for r, p in zip(logits, passed, strict=True)])
