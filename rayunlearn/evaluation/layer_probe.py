@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayunlearn.evaluation.synthetic import mean_probe_recall
@@ -18,13 +17,9 @@ from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.layers import matrices
 from rayunlearn.roles import Roles
 
-CELLS = 2
-"""A map is averaged over so many cells along each side: less says nothing of what layers that look at places
-see, more is too much to learn from a few images."""
-
 
 class UpTo(nn.Module):
-    """A model that ends after some layers: what leaves these is the input of its head.
+    """A model that ends after some layers: what leaves these, a map by its mean, is the input of its head.
 
     Args:
         model: images `[B, C, H, W]` -> logits; it is left as it was.
@@ -56,8 +51,7 @@ class UpTo(nn.Module):
             handle.remove()
         maps = entered[0]
         if maps.dim() == 4:
-            height, width = maps.shape[-2:]
-            return F.adaptive_avg_pool2d(maps, (min(height, CELLS), min(width, CELLS))).flatten(1)
+            return maps.mean(dim=(2, 3))
         return maps.flatten(1, -2).mean(dim=1) if maps.dim() > 2 else maps  # of tokens, their mean
 
 

@@ -26,8 +26,8 @@ from rayunlearn.scheduling.bounds import check_share
 
 Erasing = Literal["erased", "still there", "cannot tell"]
 
-MOST_LEAD = 0.5
-"""Share of the last layer's lead over stand-ins that a kept layer may have."""
+MOST_LEAD = 0.4
+"""Share of the last layer's lead over stand-ins that a kept layer may have (docs/log.md, 118)."""
 LEAST_RECALL = 0.05
 """Of the other classes: a share of less is a share of chance."""
 MOST_RELATIVE = 1.5
