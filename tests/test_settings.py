@@ -474,6 +474,16 @@ def test_both_recipes_are_plain_data() -> None:
             assert parse_value(path, text, declared) == value
 
 
+@pytest.mark.parametrize("name", ["cifar10", "svhn", "mnist"])
+def test_a_data_set_s_name_is_the_project_s_own_recipe(name: str) -> None:
+    """AllCNN served by partial restart; the paper's is named with its model, and any other method by name."""
+    recipe = load_recipe(name)
+    assert (recipe.name, recipe.data.dataset, recipe.method) == (name, name, "partial_restart")
+    assert recipe.method_settings.kept is None
+    assert load_recipe(f"{name}_gkt") == replace(recipe, method="gkt")
+    assert load_recipe(f"{name}_allcnn").model.width == 1
+
+
 def test_infinity_is_written_as_json_can() -> None:
     """A recipe's settings are recorded as JSON, which has no infinity; the text is what `--set` reads."""
     recipe = override(digits(), ["last_layer.log_lambda_per_parameter=-inf"])

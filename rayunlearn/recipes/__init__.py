@@ -1,10 +1,10 @@
 """Recipes by name: settings are plain data, and a run's are recorded whole.
 
 `digits` is the project's own method on the bundled digits, `digits_gkt` the paper's there; `digits_few_shot`
-serves requests that give a few examples. The recipes of
-the papers' experiments are named by dataset and model, `mnist_lenet` the zero-shot and `mnist_lenet5` the
-few-shot paper's; each holds the paper's settings of every method, and `--set method=` chooses. So does a
-name that ends in a method's: `mnist_lenet_gkt`.
+serves requests that give a few examples. `cifar10`, `svhn` and `mnist` are the project's own there: AllCNN,
+served by partial restart. The recipes of the papers' experiments are named by dataset and model, `mnist_lenet`
+the zero-shot and `mnist_lenet5` the few-shot paper's; each holds the paper's settings of every method, and
+`--set method=` chooses. So does a name that ends in a method's: `mnist_lenet_gkt`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.methods.registry import METHODS
-from rayunlearn.recipes import few_shot, zero_shot
+from rayunlearn.recipes import few_shot, natural, zero_shot
 from rayunlearn.recipes.digits import digits, digits_few_shot, digits_gkt
 from rayunlearn.recipes.recipe import AuditSettings, DataSettings, ModelSettings, Recipe, ValidationSettings
 
@@ -37,6 +37,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits_few_shot": digits_few_shot,
     **zero_shot.recipes(),
     **few_shot.recipes(),
+    **natural.recipes(),
 }
 
 

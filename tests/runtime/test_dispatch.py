@@ -43,8 +43,8 @@ def dispatcher(
     recipe: Recipe | None = None, news: Callable[[], Iterable[Request]] = tuple,
     cancelled: Callable[[], set[str]] = set,
 ) -> Dispatcher:  # fmt: skip
-    """A dispatcher over a store."""
-    context = tiny_context(store, recipe or tiny_recipe("digits_gkt"))
+    """A dispatcher over a store; whatever so short a run forgets or not on this processor is published."""
+    context = tiny_context(store, recipe or tiny_recipe("digits_gkt", "publish_refused=true"))
 
     @functools.cache
     def scheduler_for(method: str) -> Scheduler:

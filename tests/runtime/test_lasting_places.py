@@ -20,6 +20,8 @@ from rayunlearn.runtime.reproduce_command import run_reproduction
 from rayunlearn.runtime.tune_command import run_sweep
 
 APPEND = (tyro.conf.UseAppendAction,)
+NO_STORAGE = {"check", "methods", "verify"}
+"""Commands that take no storage location."""
 COMMANDS = (
     "request add --target 3",
     "request list",
@@ -74,7 +76,7 @@ def test_commands(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Exit code 2 and what to say instead, by default as for a location that lies in the copy."""
-    assert {known.split()[0] for known in COMMANDS} == set(NAMES) - {"methods", "verify"}  # which take none
+    assert {known.split()[0] for known in COMMANDS} == set(NAMES) - NO_STORAGE
     (tmp_path / "certificate.json").write_text("{}")
     before = sorted(copy.rglob("*"))
     assert run(f"{line.format(elsewhere=tmp_path)} {storage}", monkeypatch) == ExitCode.BAD_INPUT

@@ -267,5 +267,5 @@ def test_runs_side_by_side_read_by_themselves() -> None:
         together = served(memory_store(), *requests, slots=8)
     finally:
         sys.setswitchinterval(before)
-    assert all(outcome.version for outcome in together.values())
+    assert all(outcome.version for outcome in together.values()), [o.reason for o in together.values()]
     assert {name: together[name].version for name in alone} == alone

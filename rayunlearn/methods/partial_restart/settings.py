@@ -11,6 +11,9 @@ from rayunlearn.surrogates.procedural import ProceduralSettings
 KEPT_SHARE = 0.6
 """Of the layers, where nobody chooses: five of AllCNN's eight, two of LeNet's four (docs/log.md, 108)."""
 
+UNSURE = 0.3
+"""Probability of the classes to forget from which on a picture is dropped whatever else is left."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PartialRestartSettings:
@@ -30,6 +33,8 @@ class PartialRestartSettings:
         cut_share: share of a batch that is cut together from two pictures along a smooth random mask.
         most_forget: probability of the classes to forget from which on a picture is dropped: what is a little
             like a class gets a pattern of answers that tells it (docs/log.md, 115 to 117).
+        least_share: of the pictures that stays. Where a version is too unsure for that the bound is higher,
+            up to `UNSURE`.
         procedural: which pictures.
     """
 
@@ -44,6 +49,7 @@ class PartialRestartSettings:
     pictures: int = 20_000
     cut_share: float = 0.5
     most_forget: float = 0.03
+    least_share: float = 0.25
     procedural: ProceduralSettings = field(default_factory=ProceduralSettings)
 
     def __post_init__(self) -> None:
@@ -60,7 +66,8 @@ class PartialRestartSettings:
                 raise BadInput(f"{where}.{name}", getattr(self, name), "a number above 0")
         if not 0 <= self.student_weight_decay < math.inf:
             raise BadInput(f"{where}.student_weight_decay", self.student_weight_decay, "a number >= 0")
-        if not 0 <= self.cut_share <= 1:
-            raise BadInput(f"{where}.cut_share", self.cut_share, "a share in [0, 1]")
+        for name in ("cut_share", "least_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadInput(f"{where}.{name}", getattr(self, name), "a share in [0, 1]")
         if not 0 < self.most_forget <= 1:
             raise BadInput(f"{where}.most_forget", self.most_forget, "a probability in (0, 1]")

@@ -10,7 +10,7 @@ from torch import Tensor
 from rayunlearn.balance import even_weights
 from rayunlearn.methods.distillation import lower_to_minimum
 from rayunlearn.methods.gkt.cycle import Judged
-from rayunlearn.methods.partial_restart.settings import PartialRestartSettings
+from rayunlearn.methods.partial_restart.settings import UNSURE, PartialRestartSettings
 from rayunlearn.methods.partial_restart.source import normalised
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.layers import weights_of_modules
@@ -42,6 +42,7 @@ class Teacher:
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.forget, self.kept_names = tuple(forget), tuple(kept)
         self.settings = settings
+        self.most_forget = settings.most_forget
 
     def kept(self) -> dict[str, Tensor]:
         """Weights of the modules that the student keeps, and no others."""
@@ -51,16 +52,19 @@ class Teacher:
     def weigh(self, pictures: Tensor) -> Tensor:
         """Weights `[N]` that make its answers to pictures `[N, C, H, W]`, in bytes, even over the classes.
 
-        A picture that is taken for one of a class to forget has weight 0.
+        A picture that is a little like a class to forget has weight 0. From here on this bound holds for
+        images to `label` as well.
         """
-        answers = torch.full((len(pictures),), -1, dtype=torch.int64)
+        answers, like = torch.zeros(len(pictures), dtype=torch.int64), torch.zeros(len(pictures))
         for ids in torch.arange(len(pictures)).split(AT_ONCE):
             logits = self.model(normalised(pictures[ids].to(self.device), self.model.spec))
-            said = lower_to_minimum(logits, self.forget).argmax(dim=1)
-            answers[ids] = torch.where(self._passes(logits), said, -1).cpu()
-        weights = torch.zeros(len(pictures))
-        passed = answers >= 0
-        weights[passed] = even_weights(answers[passed])
+            answers[ids] = lower_to_minimum(logits, self.forget).argmax(dim=1).cpu()
+            like[ids] = self._forget_probability(logits).cpu()
+        least = float(like.sort().values[round(self.settings.least_share * (len(like) - 1))])
+        self.most_forget = max(self.settings.most_forget, min(least, UNSURE))
+        weights, passed = torch.zeros(len(pictures)), like < self.most_forget
+        if passed.any():
+            weights[passed] = even_weights(answers[passed])
         return weights
 
     @torch.no_grad()
@@ -70,12 +74,11 @@ class Teacher:
         kept, targets, sizes = [], [], []
         for batch in images.to(self.device).view(batches, size, *images.shape[2:]):
             logits = self.model(batch)
-            passed = self._passes(logits)
+            passed = self._forget_probability(logits) < self.most_forget
             kept.append(batch[passed])
             targets.append(lower_to_minimum(logits[passed], self.forget))
             sizes.append(int(passed.sum()))
         return Judged(torch.cat(kept), torch.cat(targets), (), tuple(sizes))
 
-    def _passes(self, logits: Tensor) -> Tensor:
-        probability = logits.softmax(dim=1)[:, list(self.forget)].sum(dim=1)
-        return probability < self.settings.most_forget
+    def _forget_probability(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=1)[:, list(self.forget)].sum(dim=1)

@@ -20,7 +20,7 @@ from rayunlearn.methods.partial_restart.run import (
     build_student,
     build_teacher,
 )
-from rayunlearn.methods.partial_restart.settings import PartialRestartSettings
+from rayunlearn.methods.partial_restart.settings import UNSURE, PartialRestartSettings
 from rayunlearn.methods.partial_restart.source import Source, normalised
 from rayunlearn.methods.partial_restart.student import Student
 from rayunlearn.methods.unlearning import Handed
@@ -150,6 +150,20 @@ def test_answers_are_even_over_the_classes_and_none_is_of_a_forgotten_one(versio
     sums = torch.zeros(10).index_add(0, logits.argmax(dim=1), weights)
     seen = sums > 0
     assert torch.allclose(sums[seen], torch.full_like(sums[seen], 1 / int(seen.sum())))
+
+
+def test_a_share_of_the_pictures_stays(version: Classifier) -> None:
+    """A bound that hardly any picture meets rises until the share does, and never beyond `UNSURE`."""
+    pictures = build_source(handed(version), SMALL).candidates()
+    with torch.no_grad():
+        like = version(normalised(pictures, version.spec)).softmax(dim=1)[:, [0, 3]].sum(dim=1)
+    for share, count in ((0.25, 50), (0.5, 100)):
+        teacher = build_teacher(handed(version), replace(SMALL, most_forget=1e-9, least_share=share))
+        kept = teacher.weigh(pictures) > 0
+        assert abs(int(kept.sum()) - count) <= 1 and like[kept].max() <= like[~kept].min()
+    teacher = build_teacher(handed(version), replace(SMALL, most_forget=1e-9, least_share=1.0))
+    kept = teacher.weigh(pictures) > 0
+    assert torch.equal(kept, like < UNSURE) and not bool(kept.all())
 
 
 def test_targets_say_nothing_of_the_classes(version: Classifier) -> None:
