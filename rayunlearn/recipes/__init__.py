@@ -2,9 +2,9 @@
 
 `digits` is the project's own method on the bundled digits, `digits_gkt` the paper's there; `digits_few_shot`
 serves requests that give a few examples. `cifar10`, `svhn` and `mnist` are the project's own there: AllCNN,
-served by partial restart. The recipes of the papers' experiments are named by dataset and model, `mnist_lenet`
-the zero-shot and `mnist_lenet5` the few-shot paper's; each holds the paper's settings of every method, and
-`--set method=` chooses. So does a name that ends in a method's: `mnist_lenet_gkt`.
+served by partial restart. The recipes of the papers' experiments are named by dataset and model,
+`mnist_lenet` the zero-shot and `mnist_lenet5` the few-shot paper's; each holds the paper's settings of every
+method, and `--set method=` chooses. So does a name that ends in a method's: `mnist_lenet_gkt`.
 """
 
 from __future__ import annotations
