@@ -84,11 +84,11 @@ def layers_to_keep(scales: Sequence[Scale], *, most: float = MOST_LEAD) -> int:
 
     A layer's lead is what a probe of it knows of the classes in the version less what it knows in the
     stand-ins. The last layer's is what is to be erased. Layers are kept up to the first one whose lead is
-    more than a share of it.
+    more than a share of it. Where the last layer has no lead, layers cannot be told apart and none is kept.
 
     Args:
         scales: the two ends of each layer, from first to last.
-        most: that share.
+        most: that share, below 1.
 
     >>> ends = [(0.3, 0.3), (0.4, 0.3), (0.9, 0.4), (1.0, 0.2)]
     >>> layers_to_keep([
@@ -98,7 +98,9 @@ def layers_to_keep(scales: Sequence[Scale], *, most: float = MOST_LEAD) -> int:
     2
     """
     leads = [scale.version.forget - mean(of.forget for of in scale.stand_ins) for scale in scales]
-    return next((i for i, lead in enumerate(leads) if lead > most * leads[-1]), len(leads))
+    if leads[-1] <= 0:
+        return 0
+    return next((i for i, lead in enumerate(leads[:-1]) if lead > most * leads[-1]), len(leads) - 1)
 
 
 def judge_erasing(
