@@ -23,16 +23,14 @@ class UpTo(nn.Module):
 
     Args:
         model: images `[B, C, H, W]` -> logits; it is left as it was.
-        count: layers, from 1 to all of them.
+        after: name of the module that comes next, with a matrix: of a layer, or the head.
         example: `[B, C, H, W]`, by which the size of the features is found.
     """
 
-    def __init__(self, model: Classifier, count: int, example: Tensor) -> None:
+    def __init__(self, model: Classifier, after: str, example: Tensor) -> None:
         super().__init__()
         self.model = model
-        modules = dict(model.named_modules())
-        after = matrices(model.spec)[count:]
-        self._next = [modules[after[0]] if after else model.head]  # in a list: it is the model's already
+        self._next = [model.get_submodule(after)]  # in a list: it is the model's already
         features = self._features(example)
         self.head = nn.Linear(features.shape[1], model.spec.num_classes, device=features.device)
 
@@ -68,5 +66,5 @@ def layer_recalls(
     """
     model.eval()
     example = sets[0].images[:2].to(next(model.parameters()).device)
-    counts = range(1, len(matrices(model.spec)) + 1)
-    return [mean_probe_recall(UpTo(model, count, example), sets, roles, seed) for count in counts]
+    ends = [*matrices(model.spec)[1:], model.head_name]
+    return [mean_probe_recall(UpTo(model, after, example), sets, roles, seed) for after in ends]
