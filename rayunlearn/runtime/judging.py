@@ -21,21 +21,14 @@ from typing import Any
 from torch import Tensor
 
 from rayunlearn.evaluation.judged import Evidence
+from rayunlearn.evaluation.layer_probe import layer_recalls
 from rayunlearn.evaluation.synthetic import balanced_labels
 from rayunlearn.methods.registry import method_named
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.ensemble import Job
-from rayunlearn.runtime.sealed import (
-    invert,
-    measure,
-    measure_kept,
-    probe,
-    probe_layers,
-    probe_layers_of_stand_in,
-    probe_stand_in,
-)
+from rayunlearn.runtime.sealed import invert, measure, measure_kept, probe, probe_stand_in
 from rayunlearn.scheduling.erasing import Recall, Scale
 from rayunlearn.scheduling.gate import GateMeasures, GateSettings
 from rayunlearn.scheduling.keeping import MEASURED, Kept, plain_share
@@ -132,11 +125,11 @@ def layer_jobs(
 ) -> list[Job]:
     """What is measured of a version's layers, and of stand-ins', before a method that keeps some begins."""
     asked = (sets["stop"],)
-    jobs: list[Job] = [(probe_layers, (spec, version, asked, roles, seed))]
+    jobs: list[Job] = [(probe, (spec, version, asked, roles, seed, layer_recalls))]
     for number in range(recipe.stand_ins.number):
         own = derive_seed(seed, "stand-in", number)
-        shown = (spec, version, sets["keep"], asked, roles, recipe.stand_ins, own)
-        jobs.append((probe_layers_of_stand_in, shown))
+        given = (spec, version, sets["keep"], asked, roles, recipe.stand_ins, own, layer_recalls)
+        jobs.append((probe_stand_in, given))
     return jobs
 
 

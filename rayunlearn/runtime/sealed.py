@@ -16,11 +16,10 @@ from rayunlearn.access import import_code, seal
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.judged import Evidence, judged
 from rayunlearn.evaluation.keeping import Keeping
-from rayunlearn.evaluation.layer_probe import layer_recalls
 from rayunlearn.evaluation.stand_ins import StandInSettings, stand_in
 from rayunlearn.evaluation.synthetic import Assessment, mean_probe_recall
 from rayunlearn.inversion.deep_inversion import InversionSettings, SyntheticSet, coarse, deep_inversion
-from rayunlearn.models.classifiers import ClassifierSpec, version_model
+from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
 from rayunlearn.roles import Roles
 from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.wire import pack, unpack
@@ -71,17 +70,22 @@ def measure_kept(
     return Keeping(before, images, roles, seed).measure(model)
 
 
+Probe = Callable[[Classifier, Sequence[SyntheticSet], Roles, int], Any]
+"""What images tell of a model's features: `mean_probe_recall`, or `layer_recalls`."""
+
+
 def probe(
     spec: ClassifierSpec,
     weights: dict[str, Tensor],
     sets: Sequence[SyntheticSet],
     roles: Roles,
     seed: int,
+    known: Probe = mean_probe_recall,
     *,
     device: str = "cpu",
-) -> tuple[float, float]:
-    """`mean_probe_recall` of a model given by its weights; runs in a sealed process."""
-    return mean_probe_recall(version_model(spec, weights).to(device), sets, roles, seed)
+) -> Any:
+    """What is `known` of a model given by its weights; runs in a sealed process."""
+    return known(version_model(spec, weights).to(device), sets, roles, seed)
 
 
 def probe_stand_in(
@@ -92,41 +96,13 @@ def probe_stand_in(
     roles: Roles,
     settings: StandInSettings,
     seed: int,
+    known: Probe = mean_probe_recall,
     *,
     device: str = "cpu",
-) -> tuple[float, float]:
-    """`mean_probe_recall` of a stand-in for a version given by its weights; runs in a sealed process."""
+) -> Any:
+    """What is `known` of a stand-in for a version given by its weights; runs in a sealed process."""
     made = stand_in(version_model(spec, weights).to(device), images, roles, settings, seed)
-    return mean_probe_recall(made, sets, roles, seed)
-
-
-def probe_layers(
-    spec: ClassifierSpec,
-    weights: dict[str, Tensor],
-    sets: Sequence[SyntheticSet],
-    roles: Roles,
-    seed: int,
-    *,
-    device: str = "cpu",
-) -> list[tuple[float, float]]:
-    """`layer_recalls` of a model given by its weights; runs in a sealed process."""
-    return layer_recalls(version_model(spec, weights).to(device), sets, roles, seed)
-
-
-def probe_layers_of_stand_in(
-    spec: ClassifierSpec,
-    weights: dict[str, Tensor],
-    images: SyntheticSet,
-    sets: Sequence[SyntheticSet],
-    roles: Roles,
-    settings: StandInSettings,
-    seed: int,
-    *,
-    device: str = "cpu",
-) -> list[tuple[float, float]]:
-    """`layer_recalls` of a stand-in for a version given by its weights; runs in a sealed process."""
-    made = stand_in(version_model(spec, weights).to(device), images, roles, settings, seed)
-    return layer_recalls(made, sets, roles, seed)
+    return known(made, sets, roles, seed)
 
 
 class SealedProcess:
