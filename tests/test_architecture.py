@@ -7,6 +7,7 @@ and over planted sources, where it must find what was planted (the negative cont
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import re
@@ -122,13 +123,16 @@ def part_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
+@functools.cache
+def sources_below(folder: str) -> tuple[Source, ...]:
+    """Every Python file below a folder of the repository; parsed once, for there are many rules."""
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    return tuple(Source.of(path.relative_to(ROOT).as_posix(), path.read_text()) for path in paths)
+
+
 def sources(*folders: str) -> list[Source]:
-    """Every Python file below these folders of the repository."""
-    return [
-        Source.of(path.relative_to(ROOT).as_posix(), path.read_text())
-        for folder in folders
-        for path in sorted((ROOT / folder).rglob("*.py"))
-    ]
+    """Every Python file below these folders."""
+    return [source for folder in folders for source in sources_below(folder)]
 
 
 def imports(source: Source) -> Iterator[tuple[ast.AST, str]]:
