@@ -1,4 +1,5 @@
-"""What documents and comments refer to is there: files, headings, entries of the log."""
+"""What documents and comments refer to is there: files, headings, entries of the log; what they say in figures
+is what is stored (the README and its tables; `tests/benchmarks/test_result_pages.py` has the pages)."""
 
 from __future__ import annotations
 
@@ -8,9 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(
-    page for folder in (".", "docs", "docs/*") for page in ROOT.glob(f"{folder}/*.md") if page.is_file()
-)  # fmt: skip
+PAGES = sorted((*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 CITED = re.compile(r"docs/log\.md(?:`\))?,\s+(\d+(?:(?:,| and| to)\s+\d+)*)")
@@ -43,7 +42,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_a_link_to_nowhere_is_found() -> None:
     """A file or a heading that is missing; here, and in another file."""
     text = "# One two\n[a](#one-two) [b](#three) [c](log.md) [d](none.md) [e](log.md#none)"
-    assert broken(ROOT / "docs" / "concepts.md", text) == ["#three", "none.md", "log.md#none"]
+    assert broken(ROOT / "docs" / "index.md", text) == ["#three", "none.md", "log.md#none"]
 
 
 def test_the_log_has_what_is_cited_of_it() -> None:
