@@ -18,14 +18,13 @@ from PIL import Image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 MOST_BYTES = 300_000
-COLOURS = 128
 
 
 def main(
     report: Path | None = None,
     out: Path = Path("docs/report.png"),
     width: int = 1180,
-    height: int = 1000,
+    height: int = 1030,
 ) -> None:
     """Take the picture.
 
@@ -40,7 +39,7 @@ def main(
         sys.exit(f"error: browser is none; allowed: one of {', '.join(BROWSERS)} on the PATH")
     pages = [report] if report else sorted(Path("storage/reports").glob("*.html"))
     if not pages or not pages[-1].is_file():
-        sys.exit(f"error: --report is {report}; allowed: a report; `make run` writes one below storage/reports")
+        sys.exit(f"error: --report is {report}; allowed: a report; `make run` writes one into storage/reports")
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "shot.png"
         subprocess.run(
@@ -50,7 +49,7 @@ def main(
              pages[-1].resolve().as_uri()],
             check=True, capture_output=True, timeout=120,
         )  # fmt: skip
-        picture = Image.open(shot).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        picture = Image.open(shot).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
     picture.save(out, optimize=True)
     size = out.stat().st_size
     print(f"{out}: {picture.width} x {picture.height} pixels, {size / 1000:.0f} kB")

@@ -1,5 +1,7 @@
-"""What documents and comments refer to is there: files, headings, entries of the log; what they say in figures
-is what is stored (the README and its tables; `tests/benchmarks/test_result_pages.py` has the pages)."""
+"""What documents and comments refer to is there: files, headings, entries of the log.
+
+What the README and the results say in figures: `tests/benchmarks/test_result_pages.py`.
+"""
 
 from __future__ import annotations
 
