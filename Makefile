@@ -62,7 +62,7 @@ check: lint types test elsewhere slow ## Everything that CI runs
 docs: install ## Build the documents as a site in site/, with warnings as errors
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile \
 	  --constraint constraints.txt --editable '.[docs]'
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The site is in site/; open site/index.html"
 
 clean: ## Remove .venv, caches and build folders; what runs have stored stays

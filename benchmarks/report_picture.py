@@ -39,7 +39,7 @@ def main(
         sys.exit(f"error: browser is none; allowed: one of {', '.join(BROWSERS)} on the PATH")
     pages = [report] if report else sorted(Path("storage/reports").glob("*.html"))
     if not pages or not pages[-1].is_file():
-        sys.exit(f"error: --report is {report}; allowed: a report; `make run` writes one into storage/reports")
+        sys.exit(f"error: --report is {report}; allowed: a report, as `make run` leaves in storage/reports")
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "shot.png"
         subprocess.run(
