@@ -1,6 +1,6 @@
 # `make` shows the targets. The environment is .venv; nothing outside the repository is changed.
 .DEFAULT_GOAL := help
-.PHONY: help install run test slow portable elsewhere lint types check clean
+.PHONY: help install run test slow portable elsewhere lint types check docs clean
 
 # An interpreter that exists is asked for its version below; `make PYTHON=/path/to/python install` names another.
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
@@ -58,6 +58,13 @@ types: install ## Check the types with mypy
 
 check: lint types test elsewhere slow ## Everything that CI runs
 
+# By itself: CI has no time for the site, and its packages are no part of `make install`.
+docs: install ## Build the documents as a site in site/, with warnings as errors
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile \
+	  --constraint constraints.txt --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The site is in site/; open site/index.html"
+
 clean: ## Remove .venv, caches and build folders; what runs have stored stays
-	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find rayunlearn jobs benchmarks tests -type d -name __pycache__ -prune -exec rm -rf {} +

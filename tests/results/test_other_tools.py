@@ -1,4 +1,4 @@
-"""DuckDB, Polars and pandas read a table of the ledger by the commands of docs/concepts.md."""
+"""DuckDB, Polars and pandas read a table of the ledger by the commands of docs/reference/storage.md."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tests.results.test_folding import CuttingStore
 from tests.results.test_ledger_crashes import Killed, kill
 
 TOOLS = ("duckdb", "polars", "pandas")
-DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "concepts.md"
+DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "reference" / "storage.md"
 FOLDED_AT = 3
 
 
 def commands() -> dict[str, list[str]]:
     """Of each tool, the documented commands: for a ledger of today, and for an old one."""
-    section = DOCUMENTED.read_text().split("### With other tools")[1].split("\n## ")[0]
+    section = DOCUMENTED.read_text().split("## With other tools")[1].split("\n## ")[0]
     lines = [
         line for block in re.findall(r"```python\n(.*?)```", section, re.S) for line in block.splitlines()
     ]
