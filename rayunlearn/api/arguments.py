@@ -210,7 +210,7 @@ def device_of(device: object, default: str) -> str:
     if device is None:
         return default
     try:
-        found = torch.device(device)  # type: ignore[arg-type]  # whatever it is given, torch says so
+        found = torch.device(device)  # type: ignore[call-overload]  # whatever it is given, torch says so
         torch.empty(0, device=found)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         there = "cpu, cuda" if torch.cuda.is_available() else "cpu"

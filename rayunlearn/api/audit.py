@@ -120,11 +120,11 @@ def _subject(stack: ExitStack, name: str, model: object, images: Tensor) -> Clas
     """A copy of a model as the measures take it."""
     if not isinstance(model, nn.Module):
         raise BadInput(name, model, "a torch.nn.Module that gives logits for a batch of images")
-    known = isinstance(model, Classifier)
-    if known and model.spec.shape != tuple(images.shape[1:]):
-        allowed = f"images of {list(model.spec.shape)}, which the model {name!r} takes"
-        raise BadInput("data", list(images.shape[1:]), allowed)
     channels, height, width = images.shape[1:]
+    known = isinstance(model, Classifier)
+    if isinstance(model, Classifier) and model.spec.shape != (channels, height, width):
+        allowed = f"images of {list(model.spec.shape)}, which the model {name!r} takes"
+        raise BadInput("data", [channels, height, width], allowed)
     # images come normalised, and no measure asks how
     plain = Input(shape=(channels, height, width), mean=(0.0,) * channels, std=(1.0,) * channels)
     with arguments("audit()"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from rayunlearn.models import given as given_networks
 from rayunlearn.results.schemas import without_volatile
 from rayunlearn.runtime.cluster import Placement, open_ensemble
 from tests.api.tiny import IMAGES, SHORTER, Stops, given, plain, published, served, state
-from tests.runtime.tiny import rows, same_bits
+from tests.runtime.tiny import ROOT, environment, rows, same_bits
+from tests.waiting import HANG_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster", "few_draws")]
 
@@ -59,3 +62,49 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.
     groups = placement_group_table()
     assert {name for name, group in groups.items() if group["state"] != "REMOVED"} == before
     assert len(groups) > len(before), "one was made"
+
+
+NET = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.out = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.out(self.body(x).flatten(1))
+"""
+ALONE = """
+import os
+from pathlib import Path
+import torch
+from own_net import Net
+from tests.api.tiny import IMAGES, SHORTER, given, state
+from tests.runtime.tiny import same_bits
+
+torch.set_num_threads(1)
+options = {"model": Net(), "input": IMAGES, "forget": [1]}
+more = ("publish_refused=true", "stand_ins.steps=1", *SHORTER)
+first = given("digits", *more, **options)
+before = dict(os.environ)
+second = given("digits", *more, executor="ray", **options)
+import ray
+children = "".join(file.read_text() for file in Path("/proc/self/task").glob("*/children"))
+print(same_bits(state(first.model), state(second.model)), ray.is_initialized(), dict(os.environ) == before)
+print(type(second.model).__name__, children.split())
+"""
+
+
+@pytest.mark.slow
+def test_a_local_cluster_is_started_and_ended(tmp_path: Path) -> None:
+    """Where none is connected; the network's code is a file of the caller's, beside the script."""
+    (tmp_path / "own_net.py").write_text(NET)
+    (tmp_path / "script.py").write_text(ALONE)
+    ended = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)), text=True,
+        capture_output=True, timeout=2 * HANG_S,
+    )  # fmt: skip
+    assert ended.stdout.split("\n") == ["True False True", "Net []", ""], ended.stdout + ended.stderr
