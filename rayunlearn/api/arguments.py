@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
 from rayunlearn.methods.registry import METHODS, method_named
-from rayunlearn.models.classifiers import Classifier, ClassifierSpec
+from rayunlearn.models.adapted import INSIDE
+from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
 from rayunlearn.models.given import Anew, Make, copied, held, spec_of
 from rayunlearn.models.weights import require_weights
 from rayunlearn.recipes import Recipe, load_recipe
@@ -110,8 +111,13 @@ def version_of(model: object, images: object, make: object = None) -> Iterator[V
         key = stack.enter_context(held(build))
         with arguments("unlearn()"):
             spec = spec_of(key, copied(model).cpu(), images)
-        named = {f"net.{name}": value for name, value in weights.items()}
-        yield Version(given=model, spec=spec, weights=named, inside="net.", make=build, key=key)
+        named = {f"{INSIDE}{name}": value for name, value in weights.items()}
+        try:
+            version_model(spec, named)
+        except BadInput as error:
+            allowed = f"a function that builds a network with the model's weights by their names ({error})"
+            raise BadInput("make", make, allowed) from error
+        yield Version(given=model, spec=spec, weights=named, inside=INSIDE, make=build, key=key)
 
 
 def class_numbers(name: str, value: object) -> tuple[int, ...]:
@@ -201,8 +207,8 @@ def whole_number(name: str, value: object, least: int = 0) -> int:
     return value
 
 
-def device_of(device: object, default: str) -> str:
-    """A device of this machine, by its name.
+def device_of(device: object, default: str, *, here: bool = True) -> str:
+    """A device by its name: of this machine, or of whichever does the work.
 
     Raises:
         BadInput: it is none, or not there.
@@ -211,7 +217,8 @@ def device_of(device: object, default: str) -> str:
         return default
     try:
         found = torch.device(device)  # type: ignore[call-overload]  # whatever it is given, torch says so
-        torch.empty(0, device=found)
+        if here:
+            torch.empty(0, device=found)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         there = "cpu, cuda" if torch.cuda.is_available() else "cpu"
         raise BadInput("device", device, f"a device of this machine, as {there}") from error

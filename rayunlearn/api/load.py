@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from rayunlearn.errors import BadInput
+from rayunlearn.models.adapted import INSIDE
 from rayunlearn.models.checkpoints import load_checkpoint
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier, version_model
 from rayunlearn.models.given import copied
@@ -106,7 +107,7 @@ def _exported(path: Path) -> Classifier:
         raise BadInput(f"{EXPORTED} in {path.name}", metadata[EXPORTED], allowed) from error
     weights = load_weights_file(path)
     if spec.source is not None:  # as the network itself names them
-        weights = {f"net.{name}": value for name, value in weights.items()}
+        weights = {f"{INSIDE}{name}": value for name, value in weights.items()}
     if (said := metadata.get("version")) is not None and version_id(weights) != said:
         raise BadInput("source", str(path), f"a file with the weights of version {said[:12]}, as it says")
     model = build_classifier(spec, 0)

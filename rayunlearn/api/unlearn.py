@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ def unlearn(
         progress: whether a bar is shown; None shows it in a terminal or a notebook.
         make: builds the network with the weights it is born with, for methods that train one anew; None draws
             those of a copy anew by its modules' `reset_parameters`.
-        request_id: by which the run's draws are known; None is `forget-` and the classes.
+        request_id: by which the run's draws are known; None is `forget-` and the classes, or a digest of them
+            where they are many.
 
     Raises:
         BadInput: naming the argument, its value and what is allowed.
@@ -112,13 +114,13 @@ def unlearn(
         raise BadInput("executor", executor, nearest(str(executor), EXECUTORS))
     whole_number("seed", seed)
     request = Request(
-        request_id=request_id or f"forget-{'-'.join(map(str, target))}", target=target,
+        request_id=_name(target) if request_id is None else request_id, target=target,
         received_at=datetime.now(UTC),
     )  # fmt: skip
     with torch.inference_mode(False), torch.enable_grad(), version_of(model, input, make) as version:
         chosen = recipe_of(recipe, method, settings, version.spec.input)
-        check(request, num_classes=version.spec.num_classes, forgotten=before, served_ids=())
-        own = device_of(device, version.device)
+        _require_classes(request, before, version.spec.num_classes)
+        own = device_of(device, version.device, here=executor == "inline")
         case = Case(
             spec=version.spec,
             weights=version.weights,
@@ -145,6 +147,22 @@ def unlearn(
             seed=case.seed,
             recipe=chosen,
         )
+
+
+def _name(target: tuple[int, ...]) -> str:
+    """The id of a request that has none."""
+    told = "-".join(map(str, target))
+    return f"forget-{told if len(told) <= 100 else hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+
+def _require_classes(request: Request, forgotten: tuple[int, ...], num_classes: int) -> None:
+    """Refuse classes that the model has not, or not any more, by the arguments' names."""
+    if unknown := [c for c in forgotten if c >= num_classes]:
+        raise BadInput("forgotten", unknown, f"classes of the model, 0 to {num_classes - 1}")
+    try:
+        check(request, num_classes=num_classes, forgotten=forgotten, served_ids=())
+    except BadInput as error:
+        raise BadInput("forget", error.value, error.allowed) from error
 
 
 def forgotten_by(model: nn.Module) -> tuple[int, ...] | None:

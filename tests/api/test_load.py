@@ -86,5 +86,5 @@ def test_bad_input_is_told(storage: Path, wrong: dict[str, Any], said: str) -> N
 
 def test_a_published_version_can_be_forgotten_from(storage: Path) -> None:
     """What is loaded goes into unlearn() as it is; classes that are gone are named."""
-    with pytest.raises(BadInput, match=r"target class is \[3\]; allowed: classes not forgotten already"):
+    with pytest.raises(BadInput, match=r"forget is \[3\]; allowed: classes not forgotten already"):
         rayunlearn.unlearn(rayunlearn.load(storage), forget=[3], forgotten=[3], recipe="digits")

@@ -120,6 +120,15 @@ def test_settings_are_those_of_the_recipe_but_for_what_is_given() -> None:
     assert all(seconds > 0 for seconds in found.seconds.values())
 
 
+def test_any_number_of_classes_has_a_name() -> None:
+    """By which the request is known: no longer than an id may be, and another for other classes."""
+    from rayunlearn.api.unlearn import _name
+
+    assert _name((0, 3)) == "forget-0-3"
+    many, others = _name(tuple(range(90))), _name(tuple(range(91)))
+    assert len(many) <= 128 and many != others
+
+
 def test_the_default_recipe_is_that_of_the_images() -> None:
     """Of digits and of natural images, as the documentation says."""
     from rayunlearn.api.arguments import recipe_of
@@ -152,8 +161,18 @@ BAD = [
     ({"forget": []}, r"forget is \[\]; allowed: at least one class number"),
     ({"forget": [True]}, r"forget is \[True\]; allowed: class numbers"),
     ({"forget": [3, 3]}, r"forget is \[3, 3\]; allowed: class numbers, different"),
-    ({"forget": [12]}, r"target class is \[12\]; allowed: classes of the model, 0 to 9"),
-    ({"forgotten": [3]}, r"target class is \[3\]; allowed: classes not forgotten already"),
+    ({"forget": [12]}, r"forget is \[12\]; allowed: classes of the model, 0 to 9"),
+    ({"forget": range(10)}, "forget is .*; allowed: a target that leaves at least 2 classes"),
+    ({"forgotten": [3]}, r"forget is \[3\]; allowed: classes not forgotten already"),
+    ({"forgotten": [10]}, r"forgotten is \[10\]; allowed: classes of the model, 0 to 9"),
+    (
+        {"model": plain(), "input": IMAGES, "forget": [1], "make": lambda: plain(classes=5)},
+        "make is .*; allowed: a function that builds a network with the model's weights",
+    ),
+    (
+        {"model": plain(), "input": IMAGES, "forget": [1], "make": lambda: 3},
+        "make is .*; allowed: a function that builds .*a torch.nn.Module",
+    ),
     ({"forgotten": [-1]}, r"forgotten is \[-1\]"),
     ({"seed": "a"}, "seed is 'a'; allowed: a whole number"),
     ({"recipe": "digitz"}, "recipe is 'digitz'; allowed: 'digits'"),
@@ -170,6 +189,7 @@ BAD = [
     ({"make": 3}, "make is 3; allowed: a function without arguments"),
     ({"make": plain}, "make is .*; allowed: None for a model of this package"),
     ({"request_id": "a/b"}, "request_id is 'a/b'"),
+    ({"request_id": ""}, "request_id is ''"),
 ]
 
 
