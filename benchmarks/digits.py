@@ -41,16 +41,17 @@ from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.audit import AuditInputs, audit
 from rayunlearn.runtime.cluster import connect
-from rayunlearn.runtime.context import Context, Quiet
-from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.published import load_version
-from rayunlearn.runtime.requested import run_seed
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler
 from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, fit_gold, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
+from rayunlearn.unlearning.ensemble import InlineEnsemble, RunInputs
+from rayunlearn.unlearning.progress import Quiet
+from rayunlearn.unlearning.requested import run_seed
 
 SEEDS = (0, 1, 2, 3, 4)
 ORDERS = ((0, 2, 3), (4, 9, 7))

@@ -19,9 +19,9 @@ from benchmarks.zoo.cache import Cache, default_folder
 from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.rows import tasks
 from rayunlearn.methods.unlearning import Handed
-from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
-from rayunlearn.runtime.judging import compared, gate_jobs, synthesis_jobs
 from rayunlearn.runtime.machine import machine_facts
+from rayunlearn.unlearning.ensemble import InlineEnsemble, RunInputs
+from rayunlearn.unlearning.judging import compared, gate_jobs, synthesis_jobs
 
 STORED = Path(__file__).parents[1] / "docs" / "results" / "judge-cost.json"
 SETS = ("stop", "check", "keep")

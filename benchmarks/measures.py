@@ -40,8 +40,7 @@ from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.audit import AuditInputs, audit_task, shadow_candidates
 from rayunlearn.runtime.cluster import connect
-from rayunlearn.runtime.context import Context, Quiet
-from rayunlearn.runtime.ensemble import InlineEnsemble, RunInputs
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler
@@ -49,6 +48,8 @@ from rayunlearn.runtime.shadows import ShadowModels, shadow_jobs, shadow_models
 from rayunlearn.runtime.training import classifier_spec, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
+from rayunlearn.unlearning.ensemble import InlineEnsemble, RunInputs
+from rayunlearn.unlearning.progress import Quiet
 
 GOLDS = 5
 SEED = 0

@@ -42,14 +42,15 @@ from rayunlearn.recipes import Recipe
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.store import Store
-from rayunlearn.runtime.context import Context, Quiet
-from rayunlearn.runtime.ensemble import InlineEnsemble
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.scheduler import Scheduler
 from rayunlearn.runtime.training import fit, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import override
+from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.progress import Quiet
 
 STORED = Path(__file__).parents[1] / "docs" / "results" / "natural.json"
 METHODS = ("partial_restart",)

@@ -32,14 +32,15 @@ from rayunlearn.results.ledger import Ledger, LedgerReader, verify
 from rayunlearn.results.lineage import OpenRequests
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.cluster import Placement, connect
-from rayunlearn.runtime.context import Context, Quiet
-from rayunlearn.runtime.ensemble import Ensemble
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.service import Place, Service
 from rayunlearn.scheduling.plan import PlanSettings, plan
 from rayunlearn.scheduling.queue import Lineage, Pending
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.settings import override, to_json
+from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.progress import Quiet
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -31,7 +31,7 @@ from rayunlearn.results.store import Store
 from rayunlearn.results.sweeps import SweepView
 from rayunlearn.results.terminal import JobProgress
 from rayunlearn.runtime.cluster import Placement, connect
-from rayunlearn.runtime.context import Context, Progress, Quiet
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.search_space import space_of
 from rayunlearn.runtime.service import Place, Service
@@ -42,6 +42,7 @@ from rayunlearn.scheduling.budget import parse_budget
 from rayunlearn.scheduling.objective import Correlation, regret, spearman
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.settings import override
+from rayunlearn.unlearning.progress import Progress, Quiet
 
 SETTINGS = ("model.width=0.125", "gkt.cycles=240", "gkt.schedule_cycles=240")
 SPACE = (

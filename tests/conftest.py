@@ -63,6 +63,17 @@ class TrainVersion(Protocol):
         """A copy of the version trained on all digits but these, in eval mode."""
 
 
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate's probe draws twice instead of twenty times, which takes more than the rest of a tiny run.
+
+    For tests that serve again and again and ask whether one run ends as another does, not what it is worth.
+    """
+    from rayunlearn.evaluation import synthetic  # not of all tests
+
+    monkeypatch.setattr(synthetic, "PROBE_DRAWS", 2)
+
+
 @pytest.fixture(autouse=True)
 def _own_random_numbers() -> None:
     """What a test draws without a seed of its own does not depend on the tests that ran before it."""

@@ -13,8 +13,8 @@ from rayunlearn.evaluation.synthetic import assess, mean_probe_recall
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.classifiers import Classifier, version_model
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.judging import check_per_retain_class
 from rayunlearn.seeds import derive_seed
+from rayunlearn.unlearning.judging import check_per_retain_class
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from rayunlearn.inversion.filtration import Candidates, Tally
-from rayunlearn.runtime.runs import RunFiles
+from rayunlearn.results.store import Store
 
 
 class Chunks:
-    """Chunks of accepted candidates, by class and number, in a run's files."""
+    """Chunks of accepted candidates, by class and number, in a run's folder of a storage location."""
 
-    def __init__(self, files: RunFiles) -> None:
-        self.store = files.store
-        self.root = f"{files.root}/samples"
+    def __init__(self, store: Store, folder: str) -> None:
+        self.store = store
+        self.root = f"{folder}/samples"
 
     def put(self, candidates: Candidates) -> None:
         """Keep a chunk."""

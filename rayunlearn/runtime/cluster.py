@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
@@ -15,8 +16,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from rayunlearn.data_root import DATA_VARIABLE, OF_DRIVER, handed_on
 from rayunlearn.errors import BadInput
 from rayunlearn.runtime.autoscaling import ceiling
-from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, SplitEnsemble
+from rayunlearn.runtime.ensemble import ColocatedEnsemble, SplitEnsemble
 from rayunlearn.runtime.remote import sentence
+from rayunlearn.unlearning.ensemble import Ensemble
 
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
@@ -153,7 +155,9 @@ def reserve(wanted: list[dict[str, float]], *, timeout_s: float = NODE_WAIT_S) -
         NoRoom: it was not placed in time; the message says why and what is free.
     """
     group = placement_group(wanted, strategy="PACK")
-    if not group.wait(timeout_s):
+    with removed_on_error(group):
+        there = group.wait(timeout_s)
+    if not there:
         state = placement_group_table(group)["stats"]["scheduling_state"]
         ray.util.remove_placement_group(group)
         raise NoRoom(
@@ -162,6 +166,16 @@ def reserve(wanted: list[dict[str, float]], *, timeout_s: float = NODE_WAIT_S) -
             f"what is free within {timeout_s:g} s, which is {_shown(ray.available_resources())} ({state})",
         )
     return group
+
+
+@contextmanager
+def removed_on_error(group: PlacementGroup) -> Iterator[None]:
+    """Give a placement group back, with the actors in it, where the inside raises or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        ray.util.remove_placement_group(group)
+        raise
 
 
 def open_ensemble(
@@ -195,7 +209,8 @@ def open_ensemble(
     )  # fmt: skip
     kind = SplitEnsemble if placement is Placement.SPLIT else ColocatedEnsemble
     place = reserve(wanted, timeout_s=NODE_WAIT_S if node_wait_s is None else node_wait_s)
-    return kind(place, _options(wanted), threads, imports=imports)
+    with removed_on_error(place):
+        return kind(place, _options(wanted), threads, imports=imports)
 
 
 def ensemble_in(

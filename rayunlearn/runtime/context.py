@@ -5,46 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 from rayunlearn.recipes import Recipe
 from rayunlearn.results.claim import Claim
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
+from rayunlearn.unlearning.progress import Progress
 
 Clock = Callable[[], datetime]
-
-
-class Progress(Protocol):
-    """Where a service tells how far it is."""
-
-    def phase(self, title: str, phase: str, *, total: int | None = None) -> None:
-        """A phase begins; `total` is its number of cycles, where it has them."""
-
-    def advance(self, n: int = 1, **figures: float) -> None:
-        """The phase went on by so many cycles."""
-
-    def done(self, note: str = "") -> None:
-        """The phase is over."""
-
-    def say(self, text: str) -> None:
-        """Something that is to be known at once."""
-
-
-class Quiet:
-    """Progress that nobody sees: where services run side by side, or in a benchmark."""
-
-    def phase(self, title: str, phase: str, *, total: int | None = None) -> None:
-        """Nothing."""
-
-    def advance(self, n: int = 1, **figures: float) -> None:
-        """Nothing."""
-
-    def done(self, note: str = "") -> None:
-        """Nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,13 @@ from rayunlearn.results.lineage import request_events, versions
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.recovery import is_of_the_service
 from rayunlearn.runtime.remote import sentence
-from rayunlearn.runtime.requested import coalesced, request_row
+from rayunlearn.runtime.requested import request_row
 from rayunlearn.runtime.scheduler import Outcome, Scheduler
 from rayunlearn.scheduling.plan import Plan, PlanSettings, Start, plan
 from rayunlearn.scheduling.queue import Pending, RunUnderWay
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.settings import to_json
+from rayunlearn.unlearning.requested import coalesced
 
 LOOK_EVERY_S = 2.0
 """While runs go on: what has come, and whether the cluster has grown."""

@@ -7,7 +7,6 @@ is read here, in a process that may, and handed over as tensors.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import ray
 import torch
@@ -21,22 +20,10 @@ from rayunlearn.recipes import DataSettings
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.labelled import open_data
 from rayunlearn.runtime.remote import fetch
+from rayunlearn.unlearning.phases import Granted
 
 _SHOWN = 10
 """Ids that a refusal names."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Granted:
-    """Real data for a run.
-
-    Attributes:
-        forget: training samples to forget now, single ones or of whole classes, where declared.
-        retain: the other training samples of the classes to retain, where declared.
-    """
-
-    forget: Samples | None = None
-    retain: Samples | None = None
 
 
 def grant(data: DataSettings, split_seed: int, roles: Roles, access: Collection[str]) -> Granted:

@@ -14,7 +14,7 @@ from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import OpenRequests, Version, request_events, status, versions, waits
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.requested import request_row, roles_of
+from rayunlearn.runtime.requested import request_row
 from rayunlearn.scheduling.requests import (
     EXAMPLES_PREFIX,
     Rejected,
@@ -24,6 +24,7 @@ from rayunlearn.scheduling.requests import (
     parse_requests,
     same_request,
 )
+from rayunlearn.unlearning.requested import roles_of
 
 Row = dict[str, Any]
 

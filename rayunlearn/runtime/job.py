@@ -24,7 +24,7 @@ from rayunlearn.results.sweeps import winning_settings
 from rayunlearn.results.terminal import JobProgress, open_console, result_table
 from rayunlearn.results.wording import asked
 from rayunlearn.runtime.cluster import Placement, connect
-from rayunlearn.runtime.context import Context, Progress
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import Intake, name_of, read_requests
 from rayunlearn.runtime.machine import report_facts
 from rayunlearn.runtime.model_flags import ModelFlags
@@ -35,6 +35,7 @@ from rayunlearn.runtime.service import Place, Service, exit_code, interruptible
 from rayunlearn.runtime.user_code import found_by_workers
 from rayunlearn.scheduling.space import assignments
 from rayunlearn.settings import override, to_json
+from rayunlearn.unlearning.progress import Progress
 
 LOOK_EVERY_S = 2.0
 """Between two looks into the inbox by a job that stays."""

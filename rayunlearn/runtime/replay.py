@@ -23,14 +23,15 @@ from rayunlearn.results.lineage import request_events, versions
 from rayunlearn.results.store import Store
 from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.banks import BANKS
-from rayunlearn.runtime.context import Context, Progress
-from rayunlearn.runtime.ensemble import InlineEnsemble
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.generators import GENERATORS
 from rayunlearn.runtime.grants import grant
 from rayunlearn.runtime.intake import request_of
 from rayunlearn.runtime.machine import code_version
-from rayunlearn.runtime.requested import run_seed
 from rayunlearn.runtime.scheduler import Scheduler
+from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.progress import Progress
+from rayunlearn.unlearning.requested import run_seed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,9 +31,8 @@ from rayunlearn.results.store import MARKER, Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.audit import AuditInputs, audit, inverted_images
-from rayunlearn.runtime.context import Context, Progress, Quiet
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.device import own_device
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.examples import purge_examples
 from rayunlearn.runtime.grants import grant
 from rayunlearn.runtime.machine import machine_facts
@@ -59,6 +58,8 @@ from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler
 from rayunlearn.runtime.training import training_job
 from rayunlearn.seeds import derive_seed
+from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.progress import Progress, Quiet
 
 Weights = dict[str, Tensor]
 ReadTables = Mapping[str, Sequence[Mapping[str, Any]]]

@@ -27,18 +27,17 @@ from rayunlearn.reproduction.rows import Row
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime import torch_process
-from rayunlearn.runtime.approximation import Approximation
-from rayunlearn.runtime.chunks import Chunks
-from rayunlearn.runtime.context import Quiet
 from rayunlearn.runtime.device import own_device
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.examples import keep_examples
 from rayunlearn.runtime.generators import train_on_data
 from rayunlearn.runtime.labelled import mislabelled, open_data
-from rayunlearn.runtime.requested import run_seed
-from rayunlearn.runtime.runs import RunFiles
+from rayunlearn.runtime.runs import RunFiles, States
 from rayunlearn.scheduling.requests import DEFAULT_LINEAGE, Request
 from rayunlearn.seeds import derive_seed, generator
+from rayunlearn.unlearning.approximation import Approximation
+from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.progress import Quiet
+from rayunlearn.unlearning.requested import run_seed
 
 Weights = dict[str, Tensor]
 
@@ -111,7 +110,8 @@ def inverted_generator(
     resumed = files.kept()
     made = Approximation(
         InlineEnsemble(own_device()), files, spec=spec, weights=original, settings=recipe.few_shot, seed=run,
-        roles=Roles(retain=tuple(range(spec.num_classes)), target=()), progress=Quiet(), shared=store,
+        roles=Roles(retain=tuple(range(spec.num_classes)), target=()), progress=Quiet(),
+        shared=States(store),
         examples=Samples(images=none, labels=none, ids=none),
     )  # fmt: skip
     began = perf_counter()
@@ -150,7 +150,7 @@ def keep_gallery(
     how many there are and are like D_e.
     """
     files = RunFiles(store, run)
-    chunks, kept = Chunks(files), files.load("scores.pt")
+    chunks, kept = files.chunks, files.load("scores.pt")
     assert kept is not None, "filtration has kept them"
     mean, std = (torch.tensor(v)[:, None, None] for v in (spec.mean, spec.std))
     first: dict[int, tuple[Tensor, Tensor]] = {}

@@ -11,7 +11,6 @@ from rayunlearn.results.lineage import OpenRequests, request_events, status, ver
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.banks import BANKS
 from rayunlearn.runtime.beside_versions import purge_beside
-from rayunlearn.runtime.chunks import Chunks
 from rayunlearn.runtime.context import Clock
 from rayunlearn.runtime.examples import purge_examples
 from rayunlearn.runtime.generators import GENERATORS
@@ -46,7 +45,7 @@ def _unlike_examples(files: RunFiles, reader: LedgerReader, run: str) -> Synthet
     images, labels, looked_at = [], [], 0
     for label, chunk in first.items():
         scores = kept["scores"][label, chunk]
-        found = Chunks(files).get(label, chunk).first(len(scores))  # D' begins the chunk
+        found = files.chunks.get(label, chunk).first(len(scores))  # D' begins the chunk
         held = in_part(found.indices, "check")
         shown = held & (found.soft_labels.argmax(dim=1) == label) & (scores < thresholds[-1])
         images.append(found.images[shown])

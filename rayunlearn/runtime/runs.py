@@ -7,6 +7,7 @@ killed run goes on from its last checkpoint to the same bits.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from rayunlearn.errors import IntegrityError
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
 from rayunlearn.results.store import Store
+from rayunlearn.runtime.chunks import Chunks
 
 
 def kept_runs(store: Store) -> set[str]:
@@ -23,12 +25,42 @@ def kept_runs(store: Store) -> set[str]:
     return {name.split("/")[1] for name in store.list("runs")}
 
 
-class RunFiles:
+class States:
+    """Plain data and tensors under names, in a storage location or a folder of it."""
+
+    def __init__(self, store: Store, root: str = "") -> None:
+        self.store = store
+        self.root = root
+
+    def save(self, name: str, content: dict[str, Any]) -> None:
+        """Keep plain data and tensors under a name, in the place of what was there."""
+        self._save(self._path(name), content)
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """What was kept under a name; None where nothing was."""
+        path = self._path(name)
+        return self._load(path) if self.store.exists(path) else None
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}" if self.root else name
+
+    def _save(self, name: str, content: dict[str, Any]) -> None:
+        self.store.put(name, saved(content))
+
+    def _load(self, name: str) -> dict[str, Any]:
+        return loaded(self.store.get(name), name)
+
+
+class RunFiles(States):
     """The files of one run."""
 
     def __init__(self, store: Store, run_id: str) -> None:
-        self.store = store
-        self.root = f"runs/{run_id}"
+        super().__init__(store, f"runs/{run_id}")
+
+    @property
+    def chunks(self) -> Chunks:
+        """Of the approximated dataset."""
+        return Chunks(self.store, self.root)
 
     def synthetic(self) -> dict[str, SyntheticSet] | None:
         """The run's synthetic sets, or None before they were made."""
@@ -37,7 +69,7 @@ class RunFiles:
             return None
         return {key: SyntheticSet(**fields) for key, fields in self._load(name).items()}
 
-    def put_synthetic(self, sets: dict[str, SyntheticSet]) -> None:
+    def put_synthetic(self, sets: Mapping[str, SyntheticSet]) -> None:
         """Keep the synthetic sets."""
         self._save(f"{self.root}/synthetic.pt", {key: vars(value) for key, value in sets.items()})
 
@@ -53,15 +85,6 @@ class RunFiles:
     def put_state(self, state: dict[str, Any]) -> None:
         """Keep the state, in the place of the one before."""
         self._save(f"{self.root}/state.pt", state)
-
-    def save(self, name: str, content: dict[str, Any]) -> None:
-        """Keep plain data and tensors under a name, in the place of what was there."""
-        self._save(f"{self.root}/{name}", content)
-
-    def load(self, name: str) -> dict[str, Any] | None:
-        """What was kept under a name; None where nothing was."""
-        path = f"{self.root}/{name}"
-        return self._load(path) if self.store.exists(path) else None
 
     def student_name(self, step: int) -> str:
         """Where the student's weights at a checkpoint are."""
@@ -80,12 +103,6 @@ class RunFiles:
         """Throw everything away: generators, checkpoints and synthetic images still know the classes."""
         for name in self.store.list(self.root):
             self.store.delete(name)
-
-    def _save(self, name: str, content: dict[str, Any]) -> None:
-        self.store.put(name, saved(content))
-
-    def _load(self, name: str) -> dict[str, Any]:
-        return loaded(self.store.get(name), name)
 
 
 def saved(content: dict[str, Any]) -> bytes:

@@ -16,11 +16,12 @@ from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.context import Context
-from rayunlearn.runtime.ensemble import Ensemble
 from rayunlearn.runtime.grants import Granted, grant_by_task
-from rayunlearn.runtime.requested import coalesced
 from rayunlearn.runtime.unlearning_run import Outcome, Run
 from rayunlearn.scheduling.requests import Request, run_id
+from rayunlearn.unlearning.attempt import unchanged
+from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.requested import coalesced
 
 
 class Scheduler:
@@ -124,7 +125,7 @@ class Scheduler:
         if not any(v.version == identity and v.run_id != run for v in chain):
             return None
         if identity == chain[-1].version:
-            return f"nothing was changed: it is the version before, {identity[:12]}, bit by bit"
+            return unchanged(identity)
         return f"it is {identity[:12]}, bit by bit, an earlier version of the lineage"
 
     def serve(self, *requests: Request, attempt: int = 1) -> Outcome:

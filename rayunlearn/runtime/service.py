@@ -33,9 +33,8 @@ from rayunlearn.roles import Roles
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.autoscaling import ceiling
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
-from rayunlearn.runtime.context import Context, Progress, Quiet
+from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.dispatch import Dispatcher
-from rayunlearn.runtime.ensemble import Ensemble
 from rayunlearn.runtime.examples import (
     keep_examples,
     read_by_task,
@@ -56,6 +55,8 @@ from rayunlearn.runtime.train_ensemble import TrainEnsemble
 from rayunlearn.scheduling.plan import PlanSettings
 from rayunlearn.scheduling.requests import EXAMPLES_PREFIX, Rejected, Request
 from rayunlearn.seeds import derive_seed
+from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.progress import Progress, Quiet
 
 RETRAIN = "retrain"
 """The method that comes last, where the data it takes are allowed."""

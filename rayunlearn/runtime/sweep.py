@@ -34,17 +34,14 @@ from rayunlearn.recipes import Recipe
 from rayunlearn.results.lineage import Version
 from rayunlearn.results.store import StoreFailed
 from rayunlearn.results.sweeps import SweepView
-from rayunlearn.runtime.approximation import Approximation
 from rayunlearn.runtime.autoscaling import ceiling
 from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
 from rayunlearn.runtime.context import Context
-from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, RunInputs, SplitEnsemble
+from rayunlearn.runtime.ensemble import ColocatedEnsemble, SplitEnsemble
 from rayunlearn.runtime.examples import load_examples
 from rayunlearn.runtime.generators import GENERATORS
-from rayunlearn.runtime.judging import compared, second_jobs, second_record, synthesis_jobs
 from rayunlearn.runtime.published import load_version
-from rayunlearn.runtime.requested import roles_of
-from rayunlearn.runtime.runs import RunFiles, loaded, saved
+from rayunlearn.runtime.runs import RunFiles, States, loaded, saved
 from rayunlearn.runtime.search_space import SCORE, Search, search_algorithm, trial_scheduler
 from rayunlearn.runtime.signals import handlers_as_before
 from rayunlearn.runtime.sweep_files import SETS, chosen_only, trial_files
@@ -56,6 +53,11 @@ from rayunlearn.scheduling.requests import Request
 from rayunlearn.scheduling.space import Space, assignments
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import override, paths
+from rayunlearn.unlearning.approximation import Approximation
+from rayunlearn.unlearning.ensemble import Ensemble, RunInputs
+from rayunlearn.unlearning.judging import compared, second_jobs, second_record
+from rayunlearn.unlearning.phases import Case, synthesise
+from rayunlearn.unlearning.requested import roles_of
 
 SEARCHABLE_ACCESS = frozenset({"weights", "few_examples"})
 """What a method may declare whose settings are searched: nothing of it is training data."""
@@ -234,9 +236,11 @@ class Sweep:
         digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
         name = f"{SETS}/{self.parent.lineage}/{self.parent.version}-{digest}.pt"
         if not store.exists(name):
-            jobs = synthesis_jobs(self.spec, weights, self.roles, recipe, self.seed)
+            case = Case(
+                spec=self.spec, weights=weights, roles=self.roles, recipe=recipe, seed=self.seed
+            )
             with self._processes() as ensemble:
-                made = dict(zip(jobs, ensemble.map(list(jobs.values())), strict=True))
+                made = synthesise(case, ensemble)
             store.put(name, saved({key: vars(each) for key, each in made.items()}))
         return {key: SyntheticSet(**each) for key, each in loaded(store.get(name), name).items()}
 
@@ -249,7 +253,7 @@ class Sweep:
         made = Approximation(
             ensemble, RunFiles(store, f"{self.name}.sets"), spec=self.spec, weights=weights, roles=self.roles,
             settings=self.context.recipe.few_shot, examples=examples, seed=self.seed,
-            progress=self.context.progress, shared=store, shared_as=self._generators, whole=whole,
+            progress=self.context.progress, shared=States(store), shared_as=self._generators, whole=whole,
         )  # fmt: skip
         made.train_generator()
         made.sample()

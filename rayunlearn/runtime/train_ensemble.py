@@ -18,10 +18,10 @@ from rayunlearn.inversion.unlearning_set import UnlearningSet, joined
 from rayunlearn.methods.few_shot import Relearning
 from rayunlearn.runtime.cluster import role_share
 from rayunlearn.runtime.device import own_device
-from rayunlearn.runtime.ensemble import Ensemble, Job, RunInputs
 from rayunlearn.runtime.remote import fetch
 from rayunlearn.runtime.train_run import Shard, train_run
 from rayunlearn.runtime.wire import pack, unpack
+from rayunlearn.unlearning.ensemble import Ensemble, Job, RunInputs
 
 
 class TrainEnsemble:

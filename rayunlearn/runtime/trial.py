@@ -24,12 +24,10 @@ from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.approximation import Approximation
 from rayunlearn.runtime.cluster import Placement, ensemble_in
-from rayunlearn.runtime.context import Quiet
 from rayunlearn.runtime.ensemble import Shared
-from rayunlearn.runtime.judging import record_of
 from rayunlearn.runtime.remote import fetch, recorded, sentence
+from rayunlearn.runtime.runs import States
 from rayunlearn.runtime.search_space import CYCLE, SCORE
 from rayunlearn.runtime.sweep_files import trial_files
 from rayunlearn.runtime.wire import unpack
@@ -37,6 +35,10 @@ from rayunlearn.scheduling.objective import trial_result
 from rayunlearn.scheduling.space import Value, assignments
 from rayunlearn.scheduling.stopping import CheckpointRecord, should_stop
 from rayunlearn.settings import override
+from rayunlearn.unlearning.approximation import Approximation
+from rayunlearn.unlearning.judging import record_of
+from rayunlearn.unlearning.phases import advance
+from rayunlearn.unlearning.progress import Quiet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,7 @@ class Trial(tune.Trainable):
         made = Approximation(
             self.ensemble, self.files, spec=of.spec, weights=weights, roles=of.roles,
             settings=self.recipe.few_shot, examples=of.examples, seed=self.common.seed, progress=Quiet(),
-            shared=self.common.store, shared_as=of.generators, whole=of.whole,
+            shared=States(self.common.store), shared_as=of.generators, whole=of.whole,
         )  # fmt: skip
         made.train_generator()
         made.sample()
@@ -175,16 +177,15 @@ class Trial(tune.Trainable):
     def _next(self) -> dict[str, Any]:
         """The next checkpoint: one that was reported before its process was killed, or a new one."""
         if self.replayed == len(self.rows):
-            last = min(self.done + self.recipe.validation.checkpoint_every, self.steps)
+            every = self.recipe.validation.checkpoint_every
             began = perf_counter()
-            self.ensemble.advance(self.done + 1, last)
-            figures, student = self.ensemble.checkpoint()
+            made = advance(self.ensemble, self.done, self.steps, every)
             self.busy_s += perf_counter() - began
-            self.rows.append({"step": last, **figures})
+            self.rows.append(made.figures)
             # student, then state with its row: whatever a kill leaves, the state finds the other
-            self.files.put_student(last, student)
-            self.files.put_state({"step": last, "rows": self.rows, "run": self.ensemble.state()})
-            self.done = last
+            self.files.put_student(made.step, made.weights)
+            self.files.put_state({"step": made.step, "rows": self.rows, "run": made.state()})
+            self.done = made.step
         row = self.rows[self.replayed]
         self.replayed += 1
         stop = should_stop(self._records(), self.recipe.stopping)

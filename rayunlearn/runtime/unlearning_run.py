@@ -1,53 +1,50 @@
-"""One attempt to serve requests, phase by phase; what it raises ends it, and nothing else.
+"""One attempt to serve requests: what its phases give is stored and recorded; what it raises ends it alone.
 
-A run goes through phases (synthesise, prepare, unlearn, gate, publish), each recorded when it is done. It is
-handed the version's weights and what else its method declares; its processes are sealed. What decides is
-pure (`rayunlearn.scheduling`) and sees synthetic measures only. A request of kind "examples" differs in what
-is synthesised, D' (generator, sample, filter), and in being judged by it.
+The phases are those of `rayunlearn.unlearning`, each recorded when it is done; here they get a place, and are
+gone on with after a process was killed. A run is handed the version's weights and what else its method
+declares; its processes are sealed. What decides is pure (`rayunlearn.scheduling`) and sees synthetic measures
+only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from rayunlearn.errors import BadInput
-from rayunlearn.evaluation.judged import Evidence
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.registry import method_named
-from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id
 from rayunlearn.results.lineage import Version, versions
 from rayunlearn.results.wording import asked
 from rayunlearn.roles import Roles
-from rayunlearn.runtime import judging
-from rayunlearn.runtime.approximation import Approximation, filtered_rows
 from rayunlearn.runtime.banks import handed_on, keep_bank
 from rayunlearn.runtime.cluster import NoRoom
-from rayunlearn.runtime.ensemble import Ensemble, RunInputs
 from rayunlearn.runtime.examples import load_examples
 from rayunlearn.runtime.generators import generator_to_begin_with, hand_on_generators
-from rayunlearn.runtime.grants import Granted
 from rayunlearn.runtime.machine import code_version
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.recovery import is_of_the_service, outlasting
 from rayunlearn.runtime.remote import recorded, sentence
-from rayunlearn.runtime.requested import data_of, request_row, roles_of, run_seed
-from rayunlearn.runtime.runs import RunFiles
+from rayunlearn.runtime.requested import data_of, request_row
+from rayunlearn.runtime.runs import RunFiles, States
 from rayunlearn.runtime.training_logs import drop_steps, load_log
-from rayunlearn.scheduling.erasing import layers_to_keep
-from rayunlearn.scheduling.gate import Verdict, judge
 from rayunlearn.scheduling.requests import Request
-from rayunlearn.scheduling.stopping import Choice, choose, should_stop
+from rayunlearn.scheduling.stopping import Choice
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import to_json
+from rayunlearn.unlearning.approximation import Approximation
+from rayunlearn.unlearning.attempt import Attempt, attempt
+from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.phases import Case, Checkpoint, Granted, Left
+from rayunlearn.unlearning.progress import Progress
+from rayunlearn.unlearning.requested import roles_of, run_seed
 
 if TYPE_CHECKING:
     from rayunlearn.runtime.scheduler import Scheduler
@@ -95,8 +92,7 @@ class Run:
         self.attempt = attempt
         self.seed = run_seed(scheduler.context.seed, together.lineage, self.ids, attempt)
         self.files = RunFiles(scheduler.context.store, run)
-        self.approximation: Approximation | None = None
-        self.phase = "begin"
+        self._phase = "begin"
         named = ", ".join(self.ids)
         self.title = f"{named}: forget {asked(together.kind, together.target, together.whole_classes)}"
 
@@ -134,7 +130,7 @@ class Run:
             waits = is_of_the_service(error) or isinstance(error, NoRoom)
             if waits or any(v.run_id == self.run for v in published):
                 raise
-            return self._fail([f"{self.phase}: {sentence(error)}"], None, traceback=recorded(error))
+            return self._fail([f"{self._phase}: {sentence(error)}"], None, traceback=recorded(error))
 
     def _lost(self, said: str) -> None:
         """A loss is on record, so that losses in a row are counted by whoever goes on with the run."""
@@ -159,44 +155,24 @@ class Run:
         self._event("resumed" if started else "started")
         if not self._rows("requests", event="planned"):
             self._request_event("planned")
-        weights = load_version(self.context.store, self.parent)
+        case = Case(
+            spec=self.spec, weights=load_version(self.context.store, self.parent), roles=self.roles,
+            recipe=self.recipe, seed=self.seed,
+        )  # fmt: skip
+        self.case = case
         ensemble = self.scheduler.open_ensemble()
-        refusals: list[str] = []
         try:
-            try:
-                sets = self._evidence(ensemble, weights)
-            except BadInput as error:  # what the version, or the examples, give is not enough
-                return self._fail([f"synthesis: {sentence(error)}"], None)
-            settings = self._settings(ensemble, weights, sets)
-            with self._phase("prepare"):
-                steps = self._prepare(ensemble, weights, sets, settings)
-            with self._phase("unlearn", total=steps):
-                choice = self._unlearn(ensemble, steps)
-            step = choice.step
-            if step is None:
-                refusals.append(f"stopping rule: {choice.reason}")
-                if not self.recipe.publish_refused:
-                    return self._fail(refusals, choice)
-                step = max(row["step"] for row in self._rows("checkpoints"))
-                choice = replace(choice, step=step)
-            candidate = self.files.student(step)
-            if (unchanged := self.scheduler.repeated(self.request.lineage, candidate, self.run)) is not None:
-                return self._fail([*refusals, f"result: {unchanged}"], choice)
-            with self._phase("gate"):
-                verdict = self._gate(ensemble, weights, candidate, choice, sets)
+            made = attempt(case, ensemble, self)
         finally:
             ensemble.close()
-        if not verdict.passed:
-            refusals.append(verdict.said)
-            chosen = verdict.outcome == "cannot tell" and self.recipe.gate.undecided == "publish"
-            if not (chosen or self.recipe.publish_refused):
-                return self._fail(refusals, choice)
-        with self._phase("publish"):
+        if not made.published or made.candidate is None:
+            return self._fail(made.refusals, made.choice)
+        with self.phase("publish"):
             # before the version: whoever finds that finds what comes with it
-            self._hand_on(version_id(candidate), sets)
+            self._hand_on(version_id(made.candidate), made)
             version = self.scheduler.publish(
                 lineage=self.request.lineage,
-                weights=candidate,
+                weights=made.candidate,
                 spec=self.spec,
                 parent=self.parent,
                 request_ids=self.ids,
@@ -204,7 +180,7 @@ class Run:
                 samples_forgotten=self.roles.forget_samples,
                 run=self.run,
             )
-        return self.record_served(version, choice, refusals)
+        return self.record_served(version, made.choice, made.refusals)
 
     def record_served(
         self, version: Version, choice: Choice | None = None, refusals: Sequence[str] = ()
@@ -223,174 +199,114 @@ class Run:
             requests=self.requests, run_id=self.run, version=version.version, reason=reason, choice=choice
         )
 
-    def _hand_on(self, version: str, sets: Mapping[str, Evidence]) -> None:
+    def _hand_on(self, version: str, made: Attempt) -> None:
         """Keep for the next request of the lineage what may be kept."""
-        store, lineage, bank = self.context.store, self.request.lineage, sets.get("bank")
+        store, lineage = self.context.store, self.request.lineage
+        bank = (made.sets or {}).get("bank")
         if isinstance(bank, SyntheticSet):
             keep_bank(store, self.recipe, lineage, version, self.roles, bank)
-        if self.approximation is not None and not self.request.classes:
-            hand_on_generators(store, self.recipe, self.parent, version, self.approximation.generator())
+        if made.made is not None and not self.request.classes:
+            hand_on_generators(store, self.recipe, self.parent, version, made.made.generator())
 
-    def _evidence(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> Mapping[str, Evidence]:
-        """What the run is judged by and, of inverted images, learns from."""
-        if self.roles.erased:
-            self.approximation = self._begin_approximation(ensemble, weights)
-            return self._approximate(self.approximation)
-        with self._phase("synthesise"):
-            return self._synthesise(ensemble, weights)
+    # As a `rayunlearn.unlearning.attempt.Keeper`: all is kept in the run's files and the ledger.
 
-    def _begin_approximation(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> Approximation:
-        store = self.context.store
-        return Approximation(
-            ensemble,
-            self.files,
-            spec=self.spec,
-            weights=weights,
-            roles=self.roles,
-            settings=self.recipe.few_shot,
-            examples=load_examples(store, str(self.request.examples)),
-            seed=self.seed,
-            progress=self.context.progress,
-            generator=generator_to_begin_with(store, self.recipe, self.parent, self.scheduler.pretrained),
-            shared=self.context.generators,
-            whole=self.request.whole_classes,
-        )
+    @property
+    def progress(self) -> Progress:
+        """Of the service."""
+        return self.context.progress
 
-    def _approximate(self, made: Approximation) -> Mapping[str, Evidence]:
-        """D', and the parts of it that the run is judged by."""
-        with self._phase("generator", total=made.iterations, warning=made.warning):
-            made.train_generator()
-        with self._phase("sample"):
-            made.sample()
-        with self._phase("filter"):
-            filtered = made.filter()
-        if not self._rows("evaluations", measure="threshold"):
-            rows = filtered_rows(filtered, self.roles.erased)
-            stamped = [self._evaluation(self.parent.version, row) for row in rows]
-            self.context.ledger.append("evaluations", stamped)
-        return {"stop": made.held("stop"), "check": made.held("check")}
+    @contextmanager
+    def phase(self, name: str, *, total: int | None = None, warning: str | None = None) -> Iterator[None]:
+        """A phase, on record when it has ended."""
+        self._phase = name
+        self.context.progress.phase(self.title, name, total=total)
+        began = perf_counter()
+        yield
+        seconds = perf_counter() - began
+        self.context.progress.done(warning or "")
+        self._event("phase", phase=name, seconds=seconds, reason=warning)
 
-    def _synthesise(self, ensemble: Ensemble, weights: dict[str, Tensor]) -> Mapping[str, SyntheticSet]:
-        kept = self.files.synthetic()
-        if kept is not None:
-            return kept
-        jobs = judging.synthesis_jobs(self.spec, weights, self.roles, self.recipe, self.seed)
-        bank = handed_on(
-            self.context.store, self.recipe, self.request.lineage, self.parent.version, self.roles
-        )
-        before = {} if bank is None else {"bank": bank}
-        jobs = {name: job for name, job in jobs.items() if name not in before}
-        sets = before | dict(zip(jobs, ensemble.map(list(jobs.values())), strict=True))
-        self.files.put_synthetic(sets)
-        return sets
-
-    def _settings(
-        self, ensemble: Ensemble, weights: dict[str, Tensor], sets: Mapping[str, Evidence]
-    ) -> Any:
-        """The method's, with the layers that it is to keep where the judge chooses them."""
-        settings = self.recipe.method_settings
-        if not self.method.layered or settings.kept is not None:
-            return settings
-        known = self._rows("evaluations", measure="kept_layers")
-        if not known:
-            with self._phase("layers"):
-                jobs = judging.layer_jobs(self.spec, weights, sets, self.roles, self.recipe, self.seed)
-                scales = judging.layer_scales(ensemble.map(jobs))
-                known = judging.layer_rows(scales, layers_to_keep(scales), self.roles)
-                stamped = [self._evaluation(self.parent.version, row) for row in known]
-                self.context.ledger.append("evaluations", stamped)
-        return replace(settings, kept=int(known[0]["value"]))
-
-    def _prepare(
-        self, ensemble: Ensemble, weights: dict[str, Tensor], sets: Mapping[str, Evidence], settings: Any
-    ) -> int:
-        """Hand the method what it declares; returns the most steps that it takes."""
-        granted, access = self._granted(self.method.data_access), self.method.data_access
-        bank, made = sets.get("bank"), self.approximation
-        for part in made.parts("learn") if made is not None else ():
-            ensemble.receive(part)  # one chunk at a time, of however many there are
-        return ensemble.begin(
-            RunInputs(
-                method=self.method.name,
-                settings=settings,
-                handed=Handed(
-                    spec=self.spec,
-                    weights=weights,
-                    roles=self.roles,
-                    seed=self.seed,
-                    forget=granted.forget,
-                    retain=granted.retain,
-                    training_log=(
-                        load_log(self.context.store, self.request.lineage)
-                        if "training_log" in access
-                        else None
-                    ),
-                    inverted=bank if isinstance(bank, SyntheticSet) else None,
-                    examples=made.examples if made is not None and "few_examples" in access else None,
-                ),
-                stop_set=sets["stop"],
-                compared=judging.compared(self.recipe),
-            )
-        )
+    def granted(self) -> Granted:
+        """What the method declares, read where data may be read."""
+        granted, logged = self._granted(self.method.data_access), "training_log" in self.method.data_access
+        log = load_log(self.context.store, self.request.lineage) if logged else None
+        return replace(granted, training_log=log)
 
     def _granted(self, access: Collection[str]) -> Granted:
         split_seed = derive_seed(self.context.seed, "split")
         data = data_of(self.recipe.data, self.parent)
         return self.scheduler.grant(data, split_seed, self.roles, access)
 
-    def _unlearn(self, ensemble: Ensemble, steps: int) -> Choice:
-        """Steps until the stopping rule says stop or the method's end is reached; then its choice."""
-        every = steps if self.method.fixed_length else self.recipe.validation.checkpoint_every
-        done = 0
-        state = self.files.state()
-        if state is not None:
-            done = state["step"]
-            ensemble.load(state["run"])
-            self.context.progress.advance(done)
-        recorded = {row["step"]: row for row in self._rows("checkpoints")}
-        samples = self.roles.kind == "samples"
-        stopping = self.recipe.stopping
-        view = partial(judging.record_of, recipe=self.recipe, samples=samples)
-        records = [view(row) for step, row in sorted(recorded.items()) if step <= done]
-        while done < steps and should_stop(records, stopping) is None:
-            last = min(done + every, steps)
-            ensemble.advance(done + 1, last)
-            figures, student = ensemble.checkpoint()
-            row = {
-                "run_id": self.run,
-                "lineage": self.request.lineage,
-                "phase": "unlearn",
-                "step": last,
-                "at": self.context.clock(),
-                **figures,
-            }
-            # student, then row, then state: whatever a kill leaves, the state finds the other two
-            self.files.put_student(last, student)
-            if last not in recorded:
-                self.context.ledger.append("checkpoints", [row])
-            self.files.put_state({"step": last, "run": ensemble.state()})
-            records.append(view(row))
-            forget = {} if samples else {"forget": records[-1].forget_accuracy}
-            shown = {"retain": records[-1].retain_accuracy, **forget}
-            self.context.progress.advance(last - done, **shown)
-            done = last
-        return choose(records, stopping)
+    def bank(self) -> SyntheticSet | None:
+        """What the version before handed on."""
+        store, lineage = self.context.store, self.request.lineage
+        return handed_on(store, self.recipe, lineage, self.parent.version, self.roles)
 
-    def _gate(
-        self,
-        ensemble: Ensemble,
-        weights: dict[str, Tensor],
-        candidate: dict[str, Tensor],
-        choice: Choice,
-        sets: Mapping[str, Evidence],
-    ) -> Verdict:
-        jobs = judging.gate_jobs(self.spec, candidate, weights, sets, self.roles, self.recipe, self.seed)
-        measures = judging.gate_measures(ensemble.map(jobs), self.roles, self.recipe)
-        if not self._rows("evaluations", measure="chosen_step"):
-            rows = judging.gate_rows(measures, choice, self.roles, self.recipe.gate)
-            identity = version_id(candidate)
-            self.context.ledger.append("evaluations", [self._evaluation(identity, r) for r in rows])
-        return judge(measures, self.recipe.gate)
+    def sets(self) -> Mapping[str, SyntheticSet] | None:
+        """Those in the run's files."""
+        return self.files.synthetic()
+
+    def keep_sets(self, sets: Mapping[str, SyntheticSet]) -> None:
+        """Keep them in the run's files."""
+        self.files.put_synthetic(sets)
+
+    def approximation(self, ensemble: Ensemble) -> Approximation:
+        """D' in the run's files."""
+        store, shared = self.context.store, self.context.generators
+        return Approximation(
+            ensemble,
+            self.files,
+            spec=self.spec,
+            weights=self.case.weights,
+            roles=self.roles,
+            settings=self.recipe.few_shot,
+            examples=load_examples(store, str(self.request.examples)),
+            seed=self.seed,
+            progress=self.context.progress,
+            generator=generator_to_begin_with(store, self.recipe, self.parent, self.scheduler.pretrained),
+            shared=None if shared is None else States(shared),
+            whole=self.request.whole_classes,
+        )
+
+    def rows(self, measure: str) -> list[dict[str, Any]]:
+        """The run's evaluations in the ledger."""
+        return self._rows("evaluations", measure=measure)
+
+    def keep_rows(self, rows: Sequence[Mapping[str, Any]], of: dict[str, Tensor] | None = None) -> None:
+        """Put evaluations on record."""
+        version = self.parent.version if of is None else version_id(of)
+        self.context.ledger.append("evaluations", [self._evaluation(version, row) for row in rows])
+
+    def left(self) -> Left:
+        """The state in the run's files, and the ledger's checkpoints."""
+        state = self.files.state()
+        recorded = {row["step"]: row for row in self._rows("checkpoints")}
+        self._recorded = set(recorded)
+        figures = [row for _, row in sorted(recorded.items())]
+        if state is None:
+            return Left(figures=figures)
+        return Left(step=state["step"], state=state["run"], figures=figures)
+
+    def keep_checkpoint(self, made: Checkpoint) -> None:
+        """Student, then row, then state: whatever a kill leaves, the state finds the other two."""
+        row = {"run_id": self.run, "lineage": self.request.lineage, "phase": "unlearn", **made.figures}
+        row["at"] = self.context.clock()
+        self.files.put_student(made.step, made.weights)
+        if made.step not in self._recorded:
+            self.context.ledger.append("checkpoints", [row])
+        self.files.put_state({"step": made.step, "run": made.state()})
+
+    def steps(self) -> list[int]:
+        """Of the ledger's checkpoints."""
+        return [row["step"] for row in self._rows("checkpoints")]
+
+    def weights(self, step: int) -> dict[str, Tensor]:
+        """Of a student in the run's files."""
+        return self.files.student(step)
+
+    def known(self, candidate: dict[str, Tensor]) -> str | None:
+        """A version of the lineage."""
+        return self.scheduler.repeated(self.request.lineage, candidate, self.run)
 
     def _evaluation(self, version: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row of evaluations, of a version and by this run."""
@@ -416,16 +332,6 @@ class Run:
         self._event("failed", reason=reason, traceback=traceback)
         self._request_event("failed", reason=reason)
         return Outcome(requests=self.requests, run_id=self.run, version=None, reason=reason, choice=choice)
-
-    @contextmanager
-    def _phase(self, name: str, total: int | None = None, warning: str | None = None):  # type: ignore[no-untyped-def]
-        self.phase = name
-        self.context.progress.phase(self.title, name, total=total)
-        began = perf_counter()
-        yield
-        seconds = perf_counter() - began
-        self.context.progress.done(warning or "")
-        self._event("phase", phase=name, seconds=seconds, reason=warning)
 
     def _event(self, event: str, **columns: Any) -> None:
         self.context.ledger.append(

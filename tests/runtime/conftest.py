@@ -21,7 +21,6 @@ import pytest
 import ray
 
 from benchmarks.local_cluster import free_ports
-from rayunlearn.evaluation import synthetic
 from rayunlearn.recipes import Recipe
 from rayunlearn.runtime.cluster import connect
 from tests.runtime.tiny import environment, tiny_recipe
@@ -87,15 +86,6 @@ def cluster(head: Head) -> Iterator[None]:
     connect(head.address)
     yield
     ray.shutdown()
-
-
-@pytest.fixture
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gate's probe draws twice instead of twenty times, which takes more than the rest of a tiny run.
-
-    For tests that serve again and again and ask whether one run ends as another does, not what it is worth.
-    """
-    monkeypatch.setattr(synthetic, "PROBE_DRAWS", 2)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.banks import handed_on, keep_bank
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.retention import purge
 from rayunlearn.runtime.runs import RunFiles
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.tiny import forget, memory_store, tiny_recipe, tiny_scheduler
 
 ROLES = Roles(retain=(1, 2), target=(0,))

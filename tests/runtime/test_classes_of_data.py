@@ -12,12 +12,12 @@ import pytest
 from rayunlearn.data.datasets import DATA_VARIABLE
 from rayunlearn.recipes import DataSettings
 from rayunlearn.results.store import Store
-from rayunlearn.runtime.context import Quiet
 from rayunlearn.runtime.remote import caught
 from rayunlearn.runtime.service import Place, Service
 from rayunlearn.runtime.training import task_of
 from rayunlearn.scheduling.requests import parse_requests
 from rayunlearn.task import Task
+from rayunlearn.unlearning.progress import Quiet
 from tests.data.shards import packed, random_pixels, write_shard
 from tests.runtime.tiny import NOON, memory_store, tiny_context, tiny_recipe
 

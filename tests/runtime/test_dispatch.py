@@ -15,12 +15,12 @@ from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.dispatch import Dispatcher
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.grants import grant
 from rayunlearn.runtime.requested import request_row
 from rayunlearn.runtime.scheduler import Outcome, Scheduler
 from rayunlearn.scheduling.plan import PlanSettings
 from rayunlearn.scheduling.requests import Request
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.tiny import (
     NOON,
     Recording,

@@ -13,12 +13,12 @@ from rayunlearn.results.lineage import versions
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.cluster import Placement, open_ensemble
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.grants import grant
 from rayunlearn.runtime.scheduler import Outcome, Scheduler
 from rayunlearn.runtime.training import fit_logged
 from rayunlearn.runtime.training_logs import keep_log, load_log
 from rayunlearn.scheduling.requests import Request
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.tiny import NOON, memory_store, original, original_job, tiny_context, tiny_recipe
 
 ROLES = Roles(retain=tuple(range(1, 10)), target=(0,))

@@ -12,11 +12,11 @@ from rayunlearn.methods.unlearning import Samples
 from rayunlearn.recipes import Recipe
 from rayunlearn.results.inbox import Inbox
 from rayunlearn.runtime.cluster import Placement, open_ensemble
-from rayunlearn.runtime.ensemble import Ensemble
 from rayunlearn.runtime.examples import reference, to_bytes
 from rayunlearn.runtime.service import Place, Service
 from rayunlearn.runtime.train_ensemble import TrainEnsemble
 from rayunlearn.settings import override
+from rayunlearn.unlearning.ensemble import Ensemble
 from tests.runtime.test_examples import asked, given, recipe, served
 from tests.runtime.tiny import NOON, memory_store, rows, stored_original, tiny_context, tiny_scheduler
 

@@ -20,7 +20,6 @@ from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.examples import keep_examples
 from rayunlearn.runtime.grants import grant
 from rayunlearn.runtime.labelled import mislabelled, open_data
@@ -30,6 +29,7 @@ from rayunlearn.runtime.training import classifier_spec, fit, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import override
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.tiny import NOON, memory_store, tiny_context
 
 SMALLER = (

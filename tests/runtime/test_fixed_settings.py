@@ -17,13 +17,13 @@ from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
 from rayunlearn.runtime import audit_command, tune_command
 from rayunlearn.runtime.audit_command import AuditOptions, run_audit
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.fixed_settings import require_fixed
 from rayunlearn.runtime.model_flags import ModelFlags
 from rayunlearn.runtime.service import Place, Service, exit_code
 from rayunlearn.runtime.tune_command import run_sweep
 from rayunlearn.scheduling.requests import Request, parse_requests
 from rayunlearn.settings import override
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.tiny import (
     BANK,
     NOON,

@@ -18,12 +18,12 @@ from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import Classifier, build_classifier, version_model
 from rayunlearn.recipes import load_recipe
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.ensemble import InlineEnsemble, Job, RunInputs
-from rayunlearn.runtime.judging import gate_jobs, gate_measures, synthesis_jobs
-from rayunlearn.runtime.sealed import probe, probe_stand_in
 from rayunlearn.runtime.training import fit
 from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
 from rayunlearn.settings import override
+from rayunlearn.unlearning.ensemble import InlineEnsemble, Job, RunInputs
+from rayunlearn.unlearning.judging import gate_jobs, gate_measures, synthesis_jobs
+from rayunlearn.unlearning.work import probe, probe_stand_in
 from tests.runtime.tiny import original_job, stored_original
 
 # Gate, relearning, inversion and the sizes of the sets are the recipe's; model and bank are small for speed.

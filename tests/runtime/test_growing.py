@@ -19,7 +19,7 @@ from rayunlearn.results.store import Store
 from rayunlearn.runtime import autoscaling
 from rayunlearn.runtime.autoscaling import CONFIG_VARIABLE, most_of
 from rayunlearn.runtime.cluster import NoRoom, Placement, bundles
-from rayunlearn.runtime.ensemble import InlineEnsemble
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.test_dispatch import dispatcher, received, statuses
 from tests.runtime.tiny import ROOT, SMALL, forget, memory_store, rows, start_job
 from tests.waiting import HANG_S

@@ -23,7 +23,6 @@ from rayunlearn.roles import Roles
 from rayunlearn.runtime import auditor as auditor_module
 from rayunlearn.runtime.audit import NO_GOLD, AuditInputs, audit
 from rayunlearn.runtime.auditor import Auditor
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.grants import grant
 from rayunlearn.runtime.labelled import mislabelled, mislabelled_by_task, open_data
 from rayunlearn.runtime.requested import request_row
@@ -31,6 +30,7 @@ from rayunlearn.runtime.runs import RunFiles
 from rayunlearn.runtime.scheduler import Scheduler
 from rayunlearn.runtime.training import TrainingJob, fit, training_job
 from rayunlearn.scheduling.requests import Request
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.tiny import NOON, memory_store, original_job, same_bits, tiny_context, tiny_recipe
 
 pytestmark = pytest.mark.learned

@@ -16,10 +16,10 @@ from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store, StoreFailed
 from rayunlearn.runtime import recovery
 from rayunlearn.runtime.dispatch import Dispatcher
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.recovery import MOST_LOSSES
 from rayunlearn.runtime.scheduler import Scheduler
 from rayunlearn.scheduling.requests import Request
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.test_dispatch import dispatcher, received, served, statuses
 from tests.runtime.tiny import forget, memory_store, rows
 

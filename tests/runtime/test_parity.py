@@ -10,8 +10,8 @@ from rayunlearn.models.weights import weights_from_bytes
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.cluster import Placement, open_ensemble
-from rayunlearn.runtime.ensemble import Ensemble, InlineEnsemble
 from rayunlearn.runtime.scheduler import Outcome
+from rayunlearn.unlearning.ensemble import Ensemble, InlineEnsemble
 from tests.runtime.tiny import forget, memory_store, rows, same_bits, tiny_recipe, tiny_scheduler
 
 EXECUTIONS: dict[str, Callable[[], Ensemble]] = {

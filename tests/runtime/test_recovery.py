@@ -9,8 +9,8 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError, Worker
 
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.runtime.cluster import NoRoom
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.recovery import MOST_LOSSES, is_loss, outlasting
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.tiny import forget, memory_store, rows, tiny_recipe, tiny_scheduler
 
 NO_ROOM = NoRoom("resources", 3, "2")

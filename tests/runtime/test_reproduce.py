@@ -15,7 +15,7 @@ from rayunlearn.reproduction.results import NAMES
 from rayunlearn.reproduction.rows import Page, Row
 from rayunlearn.reproduction.zero_shot import row
 from rayunlearn.results.store import Store
-from rayunlearn.runtime import judging, reproduce, reproduce_command
+from rayunlearn.runtime import reproduce, reproduce_command
 from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.runtime.reproduce import (
     cut_short,
@@ -30,6 +30,7 @@ from rayunlearn.runtime.reproduce import (
 from rayunlearn.runtime.reproduce_command import run_reproduction
 from rayunlearn.runtime.reproduce_models import forgotten_by_then, request_name, trained
 from rayunlearn.runtime.training import classifier_spec, training_job
+from rayunlearn.unlearning import judging
 from tests.runtime.tiny import Quiet, tiny_recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("few_draws")]

@@ -14,7 +14,7 @@ from rayunlearn.errors import ExitCode, Interrupted
 from rayunlearn.results.ledger import LedgerReader, verify
 from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
-from rayunlearn.runtime.ensemble import InlineEnsemble
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.conftest import Head
 from tests.runtime.tiny import (
     BANK,

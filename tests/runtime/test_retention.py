@@ -8,7 +8,6 @@ import torch
 from rayunlearn.inversion.filtration import Candidates, Tally
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.store import Store
-from rayunlearn.runtime.chunks import Chunks
 from rayunlearn.runtime.retention import retain_images
 from rayunlearn.runtime.runs import RunFiles
 from tests.results import demo_ledger as demo
@@ -28,7 +27,7 @@ def put_chunk(files: RunFiles, label: int, chunk: int, n: int = 20) -> None:
         predicted=tuple(answers.tolist()),
     )  # fmt: skip
     soft_labels = torch.nn.functional.one_hot(answers, len(LABELS)).float()
-    Chunks(files).put(Candidates(tally=tally, images=images, soft_labels=soft_labels, indices=indices))
+    files.chunks.put(Candidates(tally=tally, images=images, soft_labels=soft_labels, indices=indices))
 
 
 def filtered(*, whole: bool) -> Store:

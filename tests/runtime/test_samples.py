@@ -30,7 +30,6 @@ from rayunlearn.roles import Roles
 from rayunlearn.runtime import labelled
 from rayunlearn.runtime.audit import AuditInputs, audit
 from rayunlearn.runtime.auditor import Auditor
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.grants import Granted, check_samples, grant
 from rayunlearn.runtime.intake import Intake, take_in
 from rayunlearn.runtime.published import load_version
@@ -39,6 +38,7 @@ from rayunlearn.runtime.scheduler import Outcome, Scheduler
 from rayunlearn.runtime.training import TrainingJob, fit, fit_logged, training_job
 from rayunlearn.runtime.training_logs import keep_log, load_log
 from rayunlearn.scheduling.requests import Request, parse_requests
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.tiny import (
     NOON,
     Recording,

@@ -17,9 +17,10 @@ from rayunlearn.inversion.deep_inversion import InversionSettings
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.sealed import SealedActor, invert, measure, probe_stand_in
+from rayunlearn.runtime.sealed import SealedActor
 from rayunlearn.runtime.train_run import train_run
 from rayunlearn.runtime.wire import pack, unpack
+from rayunlearn.unlearning.work import invert, measure, probe_stand_in
 from tests.results.ledgers import row_of
 from tests.runtime.tiny import original
 

@@ -20,7 +20,6 @@ from rayunlearn.results.store import NotStored, Store
 from rayunlearn.results.summary import summarise
 from rayunlearn.results.terminal import JobProgress, open_console, result_table
 from rayunlearn.runtime.dispatch import Dispatcher
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.grants import grant
 from rayunlearn.runtime.intake import take_in
 from rayunlearn.runtime.models_command import ListOptions as ModelsListOptions
@@ -31,6 +30,7 @@ from rayunlearn.runtime.scheduler import Scheduler
 from rayunlearn.scheduling.plan import PlanSettings
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.settings import to_json
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.results.ledgers import row_of
 from tests.results.s3_server import BUCKET, S3Server
 from tests.runtime.tiny import NOON, original, tiny_context, tiny_recipe

@@ -15,8 +15,6 @@ from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import request_events, status, versions
 from rayunlearn.results.store import Store
-from rayunlearn.runtime.context import Quiet
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.intake import Intake
 from rayunlearn.runtime.job import Taken
 from rayunlearn.runtime.labelled import data_hash, open_data
@@ -25,6 +23,8 @@ from rayunlearn.runtime.service import Place, Service, exit_code
 from rayunlearn.runtime.training import fit, fit_logged, training_job
 from rayunlearn.runtime.training_logs import load_log
 from rayunlearn.scheduling.requests import Request, parse_requests
+from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.progress import Quiet
 from tests.runtime.tiny import (
     NOON,
     Recording,

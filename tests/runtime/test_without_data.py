@@ -18,12 +18,12 @@ from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import versions
 from rayunlearn.results.store import Store
 from rayunlearn.runtime import labelled, originals, training
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.model_flags import ModelFlags
 from rayunlearn.runtime.service import Place, Service, exit_code
 from rayunlearn.scheduling.requests import parse_requests
 from rayunlearn.settings import override
 from rayunlearn.task import TASKS
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.test_classes_of_data import Said
 from tests.runtime.tiny import memory_store, rows, stored_original, tiny_context, tiny_recipe
 

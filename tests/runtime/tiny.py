@@ -24,11 +24,11 @@ from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.schemas import without_volatile
 from rayunlearn.results.store import Store
 from rayunlearn.runtime.context import Context
-from rayunlearn.runtime.ensemble import Ensemble, InlineEnsemble
 from rayunlearn.runtime.scheduler import Scheduler
 from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.settings import override
+from rayunlearn.unlearning.ensemble import Ensemble, InlineEnsemble
 from tests.stored.models import TINY, stored
 from tests.waiting import HANG_S
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from rayunlearn.errors import BadInput
 from rayunlearn.recipes import load_recipe
-from rayunlearn.runtime.judging import record_of
 from rayunlearn.scheduling.keeping import Calibration
 from rayunlearn.scheduling.objective import TrialResult, trial_result
 from rayunlearn.scheduling.stopping import CheckpointRecord, StoppingSettings, StopReason, choose, first_stop
+from rayunlearn.unlearning.judging import record_of
 
 SETTINGS = StoppingSettings(smooth=1, patience=None)
 

@@ -1,8 +1,8 @@
 """D' of a few-shot run: a generator trained on the version, its samples filtered, scored and relabelled.
 
 The work is done by functions of weights and images that an ensemble runs wherever its processes are, the
-sampling side by side. What is made is kept in the run's files as it comes: a killed run goes on from there to
-the same bits, however many processes it has. Only one round of chunks is ever in the driver's memory.
+sampling side by side. What is made is kept as it comes, wherever the run keeps things: a killed run goes on
+from there to the same bits, however many processes it has. Only one round of chunks is ever in memory here.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
-from rayunlearn.inversion.filtration import Candidates, Composition, compose, sampled, unjudged
+from rayunlearn.inversion.filtration import Candidates, Composition, Tally, compose, sampled, unjudged
 from rayunlearn.inversion.knee import knee_threshold
 from rayunlearn.inversion.similarity import KernelWidth, kernel_width
 from rayunlearn.inversion.unlearning_set import (
@@ -35,18 +35,45 @@ from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id
-from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.chunks import Chunks
-from rayunlearn.runtime.context import Progress
-from rayunlearn.runtime.ensemble import Ensemble
-from rayunlearn.runtime.runs import RunFiles, loaded, saved
-from rayunlearn.runtime.sampling import features, judge, score, soft_labels, train_generator
 from rayunlearn.seeds import derive_seed
+from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.progress import Progress
+from rayunlearn.unlearning.sampling import features, judge, score, soft_labels, train_generator
 
 Weights = dict[str, Tensor]
 BLOCK = 100
 """Iterations of model inversion between two savings of its state."""
+
+
+class States(Protocol):
+    """Where plain data and tensors are kept under names."""
+
+    def save(self, name: str, content: dict[str, Any]) -> None:
+        """Keep this in the place of what was there."""
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """What was kept; None where nothing was."""
+
+
+class Chunks(Protocol):
+    """Where chunks of accepted candidates are kept, by class and number."""
+
+    def put(self, candidates: Candidates) -> None:
+        """Keep a chunk."""
+
+    def tallies(self) -> list[Tally]:
+        """What became of the candidates of every chunk that is kept."""
+
+    def get(self, label: int, chunk: int) -> Candidates:
+        """A chunk, as it was kept."""
+
+
+class Files(States, Protocol):
+    """What the making of D' is kept in."""
+
+    @property
+    def chunks(self) -> Chunks: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +100,7 @@ class Approximation:
 
     Args:
         ensemble: of the run.
-        files: of the run.
+        files: where the run keeps what it makes.
         spec: of the version.
         weights: of the version.
         roles: with the labels to erase; every class that is not forgotten is sampled, and those that stay
@@ -92,7 +119,7 @@ class Approximation:
     def __init__(
         self,
         ensemble: Ensemble,
-        files: RunFiles,
+        files: Files,
         *,
         spec: ClassifierSpec,
         weights: Weights,
@@ -102,11 +129,11 @@ class Approximation:
         seed: int,
         progress: Progress,
         generator: Weights | None = None,
-        shared: Store | None = None,
+        shared: States | None = None,
         shared_as: str = "generators/",
         whole: bool = False,
     ) -> None:
-        self.ensemble, self.files, self.chunks = ensemble, files, Chunks(files)
+        self.ensemble, self.files, self.chunks = ensemble, files, files.chunks
         self.stay, self.whole_by = roles.erased, "similarity"
         if whole:
             self.stay, self.whole_by = (), settings.whole_by
@@ -133,9 +160,10 @@ class Approximation:
     def train_generator(self) -> list[dict[str, Any]]:
         """Train the generator to its end, from wherever it was stopped; what was reported since."""
         state = self.files.load("generator.pt")
-        if state is None and self.shared is not None and self.shared.exists(self._shared_name):
-            state = loaded(self.shared.get(self._shared_name))
-            self.files.save("generator.pt", state)
+        if state is None and self.shared is not None:
+            state = self.shared.load(self._shared_name)
+            if state is not None:
+                self.files.save("generator.pt", state)
         done = 0 if state is None else int(state["taken"])
         self.progress.advance(done)
         reports = []
@@ -148,7 +176,7 @@ class Approximation:
             self.progress.advance(last - done)
             done = last
         if reports and self.shared is not None:
-            self.shared.put(self._shared_name, saved(self._state))
+            self.shared.save(self._shared_name, self._state)
         return reports
 
     @property

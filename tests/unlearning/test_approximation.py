@@ -20,11 +20,10 @@ from rayunlearn.results.approximated import threshold_of
 from rayunlearn.results.store import Store
 from rayunlearn.results.wording import like_examples
 from rayunlearn.roles import Roles
-from rayunlearn.runtime import approximation, sampling
-from rayunlearn.runtime.approximation import Approximation, filtered_rows
-from rayunlearn.runtime.chunks import Chunks
-from rayunlearn.runtime.ensemble import InlineEnsemble
 from rayunlearn.runtime.runs import RunFiles
+from rayunlearn.unlearning import approximation, sampling
+from rayunlearn.unlearning.approximation import Approximation, filtered_rows
+from rayunlearn.unlearning.ensemble import InlineEnsemble
 from tests.runtime.tiny import Quiet, memory_store, stored_original
 
 ERASED = 9
@@ -116,7 +115,7 @@ def same(a: UnlearningSet, b: UnlearningSet) -> bool:
 
 def test_a_chunk_is_read_as_it_was_kept() -> None:
     """Images, soft labels, indices and tally, to the bit; a chunk that accepts nothing, too."""
-    chunks = Chunks(RunFiles(memory_store(), "run"))
+    chunks = RunFiles(memory_store(), "run").chunks
     for n in (0, 3):
         tally = Tally(
             label=7, chunk=n, judged=5, entropy_failed=2, consistency_failed=1, predicted=(7,) * n

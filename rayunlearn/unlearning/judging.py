@@ -7,7 +7,7 @@ stand-ins learn from it.
 
 Of a single sample there is no synthetic image: for a request that names some the sets hold retain classes
 alone, and whether the samples are forgotten is for the audit to say. A behaviour is judged by held-out
-samples of D' (`rayunlearn.runtime.approximation`).
+samples of D' (`rayunlearn.unlearning.approximation`).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from rayunlearn.methods.registry import method_named
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.ensemble import Job
-from rayunlearn.runtime.sealed import invert, measure, measure_kept, probe, probe_stand_in
 from rayunlearn.scheduling.erasing import Recall, Scale
 from rayunlearn.scheduling.gate import GateMeasures, GateSettings
 from rayunlearn.scheduling.keeping import MEASURED, Kept, plain_share
 from rayunlearn.scheduling.stopping import CheckpointRecord, Choice
 from rayunlearn.seeds import derive_seed
+from rayunlearn.unlearning.ensemble import Job
+from rayunlearn.unlearning.work import invert, measure, measure_kept, probe, probe_stand_in
 
 Weights = dict[str, Tensor]
 PREDICTED = "predicted_d_r"

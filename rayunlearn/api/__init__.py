@@ -1,0 +1,1 @@
+"""What `import rayunlearn` gives: unlearn(), audit() and load(), without a storage location to write to."""
