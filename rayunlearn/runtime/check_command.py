@@ -12,10 +12,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
-import tyro
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
@@ -38,6 +37,7 @@ from rayunlearn.results.terminal import open_console
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.console import say_error
 from rayunlearn.runtime.model_flags import ModelFlags
+from rayunlearn.runtime.options.check import CheckOptions
 from rayunlearn.runtime.originals import OF_THE_DATA
 from rayunlearn.runtime.user_code import found_by_workers
 from rayunlearn.seeds import generator
@@ -53,19 +53,6 @@ TRIAL_CLASSES, TRIAL_IMAGES = 10, 2
 _TIMED = 3
 """Iterations by which it is told how long one takes."""
 _PICTURES = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckOptions:
-    """Check whether a model can be served, and by which methods; nothing is run or written."""
-
-    recipe: str = "digits"
-    """Settings of the service, by name."""
-
-    model: tyro.conf.OmitArgPrefixes[ModelFlags] = ModelFlags()
-
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE"), tyro.conf.UseAppendAction] = ()
-    """Settings to change, as for jobs/sequential_unlearn.py."""
 
 
 @dataclass(kw_only=True)

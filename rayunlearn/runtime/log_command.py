@@ -9,12 +9,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.console import Console
 from rich.text import Text
 
@@ -31,84 +29,13 @@ from rayunlearn.results.terminal import open_console
 from rayunlearn.results.transparency import log_of
 from rayunlearn.runtime.console import say_error, write_file
 from rayunlearn.runtime.key_command import signing_key
+from rayunlearn.runtime.options.log import (
+    CheckpointOptions,
+    CosignOptions,
+    ProveOptions,
+    StampOptions,
+)
 from rayunlearn.runtime.verify_command import public_keys, read, read_note, read_proof
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
-    """Sign a checkpoint of the ledger as it is now and put it on record; refused where it was rewritten."""
-
-    key: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """File of the log's key."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger."""
-
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """File to write the checkpoint to as well, to be given out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProveOptions:
-    """Prove that the ledger of one size begins with that of an earlier size."""
-
-    first: int
-    """Entries of the earlier checkpoint."""
-
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """File to write."""
-
-    second: int | None = None
-    """Entries of the later checkpoint; by default all that the ledger has."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CosignOptions:
-    """As a witness: cosign a checkpoint if the log only grew since the last one, and remember it."""
-
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
-    """A checkpoint, or a certificate's NAME.evidence.json; the cosignature is added to it."""
-
-    log: Annotated[Path, tyro.conf.arg(metavar="PUBKEY")]
-    """File of the log's public key."""
-
-    key: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """File of the witness's key."""
-
-    state: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """Where the witness keeps the checkpoint that it cosigned last; one for each log."""
-
-    proof: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Proof of `log prove` from that one; a certificate has those from the latest checkpoints itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StampOptions:
-    """Ask a time stamping authority (RFC 3161) for a stamp on a certificate's checkpoint."""
-
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
-    """A certificate's NAME.evidence.json; the stamp is added to it."""
-
-    url: str
-    """Address of the authority."""
-
-    tsa: Annotated[Path | None, tyro.conf.arg(metavar="CERT")] = None
-    """PEM certificates of the authority, with its root: a stamp that is not its own is not added."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogOptions:
-    """Checkpoints of the ledger, proofs that it only grew, and anchors outside."""
-
-    command: (
-        Annotated[CheckpointOptions, tyro.conf.subcommand("checkpoint")]
-        | Annotated[ProveOptions, tyro.conf.subcommand("prove")]
-        | Annotated[CosignOptions, tyro.conf.subcommand("cosign")]
-        | Annotated[StampOptions, tyro.conf.subcommand("stamp")]
-    )
 
 
 def run_log(options: CheckpointOptions | ProveOptions | CosignOptions | StampOptions) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
@@ -11,17 +10,7 @@ from rich.table import Table
 from rayunlearn.errors import ExitCode
 from rayunlearn.methods.catalogue import described, table_three
 from rayunlearn.results.terminal import open_console
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodsOptions:
-    """List every method with what it is handed and what it can forget."""
-
-    json: bool = False
-    """As JSON, for programs."""
-
-    table_three: bool = False
-    """The zero-shot paper's Table III instead, read off the registry."""
+from rayunlearn.runtime.options.methods import MethodsOptions
 
 
 def run_methods(options: MethodsOptions) -> int:

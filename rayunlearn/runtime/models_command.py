@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -25,60 +22,8 @@ from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import open_console
 from rayunlearn.results.wording import ABSENT, gone, plain
 from rayunlearn.runtime.console import say_error, write_file
+from rayunlearn.runtime.options.models import ExportOptions, ListOptions, VerifyOptions
 from rayunlearn.runtime.published import load_version
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListOptions:
-    """List every version of every lineage, oldest first."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger."""
-
-    lineage: str | None = None
-    """Of this lineage alone."""
-
-    json: bool = False
-    """As JSON, for programs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
-    """Check the ledger's chain, recompute the id of every kept version, and look for its requests."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger; nothing is written to it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """Write one version to a safetensors file, with what it is in the file's metadata."""
-
-    version: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="VERSION")]
-    """Id of the version, or its beginning; `models list` names them."""
-
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE.safetensors")]
-    """File to write."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger."""
-
-    lineage: str | None = None
-    """Lineage of the version, where several have one of this id."""
-
-    force: bool = False
-    """Replace a file that is there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelsOptions:
-    """List, verify or export the versions of a storage location."""
-
-    command: (
-        Annotated[ListOptions, tyro.conf.subcommand("list")]
-        | Annotated[VerifyOptions, tyro.conf.subcommand("verify")]
-        | Annotated[ExportOptions, tyro.conf.subcommand("export")]
-    )
 
 
 def run_models(options: ListOptions | VerifyOptions | ExportOptions) -> int:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.text import Text
 
 from rayunlearn.errors import ExitCode, RayUnlearnError
@@ -22,24 +19,8 @@ from rayunlearn.results.wording import plain
 from rayunlearn.runtime.cluster import Placement
 from rayunlearn.runtime.console import make_folder, say_error, write_file
 from rayunlearn.runtime.key_command import signing_key
+from rayunlearn.runtime.options.report import ReportOptions
 from rayunlearn.runtime.verify_command import EVIDENCE
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """Write the erasure certificate of a request; of one that was not served, a page that says so."""
-
-    request: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REQUEST")]
-    """Id of the request."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger."""
-
-    out: Path | None = None
-    """Folder for the files; by default that of the jobs' reports, in the storage."""
-
-    key: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """File of the log's key (`key new`): with it a third file is written, signed, for `verify`."""
 
 
 def run_report(options: ReportOptions, *, now: datetime | None = None) -> int:

@@ -9,12 +9,8 @@ import base64
 import binascii
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
 from rayunlearn.evidence.envelope import read_json
@@ -22,40 +18,12 @@ from rayunlearn.evidence.history import KeyHistory
 from rayunlearn.evidence.keys import COSIGNS, VerifierKey
 from rayunlearn.evidence.notes import Note
 from rayunlearn.evidence.verification import LIMITS, Given, verify
+from rayunlearn.runtime.options.verify import VerifyOptions
 
 EVIDENCE = ".evidence.json"
 """How the name of the file that is signed ends; those of the certificate's files end otherwise."""
 
 _LARGEST = 1 << 28
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
-    """Check a certificate offline: exit code 0 where what is asked for is true, 8 where something is not."""
-
-    certificate: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CERTIFICATE")]
-    """Any of the certificate's files: NAME.evidence.json, or NAME.json or NAME.html with that beside it."""
-
-    key: Annotated[Path, tyro.conf.arg(metavar="PUBKEY")]
-    """File of the public key that you were given, such as FILE.pub of `key new`."""
-
-    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A checkpoint of the log that you have kept: was anything rewritten since?"""
-
-    proof: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Proof of `log prove`, where the certificate has none from your checkpoint."""
-
-    witness: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PUBKEY")] = ()
-    """Public keys of witnesses, each of which must have cosigned the checkpoint."""
-
-    tsa: Annotated[Path | None, tyro.conf.arg(metavar="CERT")] = None
-    """PEM certificates of the time stamping authority, with its root: when was the checkpoint there?"""
-
-    before: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Model file, safetensors, that should be the version before."""
-
-    after: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Model file, safetensors, that should be the version after."""
 
 
 def run_verify(options: VerifyOptions) -> int:
