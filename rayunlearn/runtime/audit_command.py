@@ -1,4 +1,4 @@
-"""What `python -m rayunlearn audit` runs: measures of one version, stored and shown."""
+"""What `rayunlearn audit` runs: measures of one version, stored and shown."""
 
 from __future__ import annotations
 

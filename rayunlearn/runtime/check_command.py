@@ -1,4 +1,4 @@
-"""What `python -m rayunlearn check` runs: whether a model can be served, before anything is.
+"""What `rayunlearn check` runs: whether a model can be served, before anything is.
 
 Nothing is asked of a dataset, no cluster is started and nothing is written. All that is wrong is listed at
 once, as far as one thing does not hide another.
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -35,7 +35,7 @@ from rayunlearn.models.normalisation import BATCHNORMS
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.terminal import open_console
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.console import say_error
+from rayunlearn.runtime.console import print_json, say_error
 from rayunlearn.runtime.model_flags import ModelFlags
 from rayunlearn.runtime.options.check import CheckOptions
 from rayunlearn.runtime.originals import OF_THE_DATA
@@ -84,8 +84,11 @@ def run_check(options: CheckOptions) -> int:
     try:
         recipe = override(load_recipe(options.recipe), [*options.model.assignments(), *options.set])
     except RayUnlearnError as error:
-        return say_error(console, str(error), error.exit_code)
+        return say_error(console, str(error), error.exit_code, as_json=options.json)
     found = checked(recipe, options.model)
+    if options.json:
+        print_json({"recipe": options.recipe, **asdict(found)})
+        return ExitCode.BAD_INPUT if found.wrong else ExitCode.OK
     for thing, said in found.facts.items():
         console.print(f"{thing}: {said}", soft_wrap=True, highlight=False, markup=False)
     for name, reason in found.methods.items():

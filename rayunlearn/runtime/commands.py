@@ -43,7 +43,7 @@ def run(command: str, options: Any) -> int:
     with at_work(f"rayunlearn {command}"):
         try:
             module = import_module(f"rayunlearn.runtime.{command}_command")
+            return int(getattr(module, f"run_{command}")(options))
         except NotInstalled as error:
             as_json = getattr(options, "json", False)
             return say_error(Console(highlight=False), str(error), error.exit_code, as_json=as_json)
-        return int(getattr(module, f"run_{command}")(options))

@@ -1,4 +1,4 @@
-"""What `jobs/sequential_unlearn.py` runs: from flags to versions, a table and a report."""
+"""What `rayunlearn serve` runs: from flags to versions, a table and a report."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from rayunlearn.results.summary import RequestSummary, summarise
 from rayunlearn.results.sweeps import winning_settings
 from rayunlearn.results.terminal import JobProgress, open_console, result_table
 from rayunlearn.results.wording import asked
-from rayunlearn.runtime.cluster import Placement, connect
+from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context, Progress
 from rayunlearn.runtime.intake import Intake, name_of, read_requests
 from rayunlearn.runtime.machine import report_facts
 from rayunlearn.runtime.model_flags import ModelFlags
+from rayunlearn.runtime.placement import Placement
 from rayunlearn.runtime.recovery import TOLD, ended_by, is_of_the_service
 from rayunlearn.runtime.remote import sentence
 from rayunlearn.runtime.retention import retain_images
@@ -45,8 +46,7 @@ HELD_FOR_S = 60.0
 def run_job(
     *,
     recipe: str,
-    requests: Path,
-    inbox_only: bool,
+    requests: Path | None,
     storage: str,
     wait: float,
     placement: str,
@@ -64,12 +64,13 @@ def run_job(
     dry_run: bool,
     watch: bool,
     keep: bool,
+    inbox_only: bool = False,
 ) -> int:
     """Serve a file of requests and what else waits; the flags are those of the job. Returns the exit code."""
     console = open_console()
     try:
         settings = override(load_recipe(recipe), [*model.assignments(), *set])
-        entries = [] if inbox_only else read_requests(requests)
+        entries = [] if inbox_only or requests is None else read_requests(requests)
         store = _dry_store(storage) if dry_run else Store.open(storage)
         if tuned is not None:
             settings = override(tuned_settings(store, settings, tuned), [*model.assignments(), *set])

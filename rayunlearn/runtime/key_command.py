@@ -1,4 +1,4 @@
-"""What `python -m rayunlearn key` runs: keys that sign made, and handed over to the next."""
+"""What `rayunlearn key` runs: keys that sign made, and handed over to the next."""
 
 from __future__ import annotations
 

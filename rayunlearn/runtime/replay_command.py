@@ -1,4 +1,4 @@
-"""What `python -m rayunlearn replay` runs: a certified request once more; do the same bits come out?"""
+"""What `rayunlearn replay` runs: a certified request once more; do the same bits come out?"""
 
 from __future__ import annotations
 

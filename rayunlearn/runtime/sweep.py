@@ -36,12 +36,13 @@ from rayunlearn.results.store import StoreFailed
 from rayunlearn.results.sweeps import SweepView
 from rayunlearn.runtime.approximation import Approximation
 from rayunlearn.runtime.autoscaling import ceiling
-from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
+from rayunlearn.runtime.cluster import bundles, open_ensemble
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, Ensemble, RunInputs, SplitEnsemble
 from rayunlearn.runtime.examples import load_examples
 from rayunlearn.runtime.generators import GENERATORS
 from rayunlearn.runtime.judging import compared, second_jobs, second_record, synthesis_jobs
+from rayunlearn.runtime.placement import Placement
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.requested import roles_of
 from rayunlearn.runtime.runs import RunFiles, loaded, saved

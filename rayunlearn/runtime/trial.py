@@ -25,10 +25,11 @@ from rayunlearn.recipes import Recipe
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.approximation import Approximation
-from rayunlearn.runtime.cluster import Placement, ensemble_in
+from rayunlearn.runtime.cluster import ensemble_in
 from rayunlearn.runtime.context import Quiet
 from rayunlearn.runtime.ensemble import Shared
 from rayunlearn.runtime.judging import record_of
+from rayunlearn.runtime.placement import Placement
 from rayunlearn.runtime.remote import fetch, recorded, sentence
 from rayunlearn.runtime.search_space import CYCLE, SCORE
 from rayunlearn.runtime.sweep_files import trial_files

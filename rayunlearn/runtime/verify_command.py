@@ -1,4 +1,4 @@
-"""What `python -m rayunlearn verify` runs: a certificate checked offline.
+"""What `rayunlearn verify` runs: a certificate checked offline.
 
 Nothing of this imports Ray or torch or opens a storage location: an auditor needs the files and the key.
 """
@@ -8,16 +8,18 @@ from __future__ import annotations
 import base64
 import binascii
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from io import BufferedIOBase
 from pathlib import Path
 
-from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
+from rayunlearn.errors import BadInput, ExitCode, NotVerified, RayUnlearnError
 from rayunlearn.evidence.envelope import read_json
 from rayunlearn.evidence.history import KeyHistory
 from rayunlearn.evidence.keys import COSIGNS, VerifierKey
 from rayunlearn.evidence.notes import Note
 from rayunlearn.evidence.verification import LIMITS, Given, verify
+from rayunlearn.runtime.console import print_json
 from rayunlearn.runtime.options.verify import VerifyOptions
 
 EVIDENCE = ".evidence.json"
@@ -28,18 +30,39 @@ _LARGEST = 1 << 28
 
 def run_verify(options: VerifyOptions) -> int:
     """Check, and say line by line what was shown and what was not; returns the exit code."""
+    said: dict[bool, list[str]] = {True: [], False: []}
+    say = _say if not options.json else lambda head, text: None
     try:
         with ExitStack() as stack:
             data, given = _given(options, stack)
-            for shown, said in verify(data, given):
-                _say("shown:     " if shown else "not shown: ", said)
+            for shown, text in verify(data, given):
+                said[shown].append(text)
+                say("shown:     " if shown else "not shown: ", text)
     except RayUnlearnError as error:
-        _say("FALSE:     " if error.exit_code == ExitCode.NOT_VERIFIED else "error: ", str(error))
+        is_false = error.exit_code == ExitCode.NOT_VERIFIED
+        say("FALSE:     " if is_false else "error: ", str(error))
+        if options.json:
+            _document(False if is_false else None, said, error)
         return error.exit_code
-    for said in LIMITS:
-        _say("not shown: ", said)
-    _say("", "True, as far as it is shown above.")
+    for text in LIMITS:
+        said[False].append(text)
+        say("not shown: ", text)
+    say("", "True, as far as it is shown above.")
+    if options.json:
+        _document(True, said, None)
     return ExitCode.OK
+
+
+def _document(
+    is_true: bool | None, said: Mapping[bool, Sequence[str]], error: RayUnlearnError | None
+) -> None:
+    """What was found as JSON; `true` is null where nothing could be checked."""
+    document = {"true": is_true, "shown": said[True], "not_shown": said[False]}
+    if error is not None:
+        kind = {"kind": error.kind} if isinstance(error, NotVerified) else {}
+        document |= {**kind, "error": str(error), "exit_code": int(error.exit_code)}
+        print(_plain(f"error: {error}"), file=sys.stderr)
+    print_json(document)
 
 
 def _given(options: VerifyOptions, stack: ExitStack) -> tuple[bytes, Given]:
@@ -119,7 +142,11 @@ def read_proof(path: Path) -> list[bytes]:
 
 
 def _say(head: str, said: str) -> None:
+    print(head + _plain(said))
+    sys.stdout.flush()
+
+
+def _plain(said: str) -> str:
     """A line without control characters: what a certificate holds must not steer a terminal."""
     spaced = " ".join(said.split())
-    print(head + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in spaced))
-    sys.stdout.flush()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in spaced)

@@ -11,10 +11,11 @@ import pytest
 import tyro
 
 from jobs import reproduce, sequential_unlearn, tune_sweep
-from rayunlearn.__main__ import NAMES, main
+from rayunlearn.__main__ import main
 from rayunlearn.errors import ExitCode
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
+from rayunlearn.runtime.commands import NAMES
 from rayunlearn.runtime.job import run_job
 from rayunlearn.runtime.reproduce_command import run_reproduction
 from rayunlearn.runtime.tune_command import run_sweep
