@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from obstore.store import MemoryStore
 from rich.console import Console
 
 from rayunlearn.errors import ExitCode
 from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.claim import Claim, held
+from rayunlearn.results.folder import Memory
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.store import NotBegun, Store
@@ -175,7 +175,7 @@ def _dry_store(storage: str) -> Store:
     try:
         return Store.open(storage, create=False)
     except NotBegun:
-        return Store(MemoryStore(), storage)
+        return Store(Memory(), storage)
 
 
 @contextmanager
