@@ -7,11 +7,11 @@ none of its business.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 
 from rayunlearn.errors import NotInstalled
@@ -39,7 +39,7 @@ def require(*packages: str) -> None:
         NotInstalled: one is missing.
     """
     for package in packages:
-        if importlib.util.find_spec(package) is None:
+        if find_spec(package) is None:
             raise NotInstalled(package, EXTRAS[package])
 
 

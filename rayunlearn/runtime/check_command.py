@@ -25,6 +25,7 @@ from rayunlearn.inversion.deep_inversion import (
     deep_inversion,
 )
 from rayunlearn.inversion.model_inversion import generator_spec
+from rayunlearn.methods.catalogue import OF_THE_DATA
 from rayunlearn.methods.registry import METHODS
 from rayunlearn.methods.unlearning import Handed, Method
 from rayunlearn.models.adapted import Adapted
@@ -38,7 +39,6 @@ from rayunlearn.roles import Roles
 from rayunlearn.runtime.console import print_json, say_error
 from rayunlearn.runtime.model_flags import ModelFlags
 from rayunlearn.runtime.options.check import CheckOptions
-from rayunlearn.runtime.originals import OF_THE_DATA
 from rayunlearn.runtime.user_code import found_by_workers
 from rayunlearn.seeds import generator
 from rayunlearn.settings import override

@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from rayunlearn.errors import ExitCode, NotInstalled
+from rayunlearn.extras import require
 from rayunlearn.runtime.console import at_work, say_error
 
 NAMES = (
@@ -21,6 +22,15 @@ NAMES = (
 )  # fmt: skip
 """Command -> `<Command>Options` in `rayunlearn.runtime.options.<command>`, and `run_<command>` in
 `rayunlearn.runtime.<command>_command`."""
+
+NEEDS = {
+    "serve": ("ray", "jinja2", "matplotlib"),
+    "tune": ("ray", "jinja2", "matplotlib"),
+    "audit": ("ray", "matplotlib"),
+    "report": ("jinja2", "matplotlib"),
+    "replay": ("ray",),
+}
+"""Command -> packages of extras that it needs in any case; some it would need at its end alone."""
 
 ABOUT = "Schedule machine unlearning of image classifiers.\n\nExit codes:\n" + "\n".join(
     f"  {code.value}  {code.meaning}" for code in ExitCode
@@ -42,6 +52,7 @@ def run(command: str, options: Any) -> int:
     options = getattr(options, "command", options)
     with at_work(f"rayunlearn {command}"):
         try:
+            require(*NEEDS.get(command, ()))
             module = import_module(f"rayunlearn.runtime.{command}_command")
             return int(getattr(module, f"run_{command}")(options))
         except NotInstalled as error:

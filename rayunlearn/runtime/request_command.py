@@ -23,6 +23,7 @@ from rayunlearn.results.store import NotBegun, Store
 from rayunlearn.results.terminal import open_console
 from rayunlearn.results.wording import asked, plain
 from rayunlearn.runtime.console import print_json, say_error
+from rayunlearn.runtime.data_warnings import caught
 from rayunlearn.runtime.intake import read_requests, request_of, with_examples
 from rayunlearn.runtime.options.request import AddOptions, CancelOptions, ListOptions
 from rayunlearn.scheduling.requests import (
@@ -51,8 +52,6 @@ def run_request(options: AddOptions | ListOptions | CancelOptions, *, now: datet
 
 
 def _add(console: Console, options: AddOptions, now: datetime) -> int:
-    from rayunlearn.runtime.remote import caught  # here, for Ray: a list needs none
-
     entries = _asked(options)
     store = _open(console, options.storage)
     added = refused = 0
@@ -155,7 +154,7 @@ def _require_known(request: Request, before: Sequence[Mapping[str, Any]]) -> Non
 
 def _taken(store: Store, request: Request) -> tuple[str, bytes]:
     """The reference of a request's examples, and what it is to."""
-    from rayunlearn.runtime.examples import load_examples, read_examples, reference, to_bytes  # as above
+    from rayunlearn.runtime.examples import load_examples, read_examples, reference, to_bytes  # here, for Ray
 
     said = str(request.examples)
     if said.startswith(EXAMPLES_PREFIX):

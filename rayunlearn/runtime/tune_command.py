@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.text import Text
 
 from rayunlearn.errors import BadInput, ExitCode
-from rayunlearn.extras import require
 from rayunlearn.recipes import load_recipe
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import versions
@@ -29,7 +28,6 @@ from rayunlearn.runtime.options.tune import TuneOptions
 from rayunlearn.runtime.placement import Placement
 from rayunlearn.runtime.recovery import TOLD, ended_by
 from rayunlearn.runtime.search_space import space_of
-from rayunlearn.runtime.serve_command import AT_THE_END
 from rayunlearn.runtime.service import Place, Service, interruptible
 from rayunlearn.runtime.sweep import Sweep, Where, where_for
 from rayunlearn.runtime.sweep_audit import audit_sweep
@@ -42,12 +40,7 @@ from rayunlearn.settings import override, paths
 
 
 def run_tune(options: TuneOptions) -> int:
-    """Search settings; returns the exit code.
-
-    Raises:
-        NotInstalled: a package that the sweep would need at its end, or for its sampler.
-    """
-    require(*AT_THE_END, *(["optuna"] if options.sampler == "optuna" else []))
+    """Search settings; returns the exit code."""
     return run_sweep(**vars(options))
 
 
