@@ -12,10 +12,17 @@ import pytest
 from rayunlearn import extras
 from rayunlearn.errors import ExitCode, NotInstalled
 from rayunlearn.extras import EXTRAS, require
-from tests.test_architecture import DISTRIBUTION
+from rayunlearn.runtime.commands import NAMES, NEEDS
+from tests.packages import DISTRIBUTION, extras_of
+from tests.test_architecture import failed_imports_without_ray
 
 ROOT = Path(__file__).resolve().parents[1]
 MISSING = "no_such_package_of_ours"
+PARTS = (
+    "recipes", "settings", "methods.registry", "data.datasets", "results.ledger", "results.store",
+    "runtime.commands",
+)  # fmt: skip
+"""What an installation without any extra can import, besides the commands that `NEEDS` does not list."""
 
 
 @pytest.fixture
@@ -35,7 +42,7 @@ def test_an_import_of_ours_names_the_extra(statement: str, missing: str) -> None
 
 
 def test_imports_of_others_are_left_alone(missing: str) -> None:
-    """Negative controls: other code's imports, packages that no extra brings, and a look whether it is there."""
+    """Controls: other code's imports, packages that no extra brings, and a look whether one is there."""
     for name, whose in ((missing, "rayunlearning.x"), (missing, "ray.train"), ("no_such", "rayunlearn.x")):
         with pytest.raises(ModuleNotFoundError, match="No module named") as caught:
             exec(f"import {name}", {"__name__": whose})
@@ -68,3 +75,19 @@ def test_the_table_is_that_of_the_project() -> None:
     assert misplaced(EXTRAS, brought) == []
     assert misplaced(EXTRAS | {"ray": "s3"}, brought) == ["ray"]
     assert misplaced({n: e for n, e in EXTRAS.items() if n != "optuna"}, brought) == ["optuna"]
+
+
+def test_extras_are_of_few_files() -> None:
+    """A bucket's file takes no plots, one of models no package of an extra."""
+    assert extras_of("rayunlearn/results/s3.py") == {"s3"}
+    assert extras_of("rayunlearn/results/store.py") == {"report"}
+    assert extras_of("rayunlearn/models/weights.py") == extras_of("jobs/reproduce.py") == set()
+
+
+def test_commands_that_need_no_extra_import_without_any() -> None:
+    """Where all extras are blocked; negative control: those that serve fail to."""
+    free = [f"rayunlearn.runtime.{name}_command" for name in NAMES if name not in NEEDS]
+    parts = [f"rayunlearn.{part}" for part in PARTS]
+    assert len(free) > 5 and failed_imports_without_ray([*free, *parts], blocked=tuple(EXTRAS)) == {}
+    needy = ["rayunlearn.runtime.serve_command", "rayunlearn.runtime.tune_command"]
+    assert failed_imports_without_ray(needy, blocked=tuple(EXTRAS)).keys() == set(needy)

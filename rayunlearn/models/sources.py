@@ -178,7 +178,9 @@ def _named(factory: str) -> Callable[..., Any]:
     try:
         module = import_module(module_of(factory))
     except Exception as error:
-        how = f" (pip install 'rayunlearn[{EXTRAS[package]}]')" if package in LIBRARIES else "; put its folder on PYTHONPATH"
+        how = "; put its folder on PYTHONPATH"
+        if package in LIBRARIES:
+            how = f" (pip install 'rayunlearn[{EXTRAS[package]}]')"
         allowed = f"the name of a module that can be imported{how}: {type(error).__name__}: {error}"
         raise BadInput("model", factory, allowed) from error
     if package == "torchvision":

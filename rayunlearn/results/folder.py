@@ -55,13 +55,17 @@ class Folder:
             os.stat(path.parent)  # says so, where links go in a circle
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from error
         staged = _write_beside(path, data)
-        try:
-            if mode == "create":
+        if mode == "create":
+            try:
                 os.link(staged, path)
-            else:
-                os.replace(staged, path)
-        finally:
-            staged.unlink(missing_ok=True)
+            finally:
+                staged.unlink()
+            return
+        try:
+            os.replace(staged, path)  # after which another one may have the staged name
+        except OSError:
+            staged.unlink()
+            raise
 
     def get(self, name: str) -> Found:
         """What is stored under a name."""
