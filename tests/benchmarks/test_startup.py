@@ -13,7 +13,7 @@ from benchmarks import startup
 def test_processes_are_counted_by_themselves() -> None:
     """One that computes and holds more has more of both."""
     idle = startup.call(("-c", "pass"))
-    busy = startup.call(("-c", "held = bytes(200_000_000); sum(range(3_000_000))"))
+    busy = startup.call(("-c", "held = bytearray(b'x') * 200_000_000; sum(range(3_000_000))"))
     assert 0 < idle["cpu_s"] < busy["cpu_s"] and 0 < idle["peak_mb"] < busy["peak_mb"] - 100
 
 
