@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from io import BufferedIOBase
 from pathlib import Path
+from typing import Any
 
 from rayunlearn.errors import BadInput, ExitCode, NotVerified, RayUnlearnError
 from rayunlearn.evidence.envelope import read_json
@@ -57,7 +58,7 @@ def _document(
     is_true: bool | None, said: Mapping[bool, Sequence[str]], error: RayUnlearnError | None
 ) -> None:
     """What was found as JSON; `true` is null where nothing could be checked."""
-    document = {"true": is_true, "shown": said[True], "not_shown": said[False]}
+    document: dict[str, Any] = {"true": is_true, "shown": said[True], "not_shown": said[False]}
     if error is not None:
         kind = {"kind": error.kind} if isinstance(error, NotVerified) else {}
         document |= {**kind, "error": str(error), "exit_code": int(error.exit_code)}
