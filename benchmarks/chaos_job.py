@@ -37,10 +37,10 @@ from jobs.sequential_unlearn import Options
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
 from rayunlearn.runtime import recovery, unlearning_run
+from rayunlearn.runtime.console import leave
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, SplitEnsemble
 from rayunlearn.runtime.job import run_job
 from rayunlearn.runtime.scheduler import Scheduler
-from rayunlearn.runtime.service import leave
 
 FOLDER = "RAYUNLEARN_CHAOS"
 

@@ -1,5 +1,8 @@
 """Search the settings of a method without real data: `python jobs/tune_sweep.py`, or by `ray job submit`.
 
+The same as `rayunlearn tune`, which practises on the first of three digits where no other file of requests is
+given.
+
 Each trial unlearns the same request from the same version under settings of its own; synthetic images made
 from the version's weights judge it, so nobody needs training data to tune. The same command goes on with a
 sweep that was stopped. `jobs/sequential_unlearn.py --tuned SWEEP` serves requests with the winner.
@@ -9,82 +12,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 
-from rayunlearn.runtime.console import carry_out
-from rayunlearn.runtime.model_flags import ModelFlags
-from rayunlearn.runtime.service import leave
-from rayunlearn.runtime.tune_command import run_sweep
+from rayunlearn.runtime.commands import CONFIG, run
+from rayunlearn.runtime.console import carry_out, leave
+from rayunlearn.runtime.options.tune import TuneOptions
 
 HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(TuneOptions):
     """Search the settings of a method without real data."""
-
-    recipe: str = "digits_gkt"
-    """Settings of the service, by name; what is searched is its method's."""
 
     requests: Path = HERE / "requests" / "digits.jsonl"
     """JSON Lines, as jobs/sequential_unlearn.py takes them."""
 
-    request: str | None = None
-    """Id of the request in that file which every trial practises on; else its first."""
-
-    storage: str = "storage"
-    """Folder or s3://BUCKET/PREFIX of the service that is tuned."""
-
-    wait: float = 0.0
-    """Seconds to wait for a storage location that another job holds."""
-
-    name: str | None = None
-    """Of the sweep; else one made of all that its results depend on."""
-
-    space: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=KIND(...)")] = ()
-    """Over the recipe's declared space, as gkt.beta=loguniform(1,1000); a wrong key lists the nearest."""
-
-    sampler: Literal["random", "grid", "optuna"] = "random"
-    """What chooses the points: even draws, every point, or Optuna's TPE."""
-
-    scheduler: Literal["asha", "median", "none"] = "asha"
-    """What stops trials early."""
-
-    budget: str = "16 trials"
-    """In trials, cpu-hours, gpu-hours, seconds, minutes or hours."""
-
-    grace: int | None = None
-    """Cycles that every trial gets before it may be stopped early; else a sixteenth of a full trial."""
-
-    placement: Literal["split", "colocated"] = "colocated"
-    """A trial's teacher, student and generator in one actor, or in three."""
-
-    cpus_per_role: float | None = None
-    """CPUs reserved for each actor of a trial; else a share of what the cluster has."""
-
-    gpus_per_role: float | None = None
-    """GPUs reserved for each actor of a trial, fractions allowed; else a share of what the cluster has."""
-
-    seed: int = 0
-    """Root of every random draw."""
-
-    address: str | None = None
-    """Ray cluster to run on; else RAY_ADDRESS, else one is started on this machine."""
-
-    model: tyro.conf.OmitArgPrefixes[ModelFlags] = ModelFlags()
-
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE")] = ()
-    """Settings to change for all trials alike."""
-
-    log: tuple[str, ...] = ()
-    """Experiment trackers to tell besides: tensorboard, mlflow, wandb, where they are installed."""
-
-    audit: bool = False
-    """Measure the chosen checkpoints on real test data afterwards, beside their synthetic scores."""
-
 
 if __name__ == "__main__":
-    config = (tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff)
-    leave(carry_out(lambda: run_sweep(**vars(tyro.cli(Options, config=config)))))
+    leave(carry_out(lambda: run("tune", tyro.cli(Options, config=CONFIG))))

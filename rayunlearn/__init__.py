@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rayunlearn.api.unlearn import Result, unlearn
     from rayunlearn.task import Input
 
+from rayunlearn.extras import watch_imports
+
 __version__ = "0.1.0"
 __all__ = ["Input", "Result", "__version__", "audit", "load", "unlearn"]
 
@@ -37,3 +39,5 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """All names, those that are not imported yet as well."""
     return sorted({*globals(), *__all__})
+
+watch_imports()

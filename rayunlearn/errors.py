@@ -15,24 +15,24 @@ _LISTED = 60
 class ExitCode(IntEnum):
     """The one table of exit codes, shared by every entry point."""
 
-    OK = 0
-    """Every request was served."""
-    INTERNAL = 1
-    """A fault of ours: the traceback is shown."""
-    BAD_INPUT = 2
-    """The call cannot be carried out as asked; nothing was trained."""
-    NOTHING_ADMISSIBLE = 3
-    """Every request that ran was refused by the stopping rule or the gate."""
-    PARTIAL = 4
-    """Some requests were served; others were rejected or failed."""
-    STORAGE_HELD = 5
-    """Another scheduler holds the storage location."""
-    INTERRUPTED = 6
-    """Stopped by a signal after a checkpoint; the same command goes on."""
-    OUTPUT_LOST = 7
-    """All was done as asked, but not all that was said could be written."""
-    NOT_VERIFIED = 8
-    """Something about a certificate, a checkpoint or a replay is not true; the sentence says what."""
+    meaning: str
+    """What a user has to know of it; the help and the documents show it."""
+
+    OK = 0, "everything was done; of `serve`: every request was served"
+    INTERNAL = 1, "a fault of the program, of the cluster or of what is stored"
+    BAD_INPUT = 2, "the command cannot be carried out as asked; nothing was trained"
+    NOTHING_ADMISSIBLE = 3, "every request that ran was refused by the stopping rule or the gate"
+    PARTIAL = 4, "some requests were served; others were rejected or failed"
+    STORAGE_HELD = 5, "another scheduler holds the storage location"
+    INTERRUPTED = 6, "stopped by a signal after a checkpoint; the same command goes on"
+    OUTPUT_LOST = 7, "everything was done, but not all of the output could be written"
+    NOT_VERIFIED = 8, "something about a certificate, a checkpoint or a replay is not true"
+
+    def __new__(cls, value: int, meaning: str) -> ExitCode:
+        """A number that knows its meaning."""
+        code = int.__new__(cls, value)
+        code._value_, code.meaning = value, meaning
+        return code
 
 
 class RayUnlearnError(Exception):
@@ -101,6 +101,25 @@ class DataWarning(UserWarning):
 
     Readers give it by `warnings.warn`; whoever calls them for a user shows it.
     """
+
+
+class NotInstalled(RayUnlearnError, ModuleNotFoundError):
+    """A package is missing that an extra of rayunlearn brings.
+
+    >>> str(NotInstalled("ray", "ray"))
+    "the package ray is not installed; pip install 'rayunlearn[ray]' brings it"
+    """
+
+    exit_code = ExitCode.BAD_INPUT
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.extra = extra
+        said = f"the package {package} is not installed; pip install 'rayunlearn[{extra}]' brings it"
+        super().__init__(said, name=package)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Cross a process boundary whole."""
+        return NotInstalled, (self.name, self.extra)
 
 
 class StorageHeld(RayUnlearnError):

@@ -50,7 +50,7 @@ settings.load_profile("rayunlearn")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m slow`, leave out files that name no such test: to import the others takes longer than many tests."""
+    """With `-m slow`, leave out files that name no such test: their import takes longer than many tests."""
     if config.getoption("markexpr") != "slow" or collection_path.suffix != ".py":
         return None
     return True if "mark.slow" not in collection_path.read_text() else None

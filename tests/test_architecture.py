@@ -14,27 +14,30 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.packages import DISTRIBUTION, extras_of
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "rayunlearn"
 
-BOTTOM = {"balance", "data_root", "errors", "held_out", "mislabelling", "roles", "seeds", "task"}
+BOTTOM = {"balance", "data_root", "errors", "extras", "held_out", "mislabelling", "roles", "seeds", "task"}
 ALGORITHMS = {"models", "inversion", "methods", "evaluation"}
 BETWEEN = {"settings", "recipes"}
 
 ALLOWED: dict[str, set[str]] = {
     # Part of rayunlearn -> the other parts that it may import. A part that is not listed is a finding.
-    "": {"api", "task"},  # rayunlearn/__init__.py, for type checkers: at run time each is imported when used
+    # rayunlearn/__init__.py: `extras` names the extra of what is missing; the others are imported when used.
+    "": {"api", "extras", "task"},
     "__main__": {"runtime"},
     "balance": set(),
     "errors": set(),
+    "extras": {"errors"},
     "evidence": {"errors"},  # neither Ray nor torch nor a storage: an auditor runs it alone
     "held_out": set(),
     "roles": set(),
@@ -84,14 +87,6 @@ FORBIDDEN_CALLS: dict[str, set[str]] = {
 RAY_IS_IMPORTED_IN = {"runtime"}
 FORBIDDEN_FILE_NAMES = {"utils.py", "util.py", "common.py", "helpers.py", "helper.py", "misc.py"}
 MAX_LINES = 500
-
-EXTRA_OF = {"benchmarks/": "dev", f"{PACKAGE}/evidence/": "evidence", f"{PACKAGE}/variational/": "bayes"}
-"""Folder -> the extra whose packages it may import besides."""
-
-# Import name -> distribution name, where they differ.
-DISTRIBUTION = {
-    "PIL": "pillow", "rfc3161_client": "rfc3161-client", "sklearn": "scikit-learn", "yaml": "pyyaml"
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +223,7 @@ def forbidden_calls(source: Source) -> list[str]:
 
 
 def undeclared_packages(source: Source, declared: set[str]) -> list[str]:
-    """What is imported from outside is declared in pyproject.toml, so that `make install` brings it."""
+    """What is imported from outside is declared in pyproject.toml, in the extra that the file is for."""
     known = set(sys.stdlib_module_names) | {PACKAGE, "jobs", "benchmarks", "tests"}
     found = []
     for node, name in imports(source):
@@ -323,7 +318,7 @@ def test_nothing_is_unpickled() -> None:
 
 
 def test_every_package_is_declared() -> None:
-    """Whatever a file imports is a dependency, or in the extra that its folder is for."""
+    """Whatever a file imports is a dependency, or in an extra that the file is for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     def names(requirements: list[str]) -> set[str]:
@@ -333,8 +328,8 @@ def test_every_package_is_declared() -> None:
     extras = {extra: names(wanted) for extra, wanted in project["optional-dependencies"].items()}
     findings = []
     for source in sources(PACKAGE, "jobs", "benchmarks"):
-        extra = next((e for folder, e in EXTRA_OF.items() if source.path.startswith(folder)), None)
-        findings += undeclared_packages(source, users | (extras[extra] if extra else set()))
+        found = extras_of(source.path)
+        findings += undeclared_packages(source, users.union(*(extras[extra] for extra in found)))
     assert findings == []
 
 
@@ -353,25 +348,34 @@ import importlib, importlib.abc, json, sys
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "ray":
-            raise ModuleNotFoundError(f"ray is blocked: {name}", name=name)
+        if name.split(".")[0] in blocked:
+            raise ModuleNotFoundError(f"{blocked[0]} is blocked: {name}", name=name)
 
+blocked = sys.argv[1].split(",")
 sys.meta_path.insert(0, Block())
 failed = {}
-for name in sys.argv[1:]:
+for name in sys.argv[2:]:
     try:
         importlib.import_module(name)
     except Exception as error:
         failed[name] = f"{type(error).__name__}: {error}"
-assert not any(name.split(".")[0] == "ray" for name in sys.modules)
+assert not any(name.split(".")[0] in blocked for name in sys.modules)
 print(json.dumps(failed))
 """
 
 
-def failed_imports_without_ray(modules: list[str], folder: Path = ROOT) -> dict[str, str]:
-    """Import these one after another in an interpreter where Ray is blocked: module -> why it failed."""
+def failed_imports_without_ray(
+    modules: Sequence[str], folder: Path = ROOT, *, blocked: Sequence[str] = ("ray",)
+) -> dict[str, str]:
+    """Import these one after another in an interpreter where Ray is blocked: module -> why it failed.
+
+    Args:
+        modules: by their names.
+        folder: that they are in.
+        blocked: packages that cannot be imported.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT_WITHOUT_RAY, *modules],
+        [sys.executable, "-c", IMPORT_WITHOUT_RAY, ",".join(blocked), *modules],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
@@ -459,6 +463,7 @@ UNLEARNING = "rayunlearn/unlearning/planted.py"
         (default_generators, MODELS, "with torch.random.fork_rng(devices=[]): pass"),
         (default_generators, RUNTIME, "torch.default_generator.manual_seed(seed)"),
         (undeclared, MODELS, "import torchmetrics"),
+        (undeclared, MODELS, "def f():\n    import ray"),
         (bare_excepts, RUNTIME, "try:\n    pass\nexcept:\n    pass"),
         (bad_file, "rayunlearn/models/utils.py", ""),
         (bad_file, MODELS, "\n" * 501),

@@ -13,6 +13,7 @@ from rayunlearn.errors import (
     ImportDenied,
     IntegrityError,
     Interrupted,
+    NotInstalled,
     NotVerified,
     RayUnlearnError,
     StorageHeld,
@@ -43,6 +44,7 @@ def test_the_table_of_exit_codes_is_fixed() -> None:
         (StorageHeld("held"), 5, RayUnlearnError),
         (Interrupted("stopped"), 6, RayUnlearnError),
         (IntegrityError("torn"), 1, RayUnlearnError),
+        (NotInstalled("ray", "ray"), 2, ModuleNotFoundError),
         (NotVerified("stamp", "none"), 8, RayUnlearnError),
         (AccessDenied("no"), 1, RayUnlearnError),
         (ImportDenied("no"), 1, ImportError),
@@ -68,7 +70,7 @@ def test_a_refusal_does_not_pass_for_a_missing_file() -> None:
 
 def test_every_error_is_in_that_table() -> None:
     """No kind of error is added without an exit code in the test above."""
-    kinds = {BadInput, StorageHeld, Interrupted, IntegrityError, NotVerified, AccessDenied}
+    kinds = {BadInput, StorageHeld, Interrupted, IntegrityError, NotInstalled, NotVerified, AccessDenied}
     known = RayUnlearnError.__subclasses__()
     assert {kind for kind in known if kind.__module__ == "rayunlearn.errors"} == kinds
 

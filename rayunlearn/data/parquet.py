@@ -32,7 +32,6 @@ import pyarrow.parquet as pq
 import torch
 
 from rayunlearn.data.files import SHOWN, files_below, listed
-from rayunlearn.data.pixels import decode
 from rayunlearn.data.raw import Part, Parts, tell
 from rayunlearn.errors import BadInput
 
@@ -112,7 +111,10 @@ def read_shards(
 
     Raises:
         BadInput: as `read_parquet`.
+        NotInstalled: Pillow, of the extra `images`.
     """
+    from rayunlearn.data.pixels import decode  # here, for Pillow: other datasets need none
+
     images: list[np.ndarray] = []
     labels: list[int] = []
     known = class_names or _names_of_all(files, name)

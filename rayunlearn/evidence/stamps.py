@@ -9,7 +9,6 @@ import hashlib
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
-from types import ModuleType
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -23,15 +22,6 @@ TIMEOUT_S = 30
 _MOST_BYTES = 1_000_000
 
 
-def _client() -> ModuleType:
-    try:
-        import rfc3161_client
-    except ImportError as error:
-        allowed = "installed by the extra: pip install rayunlearn[evidence]"
-        raise BadInput("rfc3161-client", "missing", allowed) from error
-    return rfc3161_client
-
-
 def stamp(text: bytes, url: str) -> bytes:
     """Ask an authority for a stamp on a text; its response, DER.
 
@@ -40,7 +30,8 @@ def stamp(text: bytes, url: str) -> bytes:
     Raises:
         BadInput: the address is none, or the authority does not answer, or refuses, or stamps something else.
     """
-    client = _client()
+    import rfc3161_client as client  # of the extra `evidence`
+
     if urlsplit(url).scheme not in ("http", "https"):
         raise BadInput("--url", url, "an address that begins with http:// or https://")
     builder = client.TimestampRequestBuilder().data(text).hash_algorithm(client.HashAlgorithm.SHA256)
@@ -76,7 +67,8 @@ def stamped_at(response: bytes, text: bytes, authority: bytes) -> datetime:
         NotVerified: it is no stamp of this authority on this text.
         BadInput: these are no certificates, or no root is among them.
     """
-    client = _client()
+    import rfc3161_client as client  # of the extra `evidence`
+
     try:
         certificates = x509.load_pem_x509_certificates(authority)
     except ValueError as error:

@@ -10,6 +10,9 @@ from rayunlearn.methods.unlearning import Method
 REAL_SAMPLES = frozenset({"few_examples", "forget", "retain", "training_log"})
 """Data access that hands over training samples, or what was kept of training on them."""
 
+OF_THE_DATA = frozenset({"forget", "retain", "training_log", "pretrained_generator"})
+"""Data access that is made from the dataset."""
+
 TABLE_THREE: dict[str, tuple[str, ...]] = {
     "UNSIR": ("unsir",),
     "Amnesiac": ("amnesiac_rollback", "amnesiac_relabel"),

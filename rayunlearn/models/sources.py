@@ -19,10 +19,10 @@ from typing import Any
 from torch import nn
 
 from rayunlearn.errors import BadInput
+from rayunlearn.extras import EXTRAS
 
 LIBRARIES = {"torchvision": "torchvision.models", "timm": "timm"}
 """Prefix of a factory -> the module that is imported for it."""
-INSTALL = {"torchvision": "pip install torchvision", "timm": "pip install 'rayunlearn[timm]', or timm itself"}
 FORMS = "torchvision:NAME, timm:NAME or package.module:factory"
 _FACTORY = re.compile(r"(torchvision|timm):[\w.-]+|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _TRAINED = {"torchvision": ("weights", "weights_backbone"), "timm": ("pretrained", "checkpoint_path")}
@@ -178,7 +178,9 @@ def _named(factory: str) -> Callable[..., Any]:
     try:
         module = import_module(module_of(factory))
     except Exception as error:
-        how = f" ({INSTALL[package]})" if package in INSTALL else "; put its folder on PYTHONPATH"
+        how = "; put its folder on PYTHONPATH"
+        if package in LIBRARIES:
+            how = f" (pip install 'rayunlearn[{EXTRAS[package]}]')"
         allowed = f"the name of a module that can be imported{how}: {type(error).__name__}: {error}"
         raise BadInput("model", factory, allowed) from error
     if package == "torchvision":

@@ -130,6 +130,26 @@ class Holder:
         return now is not None and now != self.began
 
 
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """Who holds a location, for people who look.
+
+    Attributes:
+        who: the process, as a sentence says it.
+        host: name of its machine; None where the claim cannot be read.
+        pid: its process id there.
+        since: when it took the claim, by its own clock.
+        alive: whether it is a process of this machine that is there, or is no more; None where one look
+            cannot tell.
+    """
+
+    who: str
+    host: str | None
+    pid: int | None
+    since: str | None
+    alive: bool | None
+
+
 @dataclass(frozen=True)
 class _Look:
     """What there is to see of the claim in force; token 0 where there is none."""
@@ -320,6 +340,19 @@ def held(
     finally:
         done.set()
         claim.release()
+
+
+def holding(store: Store) -> Holding | None:
+    """Who holds a location, at one look; None where nobody does. Nothing is written."""
+    look = _look(store)
+    if look.token == 0 or look.heartbeat == _heartbeat(None):
+        return None
+    if look.holder is None:
+        return Holding(who=str(look), host=None, pid=None, since=None, alive=None)
+    holder = look.holder
+    here = holder.host == socket.gethostname() and holder.system is not None and holder.system == _system()
+    alive = not holder.is_gone() if here and holder.began is not None else None
+    return Holding(who=str(holder), host=holder.host, pid=holder.pid, since=holder.since, alive=alive)
 
 
 def _look(store: Store) -> _Look:

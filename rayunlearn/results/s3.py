@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
-from typing import Any
-
-from obstore.store import S3Store
+from typing import TYPE_CHECKING, Any
 
 from rayunlearn.errors import BadInput
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
 
 ALLOWED = (
     "the path of a folder, or s3://BUCKET/PREFIX with a prefix of parts joined by '/', each of A-Z a-z 0-9 "
@@ -68,7 +70,10 @@ def connect(address: str, *, retries: int = 10) -> S3Store:
 
     Raises:
         BadInput: of the address, or an endpoint in the environment that is no URL.
+        NotInstalled: obstore, of the extra `s3`.
     """
+    from obstore.store import S3Store  # of the extra `s3`: a folder needs none
+
     bucket, prefix = parse_address(address)
     config: Any = {  # obstore's type lacks the keys of its HTTP client
         "disable_bulk_delete": "true",  # which other servers than AWS's often lack; we delete one by one
@@ -82,6 +87,31 @@ def connect(address: str, *, retries: int = 10) -> S3Store:
         if endpoint.startswith("http://"):
             config["allow_http"] = "true"  # only whoever names such an endpoint gets it
     return S3Store(bucket, prefix=prefix or None, config=config, retry_config={"max_retries": retries})
+
+
+def is_bucket(backend: object) -> bool:
+    """Whether this is a connection to a bucket."""
+    return "obstore" in sys.modules and isinstance(backend, sys.modules["obstore.store"].S3Store)
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What a store fails with: obstore's errors where that is imported, and the system's."""
+    if "obstore" not in sys.modules:
+        return (OSError,)
+    from obstore.exceptions import BaseError
+
+    return (OSError, BaseError)
+
+
+def is_taken(error: Exception) -> bool:
+    """Whether a name was to be created that is there."""
+    if isinstance(error, FileExistsError):
+        return True
+    if isinstance(error, OSError):
+        return False
+    from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+    return isinstance(error, (AlreadyExistsError, PreconditionError))
 
 
 def no_bucket(error: Exception) -> bool:

@@ -18,12 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-from obstore.store import LocalStore, ObjectStore, S3Store
-
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.results import s3
+from rayunlearn.results.folder import Folder, Memory
 from rayunlearn.results.lasting import require_lasting
 
 FORMAT = 1
@@ -69,12 +66,12 @@ class Store:
     """
 
     def __init__(
-        self, backend: ObjectStore, where: str, *, folder: Path | None = None, sync: bool = True
+        self, backend: Any, where: str, *, folder: Path | None = None, sync: bool = True
     ) -> None:
-        """Take an obstore store as it is; `open` is the way in for users.
+        """Take what holds the files as it is; `open` is the way in for users.
 
         Args:
-            backend: the obstore store, rooted at the location.
+            backend: a `Folder`, a `Memory`, or a store of obstore's, rooted at the location.
             where: the location in words, for messages.
             folder: the root, where the location is a folder.
             sync: wait for the disk at each write to a folder. Without it a killed process still loses
@@ -88,7 +85,7 @@ class Store:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the connection to a bucket."""
-        return {**vars(self), "_backend": None if isinstance(self._backend, S3Store) else self._backend}
+        return {**vars(self), "_backend": None if s3.is_bucket(self._backend) else self._backend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Connect to a bucket as the environment of this process says."""
@@ -146,7 +143,7 @@ class Store:
             ) from error
         except UnicodeEncodeError as error:
             raise BadInput("storage", str(root), s3.ALLOWED) from error
-        return cls(LocalStore(folder), str(root), folder=folder.resolve(), sync=sync), found
+        return cls(Folder(folder), str(root), folder=folder.resolve(), sync=sync), found
 
     @classmethod
     def _in_bucket(cls, address: str) -> tuple[Store, list[str]]:
@@ -154,9 +151,9 @@ class Store:
         bucket, prefix = s3.parse_address(address)
         where = f"s3://{bucket}/{prefix}".removesuffix("/")
         try:  # with little patience, so that a wrong address is told soon
-            pages = obstore.list(s3.connect(where, retries=2), chunk_size=10)
+            pages = s3.connect(where, retries=2).list(chunk_size=10)
             some = [item["path"] for item in next(iter(pages), [])]
-        except (BaseError, OSError) as error:
+        except s3.failures() as error:
             allowed = "a bucket that is there and that the AWS_* variables of the environment give access to"
             raise BadInput("storage", where, f"{allowed} ({s3.reason(error)})") from None
         store = cls(s3.connect(where), where)
@@ -204,7 +201,7 @@ class Store:
     def put(self, name: str, data: bytes) -> None:
         """Store under a name, replacing at once what was there."""
         with self._failures("write", self._writable(name)):
-            obstore.put(self._backend, name, data, mode="overwrite")
+            self._backend.put(name, data, mode="overwrite")
             self._to_disk(name)
 
     def get(self, name: str, *, most: int | None = None) -> bytes:
@@ -219,10 +216,10 @@ class Store:
             BadInput: there are more bytes than `most`; none of them was read.
         """
         with self._failures("read", self._checked(name)):
-            found = obstore.get(self._backend, name)
+            found = self._backend.get(name)
             size = found.meta["size"]
             if most is None or size <= most:
-                return found.bytes().to_bytes()
+                return bytes(found.bytes())
         raise BadInput("size of the file in bytes", size, f"at most {most}", where=name)
 
     def list(self, prefix: str = "") -> list[str]:
@@ -231,7 +228,7 @@ class Store:
         if folder:
             self._checked(folder)
         with self._failures("list", folder or "everything"):
-            pages = obstore.list(self._backend, prefix=folder or None)
+            pages = self._backend.list(prefix=folder or None)
             names = (item["path"] for page in pages for item in page)
             return sorted(name for name in names if name not in (MARKER, folder))
 
@@ -239,7 +236,7 @@ class Store:
         """Delete what is stored under a name, if anything is."""
         try:
             with self._failures("delete", self._writable(name)):
-                obstore.delete(self._backend, name)
+                self._backend.delete(name)
         except NotStored:
             pass  # S3 does not say whether there was anything; folders are made to behave alike
 
@@ -247,7 +244,7 @@ class Store:
         """Whether something is stored under a name."""
         try:
             with self._failures("look up", self._checked(name)):
-                obstore.head(self._backend, name)
+                self._backend.head(name)
         except NotStored:
             return False
         return True
@@ -274,18 +271,20 @@ class Store:
     def _create(self, name: str, data: bytes) -> None:
         # A server's answer may get lost; the request is then sent again and finds its own file. A mark on
         # the file tells that from another's. Folders take no marks and lose no answers.
-        mark = None if self._folder else {_CREATION: uuid.uuid4().hex}
+        mark = None if isinstance(self._backend, Folder | Memory) else {_CREATION: uuid.uuid4().hex}
         with self._failures("create", name):
             try:
-                obstore.put(self._backend, name, data, mode="create", attributes=mark)
-            except (AlreadyExistsError, PreconditionError):
+                self._backend.put(name, data, mode="create", attributes=mark)
+            except s3.failures() as error:
+                if not s3.is_taken(error):
+                    raise
                 if mark is None or not self._bears(name, mark):
                     raise
             self._to_disk(name)
 
     def _bears(self, name: str, mark: dict[str, str]) -> bool:
         try:
-            found = obstore.get(self._backend, name, options={"head": True}).attributes
+            found = self._backend.get(name, options={"head": True}).attributes
         except FileNotFoundError:
             return False  # it was another's, who has deleted it since
         return mark.items() <= found.items()
@@ -294,7 +293,7 @@ class Store:
         if name == MARKER:
             raise BadInput("name", name, "any other: this one marks the storage location")
         checked = self._checked(name)
-        # obstore would make the folder anew, for entries of a ledger whose beginning is gone
+        # the folder would be made anew, for entries of a ledger whose beginning is gone
         if self._folder is not None and not self._folder.is_dir():
             raise StoreFailed(f"{self.where}: could not write {name}: the folder is gone")
         return checked
@@ -326,21 +325,21 @@ class Store:
 
     @contextmanager
     def _failures(self, action: str, name: str) -> Iterator[None]:
-        """Turn obstore's errors, whose messages run over several lines, into ours.
+        """Turn errors of what holds the files into ours; the messages of obstore's run over several lines.
 
         A server's answer may repeat the request with its token, so it goes no further, not even as a cause.
         """
         local = self._folder is not None
         try:
             yield
-        except (AlreadyExistsError, PreconditionError) as error:
-            taken = AlreadyExists(f"{self.where}: {name} exists already and was left as it is")
-            raise taken from (error if local else None)
-        except (BaseError, OSError) as error:
+        except s3.failures() as error:
+            if s3.is_taken(error):
+                taken = AlreadyExists(f"{self.where}: {name} exists already and was left as it is")
+                raise taken from (error if local else None)
             if isinstance(error, FileNotFoundError) and not s3.no_bucket(error):
                 missing = NotStored(f"{self.where}: nothing is stored under {name}")
                 raise missing from (error if local else None)
-            reason = next(iter(str(error).splitlines()), type(error).__name__) if local else s3.reason(error)
+            reason = getattr(error, "strerror", None) or type(error).__name__ if local else s3.reason(error)
             failed = StoreFailed(f"{self.where}: could not {action} {name}: {reason}")
             raise failed from (error if local else None)
 

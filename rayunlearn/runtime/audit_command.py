@@ -1,14 +1,11 @@
-"""What `python -m rayunlearn audit` runs: measures of one version, stored and shown."""
+"""What `rayunlearn audit` runs: measures of one version, stored and shown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.console import Console
 
 from rayunlearn.errors import BadInput, ExitCode
@@ -26,6 +23,7 @@ from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.console import make_folder, write_file
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.job import claimed
+from rayunlearn.runtime.options.audit import AuditOptions
 from rayunlearn.runtime.recovery import TOLD, ended_by
 from rayunlearn.runtime.requested import require_same_seed
 from rayunlearn.runtime.service import interruptible
@@ -33,52 +31,6 @@ from rayunlearn.settings import override
 
 DRAWN = ("anamnesis", "relearning", "likelihood_ratio", "inversion")
 """Measures that have a figure."""
-
-
-FIGURES = (
-    "Folder for PNG files: relearning curves, the membership attack's ROC, and the images of a forgotten "
-    "class that an attacker draws from the weights, beside that class's mean image. These images are "
-    "sensitive, since they show what was to be forgotten: they are made only where this is given, and go "
-    "nowhere else."
-)
-"""Help of `--figures`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditOptions:
-    """Measure a published version on real data, beside gold models retrained for it."""
-
-    version: str
-    """Id of the version, or its beginning; the report of a job and the versions table name it."""
-
-    data: str = "digits"
-    """Dataset that the original was trained on."""
-
-    measures: str | None = None
-    """Names with commas between; by default all that can be made of what the version has forgotten."""
-
-    golds: int = 3
-    """Models to retrain, each from a seed of its own; their spread is what a figure is read against."""
-
-    recipe: str = "digits"
-    """Settings that the version was made by, by name."""
-
-    storage: str = "storage"
-    """Folder or s3://BUCKET/PREFIX with versions and ledger; no scheduler may be at work there meanwhile."""
-
-    seed: int = 0
-    """The seed that the storage folder was begun with."""
-
-    address: str | None = None
-    """Ray cluster to run on; else RAY_ADDRESS, else one is started on this machine."""
-
-    figures: Annotated[Path | None, tyro.conf.arg(help=FIGURES)] = None
-    """Folder for PNG files."""
-
-    set: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE"), tyro.conf.UseAppendAction
-    ] = ()
-    """Settings to change, as audit.few_per_class=20; a wrong name lists the nearest."""
 
 
 def run_audit(options: AuditOptions) -> int:

@@ -1,4 +1,4 @@
-"""What `python -m rayunlearn check` runs: whether a model can be served, before anything is.
+"""What `rayunlearn check` runs: whether a model can be served, before anything is.
 
 Nothing is asked of a dataset, no cluster is started and nothing is written. All that is wrong is listed at
 once, as far as one thing does not hide another.
@@ -11,11 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
-import tyro
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
@@ -26,6 +25,7 @@ from rayunlearn.inversion.deep_inversion import (
     deep_inversion,
 )
 from rayunlearn.inversion.model_inversion import generator_spec
+from rayunlearn.methods.catalogue import OF_THE_DATA
 from rayunlearn.methods.registry import METHODS
 from rayunlearn.methods.unlearning import Handed, Method
 from rayunlearn.models.adapted import Adapted
@@ -36,9 +36,9 @@ from rayunlearn.models.normalisation import BATCHNORMS
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.terminal import open_console
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.console import say_error
+from rayunlearn.runtime.console import print_json, say_error
 from rayunlearn.runtime.model_flags import ModelFlags
-from rayunlearn.runtime.originals import OF_THE_DATA
+from rayunlearn.runtime.options.check import CheckOptions
 from rayunlearn.runtime.user_code import found_by_workers
 from rayunlearn.seeds import generator
 from rayunlearn.settings import override
@@ -53,19 +53,6 @@ TRIAL_CLASSES, TRIAL_IMAGES = 10, 2
 _TIMED = 3
 """Iterations by which it is told how long one takes."""
 _PICTURES = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckOptions:
-    """Check whether a model can be served, and by which methods; nothing is run or written."""
-
-    recipe: str = "digits"
-    """Settings of the service, by name."""
-
-    model: tyro.conf.OmitArgPrefixes[ModelFlags] = ModelFlags()
-
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE"), tyro.conf.UseAppendAction] = ()
-    """Settings to change, as for jobs/sequential_unlearn.py."""
 
 
 @dataclass(kw_only=True)
@@ -97,8 +84,11 @@ def run_check(options: CheckOptions) -> int:
     try:
         recipe = override(load_recipe(options.recipe), [*options.model.assignments(), *options.set])
     except RayUnlearnError as error:
-        return say_error(console, str(error), error.exit_code)
+        return say_error(console, str(error), error.exit_code, as_json=options.json)
     found = checked(recipe, options.model)
+    if options.json:
+        print_json({"recipe": options.recipe, **asdict(found)})
+        return ExitCode.BAD_INPUT if found.wrong else ExitCode.OK
     for thing, said in found.facts.items():
         console.print(f"{thing}: {said}", soft_wrap=True, highlight=False, markup=False)
     for name, reason in found.methods.items():

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from typing import Any
 
 import ray
@@ -17,6 +16,7 @@ from rayunlearn.data_root import DATA_VARIABLE, OF_DRIVER, handed_on
 from rayunlearn.errors import BadInput
 from rayunlearn.runtime.autoscaling import ceiling
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, SplitEnsemble
+from rayunlearn.runtime.placement import Placement
 from rayunlearn.runtime.remote import sentence
 from rayunlearn.unlearning.ensemble import Ensemble
 
@@ -35,17 +35,6 @@ NODE_WAIT_S = 600.0
 
 class NoRoom(BadInput):
     """More is asked for than the cluster has, or has free in time."""
-
-
-class Placement(StrEnum):
-    """Where the parts of a run are."""
-
-    SPLIT = "split"
-    COLOCATED = "colocated"
-
-    def actors(self, workers: int = 1) -> int:
-        """How many actors a run has; `workers` are for one that is colocated."""
-        return 3 if self is Placement.SPLIT else workers
 
 
 def connect(address: str | None = None, **options: Any) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import select
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -52,9 +56,14 @@ class _File(io.FileIO):
 
     lost: OSError | None = None
     """Of the first write that failed."""
+    before: Callable[[], None] | None = None
+    """Called once, before the next write."""
 
     def write(self, data: Any, /) -> int:
         """Bytes that were written, or never will be."""
+        if self.before is not None:
+            call, self.before = self.before, None
+            call()
         try:
             while (written := super().write(data)) is None:  # of a full pipe that somebody set not to wait
                 select.select([], [self], [])
@@ -88,11 +97,100 @@ def _lost(stream: TextIO) -> OSError | None:
     return file.lost if isinstance(file, _File) else None
 
 
-def say_error(console: Console, said: str, code: ExitCode) -> ExitCode:
-    """Show the sentence that a command ends with; its exit code."""
+WAITS_S = 2.0
+"""So long a command may say nothing before a terminal shows that it is at work."""
+
+
+@contextmanager
+def at_work(title: str) -> Iterator[None]:
+    """Show on a terminal that a command is at work: from two seconds on, until it says something itself.
+
+    It is shown on standard error, and nothing of it where either stream is no terminal.
+    """
+    file = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if not (isinstance(file, _File) and sys.stdout.isatty() and sys.stderr.isatty()):
+        yield
+        return
+    # here: whoever is not shown anything need not wait for the import
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    shown = Progress(
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
+        console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False,
+    )  # fmt: skip
+    shown.add_task(title)
+    lock, over = threading.Lock(), threading.Event()
+
+    def begin() -> None:
+        with lock:
+            if not over.is_set():
+                shown.start()
+
+    def end() -> None:
+        with lock:
+            over.set()
+            shown.stop()
+
+    timer = threading.Timer(WAITS_S, begin)
+    timer.daemon = True
+    file.before = end
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        file.before = None
+        end()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process; at once where a signal asked for that.
+
+    What Python and its libraries do at their end takes seconds, of which `ray job stop` gives three; and the
+    threads of runs side by side would go on for as long, without the claim.
+    """
+    if code == ExitCode.INTERRUPTED:
+        if (ray := sys.modules.get("ray")) is not None:
+            ray.shutdown()  # of a cluster that this process has started all would not end by itself
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def print_json(content: Any) -> None:
+    """Write a command's answer as one JSON document: all that `--json` has on standard output.
+
+    Times are in ISO 8601 with their offset from UTC; what is not ASCII is escaped.
+    """
+    print(json.dumps(content, indent=1, default=_as_json, allow_nan=False))
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def say_error(console: Console, said: str, code: ExitCode, *, as_json: bool = False) -> ExitCode:
+    """Show the sentence that a command ends with; its exit code.
+
+    Args:
+        console: on standard output.
+        said: the sentence.
+        code: the exit code.
+        as_json: a program reads standard output: it gets the sentence in a document, people get it on
+            standard error.
+    """
     from rayunlearn.results.wording import plain  # it brings Arrow, which `verify` does without
 
-    console.print(Text.assemble(("error: ", "bold red"), plain(said)), soft_wrap=True)
+    if as_json:
+        print_json({"error": said, "exit_code": int(code)})
+        print(f"error: {plain(said)}", file=sys.stderr)
+    else:
+        console.print(Text.assemble(("error: ", "bold red"), plain(said)), soft_wrap=True)
     return code
 
 

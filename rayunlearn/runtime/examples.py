@@ -14,7 +14,6 @@ import ray
 import torch
 
 from rayunlearn.data.files import files_below, listed, readable
-from rayunlearn.data.image_folder import is_image_folder, read_image_folder
 from rayunlearn.data.parquet import read_shards, shards_in
 from rayunlearn.data.raw import Part, tell_doubles
 from rayunlearn.errors import BadInput, DataWarning
@@ -61,6 +60,8 @@ def _shards(path: Path, spec: ClassifierSpec) -> Part | None:
     if not files:
         return None
     if path.is_dir():
+        from rayunlearn.data.image_folder import is_image_folder  # here, for Pillow
+
         if is_image_folder(path, spec.class_names):
             shown = listed([str(file.relative_to(path)) for file in files])
             allowed = "none beside folders of labels: give one or the other"
@@ -76,6 +77,8 @@ def _images(path: Path, spec: ClassifierSpec) -> Part | None:
     """The images of a folder of labels; None where there is no folder."""
     if not path.is_dir():
         return None
+    from rayunlearn.data.image_folder import read_image_folder  # as above
+
     return read_image_folder(path, "examples", spec.num_classes, _shape(spec), spec.class_names)
 
 

@@ -1,4 +1,4 @@
-"""What `jobs/sequential_unlearn.py` runs: from flags to versions, a table and a report."""
+"""What `rayunlearn serve` runs: from flags to versions, a table and a report."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from obstore.store import MemoryStore
 from rich.console import Console
 
 from rayunlearn.errors import ExitCode
 from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.results.claim import Claim, held
+from rayunlearn.results.folder import Memory
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.schemas import ALL_TABLES
 from rayunlearn.results.store import NotBegun, Store
@@ -23,11 +23,12 @@ from rayunlearn.results.summary import RequestSummary, summarise
 from rayunlearn.results.sweeps import winning_settings
 from rayunlearn.results.terminal import JobProgress, open_console, result_table
 from rayunlearn.results.wording import asked
-from rayunlearn.runtime.cluster import Placement, connect
+from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import Intake, name_of, read_requests
 from rayunlearn.runtime.machine import report_facts
 from rayunlearn.runtime.model_flags import ModelFlags
+from rayunlearn.runtime.placement import Placement
 from rayunlearn.runtime.recovery import TOLD, ended_by, is_of_the_service
 from rayunlearn.runtime.remote import sentence
 from rayunlearn.runtime.retention import retain_images
@@ -46,8 +47,7 @@ HELD_FOR_S = 60.0
 def run_job(
     *,
     recipe: str,
-    requests: Path,
-    inbox_only: bool,
+    requests: Path | None,
     storage: str,
     wait: float,
     placement: str,
@@ -65,12 +65,13 @@ def run_job(
     dry_run: bool,
     watch: bool,
     keep: bool,
+    inbox_only: bool = False,
 ) -> int:
     """Serve a file of requests and what else waits; the flags are those of the job. Returns the exit code."""
     console = open_console()
     try:
         settings = override(load_recipe(recipe), [*model.assignments(), *set])
-        entries = [] if inbox_only else read_requests(requests)
+        entries = [] if inbox_only or requests is None else read_requests(requests)
         store = _dry_store(storage) if dry_run else Store.open(storage)
         if tuned is not None:
             settings = override(tuned_settings(store, settings, tuned), [*model.assignments(), *set])
@@ -175,7 +176,7 @@ def _dry_store(storage: str) -> Store:
     try:
         return Store.open(storage, create=False)
     except NotBegun:
-        return Store(MemoryStore(), storage)
+        return Store(Memory(), storage)
 
 
 @contextmanager

@@ -1,13 +1,10 @@
-"""What `python -m rayunlearn key` runs: keys that sign made, and handed over to the next."""
+"""What `rayunlearn key` runs: keys that sign made, and handed over to the next."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.console import Console
 from rich.text import Text
 
@@ -20,45 +17,8 @@ from rayunlearn.results.lasting import require_lasting
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import open_console
 from rayunlearn.runtime.console import say_error, write_file
+from rayunlearn.runtime.options.key import NewOptions, RotateOptions
 from rayunlearn.runtime.verify_command import public_keys
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewOptions:
-    """Make an Ed25519 key: FILE, which its owner alone can read, and FILE.pub, which is to be given out."""
-
-    name: str
-    """Name of the log or the witness, such as erasure.example.org/ledger; it stays over every hand-over."""
-
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """File to write; it must not be there yet."""
-
-    witness: bool = False
-    """The key is a witness's, which cosigns checkpoints and signs nothing else."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RotateOptions:
-    """Hand over to a new key: the old one signs the new one, and both are on record in the storage."""
-
-    key: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """File of the key in force; it signs no certificate any more."""
-
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """File to write for the new key; FILE.pub has the old public keys and the hand-over as well."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyOptions:
-    """Make the key that signs certificates and checkpoints, or hand over to the next one."""
-
-    command: (
-        Annotated[NewOptions, tyro.conf.subcommand("new")]
-        | Annotated[RotateOptions, tyro.conf.subcommand("rotate")]
-    )
 
 
 def run_key(options: NewOptions | RotateOptions, *, now: datetime | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What `python -m rayunlearn log` runs: checkpoints of the ledger, proofs between them, anchors outside."""
+"""What `rayunlearn log` runs: checkpoints of the ledger, proofs between them, anchors outside."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import tyro
-from rich.console import Console
 from rich.text import Text
 
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
@@ -29,86 +27,15 @@ from rayunlearn.results.lasting import require_lasting
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import open_console
 from rayunlearn.results.transparency import log_of
-from rayunlearn.runtime.console import say_error, write_file
+from rayunlearn.runtime.console import print_json, say_error, write_file
 from rayunlearn.runtime.key_command import signing_key
+from rayunlearn.runtime.options.log import (
+    CheckpointOptions,
+    CosignOptions,
+    ProveOptions,
+    StampOptions,
+)
 from rayunlearn.runtime.verify_command import public_keys, read, read_note, read_proof
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
-    """Sign a checkpoint of the ledger as it is now and put it on record; refused where it was rewritten."""
-
-    key: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """File of the log's key."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger."""
-
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """File to write the checkpoint to as well, to be given out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProveOptions:
-    """Prove that the ledger of one size begins with that of an earlier size."""
-
-    first: int
-    """Entries of the earlier checkpoint."""
-
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """File to write."""
-
-    second: int | None = None
-    """Entries of the later checkpoint; by default all that the ledger has."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CosignOptions:
-    """As a witness: cosign a checkpoint if the log only grew since the last one, and remember it."""
-
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
-    """A checkpoint, or a certificate's NAME.evidence.json; the cosignature is added to it."""
-
-    log: Annotated[Path, tyro.conf.arg(metavar="PUBKEY")]
-    """File of the log's public key."""
-
-    key: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """File of the witness's key."""
-
-    state: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """Where the witness keeps the checkpoint that it cosigned last; one for each log."""
-
-    proof: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Proof of `log prove` from that one; a certificate has those from the latest checkpoints itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StampOptions:
-    """Ask a time stamping authority (RFC 3161) for a stamp on a certificate's checkpoint."""
-
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
-    """A certificate's NAME.evidence.json; the stamp is added to it."""
-
-    url: str
-    """Address of the authority."""
-
-    tsa: Annotated[Path | None, tyro.conf.arg(metavar="CERT")] = None
-    """PEM certificates of the authority, with its root: a stamp that is not its own is not added."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogOptions:
-    """Checkpoints of the ledger, proofs that it only grew, and anchors outside."""
-
-    command: (
-        Annotated[CheckpointOptions, tyro.conf.subcommand("checkpoint")]
-        | Annotated[ProveOptions, tyro.conf.subcommand("prove")]
-        | Annotated[CosignOptions, tyro.conf.subcommand("cosign")]
-        | Annotated[StampOptions, tyro.conf.subcommand("stamp")]
-    )
 
 
 def run_log(options: CheckpointOptions | ProveOptions | CosignOptions | StampOptions) -> int:
@@ -116,19 +43,27 @@ def run_log(options: CheckpointOptions | ProveOptions | CosignOptions | StampOpt
     console = open_console()
     try:
         if isinstance(options, CheckpointOptions):
-            _checkpoint(console, options)
+            said, told = _checkpoint(options)
         elif isinstance(options, ProveOptions):
-            _prove(console, options)
+            said, told = _prove(options)
         elif isinstance(options, CosignOptions):
-            _cosign(console, options)
+            said, told = _cosign(options)
         else:
-            _stamp(console, options)
+            said, told = _stamp(options)
     except RayUnlearnError as error:
-        return say_error(console, str(error), error.exit_code)
+        return say_error(console, str(error), error.exit_code, as_json=options.json)
+    if options.json:
+        print_json(told)
+    else:
+        console.print(Text(said), soft_wrap=True)
     return ExitCode.OK
 
 
-def _checkpoint(console: Console, options: CheckpointOptions) -> None:
+_Told = tuple[str, dict[str, Any]]
+"""What is said to people, and the same for programs."""
+
+
+def _checkpoint(options: CheckpointOptions) -> _Told:
     if options.out is not None:
         require_lasting("--out", options.out)
     store, key = Store.open(options.storage, create=False), signing_key(options.key)
@@ -136,10 +71,16 @@ def _checkpoint(console: Console, options: CheckpointOptions) -> None:
     note, _ = checkpoint_now(store, key, log_of(store).tree)
     if options.out is not None:
         write_file("--out", options.out, str(note).encode())
-    console.print(Text(str(note)), soft_wrap=True, end="")
+    return str(note).removesuffix("\n"), {**_of(note), "checkpoint": str(note), "file": options.out}
 
 
-def _prove(console: Console, options: ProveOptions) -> None:
+def _of(note: Note) -> dict[str, Any]:
+    """What a checkpoint says of its log."""
+    told = Checkpoint.of(note)
+    return {"origin": told.origin, "entries": told.size, "root": base64.b64encode(told.root).decode()}
+
+
+def _prove(options: ProveOptions) -> _Told:
     require_lasting("--out", options.out)
     tree = log_of(Store.open(options.storage, create=False)).tree
     second = tree.size if options.second is None else options.second
@@ -147,10 +88,10 @@ def _prove(console: Console, options: ProveOptions) -> None:
     body = {"first": options.first, "second": second, "proof": proof}
     write_file("--out", options.out, json.dumps(body).encode() + b"\n")
     said = f"{options.first} to {second} entries, {len(proof)} hashes: {options.out}"
-    console.print(Text(said), soft_wrap=True)
+    return said, {"first": options.first, "second": second, "hashes": len(proof), "file": options.out}
 
 
-def _cosign(console: Console, options: CosignOptions) -> None:
+def _cosign(options: CosignOptions) -> _Told:
     key, keys = signing_key(options.key), public_keys("--log", options.log)
     if key.verifier.kind != COSIGNS:
         raise BadInput("--key", str(key.verifier), "a witness's key, of `key new --witness`")
@@ -173,8 +114,9 @@ def _cosign(console: Console, options: CosignOptions) -> None:
         write_file("--state", options.state, str(cosigned).encode())
     content = str(cosigned).encode() if evidence is None else replace(evidence, checkpoint=cosigned).to_json()
     write_file("FILE", options.file, content)
-    told = Checkpoint.of(cosigned)
-    console.print(Text(f"Cosigned: {told.origin}, {told.size} entries, in {options.file}"), soft_wrap=True)
+    told = _of(cosigned)
+    said = f"Cosigned: {told['origin']}, {told['entries']} entries, in {options.file}"
+    return said, {**told, "file": options.file}
 
 
 @contextmanager
@@ -191,7 +133,7 @@ def _locked(state: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _stamp(console: Console, options: StampOptions) -> None:
+def _stamp(options: StampOptions) -> _Told:
     evidence = Evidence.from_json(read(options.file, "FILE"))
     note: Note = Statement.from_payload(evidence.envelope.payload).checkpoint
     response = stamp(note.text.encode(), options.url)
@@ -200,4 +142,4 @@ def _stamp(console: Console, options: StampOptions) -> None:
         at = stamped_at(response, note.text.encode(), read(options.tsa, "--tsa"))
     write_file("FILE", options.file, replace(evidence, stamps=(*evidence.stamps, response)).to_json())
     said = f"Stamped at {at:%Y-%m-%d %H:%M:%S} UTC" if at else "Stamped; unchecked, without --tsa"
-    console.print(Text(f"{said}, in {options.file}"), soft_wrap=True)
+    return f"{said}, in {options.file}", {"stamped_at": at, "file": options.file}

@@ -1,9 +1,6 @@
-"""What `python -m rayunlearn methods` runs: which methods there are, and what each must be handed."""
+"""What `rayunlearn methods` runs: which methods there are, and what each must be handed."""
 
 from __future__ import annotations
-
-import json
-from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
@@ -11,24 +8,14 @@ from rich.table import Table
 from rayunlearn.errors import ExitCode
 from rayunlearn.methods.catalogue import described, table_three
 from rayunlearn.results.terminal import open_console
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodsOptions:
-    """List every method with what it is handed and what it can forget."""
-
-    json: bool = False
-    """As JSON, for programs."""
-
-    table_three: bool = False
-    """The zero-shot paper's Table III instead, read off the registry."""
+from rayunlearn.runtime.console import print_json
+from rayunlearn.runtime.options.methods import MethodsOptions
 
 
 def run_methods(options: MethodsOptions) -> int:
     """Print the methods; returns the exit code."""
-    content = table_three() if options.table_three else described()
     if options.json:
-        print(json.dumps(content, indent=1))
+        print_json(table_three() if options.table_three else described())
     else:
         open_console().print(_table_three() if options.table_three else _table_of_methods())
     return ExitCode.OK

@@ -1,15 +1,12 @@
-"""What `python -m rayunlearn models` runs: versions listed, verified and exported."""
+"""What `rayunlearn models` runs: versions listed, verified and exported."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -24,61 +21,9 @@ from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import open_console
 from rayunlearn.results.wording import ABSENT, gone, plain
-from rayunlearn.runtime.console import say_error, write_file
+from rayunlearn.runtime.console import print_json, say_error, write_file
+from rayunlearn.runtime.options.models import ExportOptions, ListOptions, VerifyOptions
 from rayunlearn.runtime.published import load_version
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListOptions:
-    """List every version of every lineage, oldest first."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger."""
-
-    lineage: str | None = None
-    """Of this lineage alone."""
-
-    json: bool = False
-    """As JSON, for programs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
-    """Check the ledger's chain, recompute the id of every kept version, and look for its requests."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger; nothing is written to it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """Write one version to a safetensors file, with what it is in the file's metadata."""
-
-    version: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="VERSION")]
-    """Id of the version, or its beginning; `models list` names them."""
-
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE.safetensors")]
-    """File to write."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger."""
-
-    lineage: str | None = None
-    """Lineage of the version, where several have one of this id."""
-
-    force: bool = False
-    """Replace a file that is there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelsOptions:
-    """List, verify or export the versions of a storage location."""
-
-    command: (
-        Annotated[ListOptions, tyro.conf.subcommand("list")]
-        | Annotated[VerifyOptions, tyro.conf.subcommand("verify")]
-        | Annotated[ExportOptions, tyro.conf.subcommand("export")]
-    )
 
 
 def run_models(options: ListOptions | VerifyOptions | ExportOptions) -> int:
@@ -89,10 +34,11 @@ def run_models(options: ListOptions | VerifyOptions | ExportOptions) -> int:
         if isinstance(options, ListOptions):
             return _list(console, store, options)
         if isinstance(options, VerifyOptions):
-            return _verify(console, store)
+            return _verify(console, store, options)
         return _export(console, store, options)
     except RayUnlearnError as error:
-        return say_error(console, str(error), error.exit_code)
+        as_json = getattr(options, "json", False)
+        return say_error(console, str(error), error.exit_code, as_json=as_json)
 
 
 def _list(console: Console, store: Store, options: ListOptions) -> int:
@@ -103,7 +49,7 @@ def _list(console: Console, store: Store, options: ListOptions) -> int:
             raise BadInput("--lineage", options.lineage, nearest(options.lineage, lineages) or "none yet")
         held = [h for h in held if h.version.lineage == options.lineage]
     if options.json:
-        print(json.dumps([_described(h) for h in held], indent=1))
+        print_json([_described(h) for h in held])
     elif held:
         console.print(_table(held))
     else:
@@ -122,8 +68,8 @@ def _described(held: HeldVersion) -> dict[str, Any]:
         "method": held.method,
         "classes_forgotten": list(version.classes_forgotten),
         "samples_forgotten": list(version.samples_forgotten),
-        "published_at": held.published_at.isoformat(),
-        "purged_at": held.purged_at.isoformat() if held.purged_at else None,
+        "published_at": held.published_at,
+        "purged_at": held.purged_at,
         "path": version.path,
         "model": version.model,
     }
@@ -161,17 +107,21 @@ def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
-def _verify(console: Console, store: Store) -> int:
+def _verify(console: Console, store: Store, options: VerifyOptions) -> int:
     found = findings(store, _identify)
+    held = held_versions(LedgerReader(store)) if options.json or not found else []
+    kept = sum(h.purged_at is None for h in held)
+    served = {request_id for h in held for request_id in h.version.request_ids}
+    if options.json:
+        counts = {"kept": kept, "purged": len(held) - kept, "requests": len(served)}
+        print_json({"storage": store.where, "findings": [str(finding) for finding in found], **counts})
+        return IntegrityError.exit_code if found else ExitCode.OK
     for finding in found:
         console.print(Text.assemble(("finding: ", "bold red"), plain(str(finding))), soft_wrap=True)
     if found:
         many = "1 finding" if len(found) == 1 else f"{len(found)} findings"
         console.print(Text(f"{many} in {store.where}"), soft_wrap=True)
         return IntegrityError.exit_code
-    held = held_versions(LedgerReader(store))
-    kept = sum(h.purged_at is None for h in held)
-    served = {request_id for h in held for request_id in h.version.request_ids}
     for said in (
         "No finding: the ledger's chain is whole.",
         f"Versions kept, their weights read and their ids recomputed: {kept}",

@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
+from rayunlearn.methods.catalogue import OF_THE_DATA
 from rayunlearn.methods.registry import METHODS, method_named
 from rayunlearn.models.adapted import Adapted
 from rayunlearn.models.checkpoints import load_checkpoint
@@ -36,9 +37,6 @@ from rayunlearn.seeds import derive_seed
 from rayunlearn.task import TASKS
 
 Weights = dict[str, Tensor]
-
-OF_THE_DATA = frozenset({"forget", "retain", "training_log", "pretrained_generator"})
-"""What a method may declare that is made from the dataset."""
 
 
 class Originals:

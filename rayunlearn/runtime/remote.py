@@ -20,6 +20,7 @@ from ray.exceptions import (
 )
 
 from rayunlearn.errors import DataWarning, RayUnlearnError, printable
+from rayunlearn.runtime.data_warnings import caught
 
 T = TypeVar("T")
 
@@ -48,17 +49,6 @@ def telling(call: Callable[..., Any]) -> Callable[..., tuple[Any, list[str]]]:
         return caught(lambda: call(*args, **options))
 
     return tell
-
-
-def caught(call: Callable[[], T]) -> tuple[T, list[str]]:
-    """An answer and the texts of the `DataWarning`s that it came with; other warnings go their way."""
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always", DataWarning)
-        answer = call()
-    others = [w for w in found if not issubclass(w.category, DataWarning)]
-    for other in others:
-        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    return answer, [str(w.message) for w in found if w not in others]
 
 
 def fetch_told(reference: Any, say: Callable[[str], None]) -> Any:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from obstore.store import MemoryStore
 from pydantic import TypeAdapter, ValidationError
 
 from rayunlearn.errors import BadInput, NotVerified
 from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe
+from rayunlearn.results.folder import Memory
 from rayunlearn.results.ledger import Ledger, LedgerReader
 from rayunlearn.results.lineage import request_events, versions
 from rayunlearn.results.store import Store
@@ -144,7 +144,7 @@ def _replica(store: Store, lineage: str, version: str) -> Store:
     if before is None or not store.exists(before.path):
         allowed = "one whose weights are kept, as a job with --keep does"
         raise BadInput("version before", version, allowed)
-    replica = Store(MemoryStore(), "replay")
+    replica = Store(Memory(), "replay")
     beside = [f"{kind}/{lineage}" for kind in (BANKS, GENERATORS)]
     names = [name for folder in beside for name in store.list(folder) if f"/{version}-" in name]
     for name in [before.path, *names, *store.list("examples")]:

@@ -1,12 +1,7 @@
-"""What `python -m rayunlearn replay` runs: a certified request once more; do the same bits come out?"""
+"""What `rayunlearn replay` runs: a certified request once more; do the same bits come out?"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
 from rich.text import Text
 
 from rayunlearn.errors import ExitCode, NotVerified, RayUnlearnError
@@ -15,25 +10,9 @@ from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import JobProgress, open_console
 from rayunlearn.runtime.console import say_error
 from rayunlearn.runtime.machine import machine_facts
+from rayunlearn.runtime.options.replay import ReplayOptions
 from rayunlearn.runtime.replay import Replayed, replay
 from rayunlearn.runtime.verify_command import read
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplayOptions:
-    """Run a certified request again from the version before: exit code 0 where the same bits come out."""
-
-    certificate: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CERTIFICATE")]
-    """The certificate's JSON."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with ledger and the version before; nothing is written to it."""
-
-    seed: int = 0
-    """Seed that the storage location was begun with."""
-
-    threads: int = 1
-    """Torch threads, as each process of the run had."""
 
 
 def run_replay(options: ReplayOptions) -> int:

@@ -1,14 +1,11 @@
-"""What `python -m rayunlearn report` runs: the certificate of one request, as a page and as JSON."""
+"""What `rayunlearn report` runs: the certificate of one request, as a page and as JSON."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.text import Text
 
 from rayunlearn.errors import ExitCode, RayUnlearnError
@@ -19,27 +16,11 @@ from rayunlearn.results.lasting import require_lasting
 from rayunlearn.results.store import Store
 from rayunlearn.results.terminal import STATUS_STYLES, open_console
 from rayunlearn.results.wording import plain
-from rayunlearn.runtime.cluster import Placement
-from rayunlearn.runtime.console import make_folder, say_error, write_file
+from rayunlearn.runtime.console import make_folder, print_json, say_error, write_file
 from rayunlearn.runtime.key_command import signing_key
+from rayunlearn.runtime.options.report import ReportOptions
+from rayunlearn.runtime.placement import Placement
 from rayunlearn.runtime.verify_command import EVIDENCE
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """Write the erasure certificate of a request; of one that was not served, a page that says so."""
-
-    request: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REQUEST")]
-    """Id of the request."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, with versions and ledger."""
-
-    out: Path | None = None
-    """Folder for the files; by default that of the jobs' reports, in the storage."""
-
-    key: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """File of the log's key (`key new`): with it a third file is written, signed, for `verify`."""
 
 
 def run_report(options: ReportOptions, *, now: datetime | None = None) -> int:
@@ -63,7 +44,11 @@ def run_report(options: ReportOptions, *, now: datetime | None = None) -> int:
             files[name + EVIDENCE] = attested(store, made, files, key).to_json()
         places = [_written(store, options.out, name, data) for name, data in files.items()]
     except RayUnlearnError as error:
-        return say_error(console, str(error), error.exit_code)
+        return say_error(console, str(error), error.exit_code, as_json=options.json)
+    if options.json:
+        told = {name: made[name] for name in ("title", "status", "statement", "reason", "warnings")}
+        print_json({"request": options.request, **told, "files": places})
+        return ExitCode.OK
     console.print(Text(f"{made['title']}. ", STATUS_STYLES.get(made["status"], "bold")), end="")
     console.print(Text(plain(made["statement"])), soft_wrap=True)
     for said in [*([made["reason"]] if made["reason"] else []), *made["warnings"]]:

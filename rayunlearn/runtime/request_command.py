@@ -1,20 +1,14 @@
-"""What `python -m rayunlearn request` runs: requests added, listed and cancelled, whoever serves them."""
+"""What `rayunlearn request` runs: requests added, listed and cancelled, whoever serves them."""
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import tyro
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError, nearest
@@ -23,16 +17,16 @@ from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.results.inbox import Inbox
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import request_events, status, versions
-from rayunlearn.results.standing import OPEN, Standing, standings
+from rayunlearn.results.standing import OPEN, standings
+from rayunlearn.results.standing_table import described, show_standings
 from rayunlearn.results.store import NotBegun, Store
-from rayunlearn.results.terminal import STATUS_STYLES, open_console
-from rayunlearn.results.wording import ABSENT, asked, plain
-from rayunlearn.runtime.console import say_error
-from rayunlearn.runtime.examples import load_examples, read_examples, reference, to_bytes
+from rayunlearn.results.terminal import open_console
+from rayunlearn.results.wording import asked, plain
+from rayunlearn.runtime.console import print_json, say_error
+from rayunlearn.runtime.data_warnings import caught
 from rayunlearn.runtime.intake import read_requests, request_of, with_examples
-from rayunlearn.runtime.remote import caught
+from rayunlearn.runtime.options.request import AddOptions, CancelOptions, ListOptions
 from rayunlearn.scheduling.requests import (
-    DEFAULT_LINEAGE,
     EXAMPLES_PREFIX,
     Rejected,
     Request,
@@ -40,85 +34,6 @@ from rayunlearn.scheduling.requests import (
     parse_time,
     same_request,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class AddOptions:
-    """Add a request, or a file of them. It is safe once this says so, and a scheduler takes it in."""
-
-    target: tuple[int, ...] = ()
-    """Ids of what is to be forgotten: classes, training samples, or labels, as --kind says."""
-
-    id: str | None = None
-    """Id of the request; else one is made up. The same request under the same id is added once."""
-
-    lineage: str = DEFAULT_LINEAGE
-    """Which model is to forget."""
-
-    kind: Literal["classes", "samples", "examples"] = "classes"
-    """What the target names; with examples, labels that what is like them must no longer get."""
-
-    deadline: str | None = None
-    """Until when, in ISO 8601 with the offset from UTC: 2026-01-31T12:00:00Z."""
-
-    priority: int = 0
-    """From -1000 to 1000; the higher, the sooner among equal deadlines."""
-
-    method: str | None = None
-    """By which method; else whoever serves decides. `python -m rayunlearn methods` lists them."""
-
-    data_access: tuple[str, ...] = ("weights",)
-    """What may be used: weights, few_examples, forget, retain, training_log, pretrained_generator."""
-
-    examples: str | None = None
-    """Folder with images in folders of labels, or Parquet shards; they are handed over with the request."""
-
-    whole_classes: bool = False
-    """With examples: all of the labels' classes is to be forgotten."""
-
-    file: Path | None = None
-    """JSON Lines, one request a line, instead of all of the above."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, of the scheduler."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListOptions:
-    """List every request and where it stands, in the order of receipt."""
-
-    status: tuple[
-        Literal["waiting", "received", "planned", "served", "failed", "rejected", "cancelled"], ...
-    ] = ()
-    """Of these alone; nobody has taken in yet what is waiting."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, of the scheduler; nothing is written to it."""
-
-    json: bool = False
-    """As JSON, for programs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CancelOptions:
-    """Cancel a request that was not served yet."""
-
-    request: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
-    """Id of the request; `request list` names them."""
-
-    storage: str = "storage"
-    """Folder, or s3://bucket/prefix, of the scheduler."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RequestOptions:
-    """Add, list or cancel requests, while a scheduler runs or none does."""
-
-    command: (
-        Annotated[AddOptions, tyro.conf.subcommand("add")]
-        | Annotated[ListOptions, tyro.conf.subcommand("list")]
-        | Annotated[CancelOptions, tyro.conf.subcommand("cancel")]
-    )
 
 
 def run_request(options: AddOptions | ListOptions | CancelOptions, *, now: datetime | None = None) -> int:
@@ -132,7 +47,8 @@ def run_request(options: AddOptions | ListOptions | CancelOptions, *, now: datet
             return _list(console, store, options)
         return _cancel(console, store, options, now)
     except RayUnlearnError as error:
-        return say_error(console, str(error), error.exit_code)
+        as_json = getattr(options, "json", False)
+        return say_error(console, str(error), error.exit_code, as_json=as_json)
 
 
 def _add(console: Console, options: AddOptions, now: datetime) -> int:
@@ -158,7 +74,7 @@ def _add(console: Console, options: AddOptions, now: datetime) -> int:
         console.print(said, soft_wrap=True)
     if added:
         console.print(
-            Text(f"Safe in {store.where}. `python -m rayunlearn request list` shows what becomes of it."),
+            Text(f"Safe in {store.where}. `rayunlearn request list` shows what becomes of it."),
             soft_wrap=True,
         )
     return ExitCode.BAD_INPUT if refused else ExitCode.OK
@@ -238,6 +154,8 @@ def _require_known(request: Request, before: Sequence[Mapping[str, Any]]) -> Non
 
 def _taken(store: Store, request: Request) -> tuple[str, bytes]:
     """The reference of a request's examples, and what it is to."""
+    from rayunlearn.runtime.examples import load_examples, read_examples, reference, to_bytes  # here, for Ray
+
     said = str(request.examples)
     if said.startswith(EXAMPLES_PREFIX):
         examples = load_examples(store, said)
@@ -257,53 +175,15 @@ def _list(console: Console, store: Store, options: ListOptions) -> int:
     found = [s for s in standings(store) if not options.status or s.status in options.status]
     strays = Inbox(store).strays()
     if options.json:
-        print(json.dumps([_described(s) for s in found], indent=1))
+        print_json([described(s) for s in found])
         return ExitCode.OK
     if found:
-        console.print(_table(found))
+        show_standings(console, found)
     else:
         console.print(f"No request {'of this status' if options.status else 'was added yet'}.")
-    for s in found:
-        for said in [*([s.reason] if s.reason else []), *(["to be cancelled"] if s.cancelling else [])]:
-            style = STATUS_STYLES.get(s.status, "")
-            parts = (plain(s.request_id), "bold"), " ", (f"{s.status}: ", style), plain(said)
-            console.print(Text.assemble(*parts), soft_wrap=True)
     for name in strays:
         console.print(Text(plain(f"{name} is no request: nobody takes it in"), "yellow"), soft_wrap=True)
     return ExitCode.OK
-
-
-def _described(standing: Standing) -> dict[str, Any]:
-    return {
-        name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in asdict(standing).items()
-    }
-
-
-def _table(found: Sequence[Standing]) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption="Times are UTC.",
-        caption_justify="left",
-    )  # fmt: skip
-    wraps = {"Request": 10, "Lineage": 7, "Forget": 6, "Received": 10, "Deadline": 10, "Run": 10}
-    for name in ("Request", "Status", "Lineage", "Forget", "Received", "Deadline", "Priority", "Run"):
-        table.add_column(name, no_wrap=name not in wraps, min_width=wraps.get(name), overflow="fold")
-    for s in found:
-        table.add_row(
-            Text(plain(s.request_id)),
-            Text(s.status, STATUS_STYLES.get(s.status, "")),
-            Text(plain(s.lineage)) if s.lineage else ABSENT,
-            asked(s.kind or "classes", s.target, s.whole_classes),
-            _time(s.received_at),
-            _time(s.deadline),
-            str(s.priority),
-            Text(plain(s.run_id)) if s.run_id else ABSENT,
-        )
-    return table
-
-
-def _time(moment: datetime | None) -> str:
-    return f"{moment:%Y-%m-%d %H:%M}" if moment else ABSENT
 
 
 def _cancel(console: Console, store: Store, options: CancelOptions, now: datetime) -> int:

@@ -6,7 +6,6 @@ which early stopping goes by, at every checkpoint.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.extras import require
 from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe
 from rayunlearn.scheduling.bounds import check_count
@@ -134,8 +134,7 @@ def search_algorithm(
 
 
 def _optuna(space: Space, seed: int, own: Sequence[Point]) -> OptunaSearch:
-    if importlib.util.find_spec("optuna") is None:
-        raise BadInput("--sampler", "optuna", "random or grid, unless the package optuna is installed")
+    require("optuna")
     for dimension in space.dimensions:
         if dimension.kind == "grid":
             allowed = "choice(...): optuna chooses for itself what to visit"

@@ -7,18 +7,14 @@ processes of their own; unlearning runs in sealed ones.
 from __future__ import annotations
 
 import math
-import os
 import signal
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
-import ray
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, ExitCode, Interrupted
@@ -32,7 +28,7 @@ from rayunlearn.results.lineage import OpenRequests, Version, versions
 from rayunlearn.roles import Roles
 from rayunlearn.runtime.auditor import Auditor
 from rayunlearn.runtime.autoscaling import ceiling
-from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
+from rayunlearn.runtime.cluster import bundles, open_ensemble
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.dispatch import Dispatcher
 from rayunlearn.runtime.examples import (
@@ -47,6 +43,7 @@ from rayunlearn.runtime.generators import given_generator, pretrained_name, trai
 from rayunlearn.runtime.grants import check_samples_by_task
 from rayunlearn.runtime.intake import Intake, Row, drain, take_in
 from rayunlearn.runtime.originals import Originals
+from rayunlearn.runtime.placement import Placement
 from rayunlearn.runtime.remote import fetch
 from rayunlearn.runtime.requested import data_of, require_same_seed
 from rayunlearn.runtime.retention import purge
@@ -447,17 +444,3 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def leave(code: int) -> NoReturn:
-    """End this process; at once where a signal asked for that.
-
-    What Python and its libraries do at their end takes seconds, of which `ray job stop` gives three; and the
-    threads of runs side by side would go on for as long, without the claim.
-    """
-    if code == ExitCode.INTERRUPTED:
-        ray.shutdown()  # of a cluster that this process has started all would not end by itself
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)

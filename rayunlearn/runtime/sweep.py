@@ -35,11 +35,12 @@ from rayunlearn.results.lineage import Version
 from rayunlearn.results.store import StoreFailed
 from rayunlearn.results.sweeps import SweepView
 from rayunlearn.runtime.autoscaling import ceiling
-from rayunlearn.runtime.cluster import Placement, bundles, open_ensemble
+from rayunlearn.runtime.cluster import bundles, open_ensemble
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.ensemble import ColocatedEnsemble, SplitEnsemble
 from rayunlearn.runtime.examples import load_examples
 from rayunlearn.runtime.generators import GENERATORS
+from rayunlearn.runtime.placement import Placement
 from rayunlearn.runtime.published import load_version
 from rayunlearn.runtime.runs import RunFiles, States, loaded, saved
 from rayunlearn.runtime.search_space import SCORE, Search, search_algorithm, trial_scheduler

@@ -24,8 +24,9 @@ from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
 from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.cluster import Placement, ensemble_in
+from rayunlearn.runtime.cluster import ensemble_in
 from rayunlearn.runtime.ensemble import Shared
+from rayunlearn.runtime.placement import Placement
 from rayunlearn.runtime.remote import fetch, recorded, sentence
 from rayunlearn.runtime.runs import States
 from rayunlearn.runtime.search_space import CYCLE, SCORE

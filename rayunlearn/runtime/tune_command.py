@@ -1,4 +1,4 @@
-"""What `jobs/tune_sweep.py` runs: from flags to a sweep, its table and its report."""
+"""What `rayunlearn tune` runs: from flags to a sweep, its table and its report."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from rayunlearn.results.sweep_report import write_sweep_report
 from rayunlearn.results.sweep_tables import sweep_table
 from rayunlearn.results.sweeps import SweepView
 from rayunlearn.results.terminal import JobProgress, open_console
-from rayunlearn.runtime.cluster import Placement, connect
+from rayunlearn.runtime.cluster import connect
 from rayunlearn.runtime.context import Context
 from rayunlearn.runtime.intake import read_requests
 from rayunlearn.runtime.job import claimed
 from rayunlearn.runtime.machine import report_facts
 from rayunlearn.runtime.model_flags import ModelFlags
+from rayunlearn.runtime.options.tune import TuneOptions
+from rayunlearn.runtime.placement import Placement
 from rayunlearn.runtime.recovery import TOLD, ended_by
 from rayunlearn.runtime.search_space import space_of
 from rayunlearn.runtime.service import Place, Service, interruptible
@@ -35,6 +37,11 @@ from rayunlearn.runtime.user_code import found_by_workers
 from rayunlearn.scheduling.budget import parse_budget
 from rayunlearn.scheduling.requests import Rejected, Request
 from rayunlearn.settings import override, paths
+
+
+def run_tune(options: TuneOptions) -> int:
+    """Search settings; returns the exit code."""
+    return run_sweep(**vars(options))
 
 
 def run_sweep(
@@ -142,7 +149,7 @@ def _finish(
         console.print(said, soft_wrap=True)
         return ExitCode.NOTHING_ADMISSIBLE
     console.print(
-        f"Serve with it: python jobs/sequential_unlearn.py --recipe {view.recipe} --tuned {view.sweep} "
+        f"Serve with it: rayunlearn serve --recipe {view.recipe} --tuned {view.sweep} "
         f"--storage {context.store.where}",
         soft_wrap=True, highlight=False,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What `python -m rayunlearn verify` runs: a certificate checked offline.
+"""What `rayunlearn verify` runs: a certificate checked offline.
 
 Nothing of this imports Ray or torch or opens a storage location: an auditor needs the files and the key.
 """
@@ -8,20 +8,20 @@ from __future__ import annotations
 import base64
 import binascii
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import tyro
-
-from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
+from rayunlearn.errors import BadInput, ExitCode, NotVerified, RayUnlearnError
 from rayunlearn.evidence.envelope import read_json
 from rayunlearn.evidence.history import KeyHistory
 from rayunlearn.evidence.keys import COSIGNS, VerifierKey
 from rayunlearn.evidence.notes import Note
 from rayunlearn.evidence.verification import LIMITS, Given, verify
+from rayunlearn.runtime.console import print_json
+from rayunlearn.runtime.options.verify import VerifyOptions
 
 EVIDENCE = ".evidence.json"
 """How the name of the file that is signed ends; those of the certificate's files end otherwise."""
@@ -29,49 +29,41 @@ EVIDENCE = ".evidence.json"
 _LARGEST = 1 << 28
 
 
-@dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
-    """Check a certificate offline: exit code 0 where what is asked for is true, 8 where something is not."""
-
-    certificate: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CERTIFICATE")]
-    """Any of the certificate's files: NAME.evidence.json, or NAME.json or NAME.html with that beside it."""
-
-    key: Annotated[Path, tyro.conf.arg(metavar="PUBKEY")]
-    """File of the public key that you were given, such as FILE.pub of `key new`."""
-
-    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A checkpoint of the log that you have kept: was anything rewritten since?"""
-
-    proof: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Proof of `log prove`, where the certificate has none from your checkpoint."""
-
-    witness: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PUBKEY")] = ()
-    """Public keys of witnesses, each of which must have cosigned the checkpoint."""
-
-    tsa: Annotated[Path | None, tyro.conf.arg(metavar="CERT")] = None
-    """PEM certificates of the time stamping authority, with its root: when was the checkpoint there?"""
-
-    before: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Model file, safetensors, that should be the version before."""
-
-    after: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Model file, safetensors, that should be the version after."""
-
-
 def run_verify(options: VerifyOptions) -> int:
     """Check, and say line by line what was shown and what was not; returns the exit code."""
+    said: dict[bool, list[str]] = {True: [], False: []}
+    say = _say if not options.json else lambda head, text: None
     try:
         with ExitStack() as stack:
             data, given = _given(options, stack)
-            for shown, said in verify(data, given):
-                _say("shown:     " if shown else "not shown: ", said)
+            for shown, text in verify(data, given):
+                said[shown].append(text)
+                say("shown:     " if shown else "not shown: ", text)
     except RayUnlearnError as error:
-        _say("FALSE:     " if error.exit_code == ExitCode.NOT_VERIFIED else "error: ", str(error))
+        is_false = error.exit_code == ExitCode.NOT_VERIFIED
+        say("FALSE:     " if is_false else "error: ", str(error))
+        if options.json:
+            _document(False if is_false else None, said, error)
         return error.exit_code
-    for said in LIMITS:
-        _say("not shown: ", said)
-    _say("", "True, as far as it is shown above.")
+    for text in LIMITS:
+        said[False].append(text)
+        say("not shown: ", text)
+    say("", "True, as far as it is shown above.")
+    if options.json:
+        _document(True, said, None)
     return ExitCode.OK
+
+
+def _document(
+    is_true: bool | None, said: Mapping[bool, Sequence[str]], error: RayUnlearnError | None
+) -> None:
+    """What was found as JSON; `true` is null where nothing could be checked."""
+    document: dict[str, Any] = {"true": is_true, "shown": said[True], "not_shown": said[False]}
+    if error is not None:
+        kind = {"kind": error.kind} if isinstance(error, NotVerified) else {}
+        document |= {**kind, "error": str(error), "exit_code": int(error.exit_code)}
+        print(_plain(f"error: {error}"), file=sys.stderr)
+    print_json(document)
 
 
 def _given(options: VerifyOptions, stack: ExitStack) -> tuple[bytes, Given]:
@@ -151,7 +143,11 @@ def read_proof(path: Path) -> list[bytes]:
 
 
 def _say(head: str, said: str) -> None:
+    print(head + _plain(said))
+    sys.stdout.flush()
+
+
+def _plain(said: str) -> str:
     """A line without control characters: what a certificate holds must not steer a terminal."""
     spaced = " ".join(said.split())
-    print(head + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in spaced))
-    sys.stdout.flush()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in spaced)

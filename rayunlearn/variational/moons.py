@@ -32,7 +32,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +40,7 @@ from sklearn.datasets import make_moons
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.extras import require
 from rayunlearn.inversion.knee import Knee, knee_threshold
 from rayunlearn.inversion.relabelling import relabel
 from rayunlearn.inversion.similarity import similarity
@@ -315,13 +315,12 @@ def log_of(value: float) -> float:
 
 
 def require_gpytorch() -> None:
-    """Refuse to begin without the extra; gpytorch itself is not imported.
+    """Refuse to begin without the extra `bayes`; gpytorch itself is not imported.
 
     Raises:
-        BadInput: gpytorch is not installed.
+        NotInstalled: gpytorch is missing.
     """
-    if find_spec("gpytorch") is None:
-        raise BadInput("gpytorch", None, "pip install 'rayunlearn[bayes]'", where="moons")
+    require("gpytorch")
 
 
 def _sparse_gp() -> type[SparseGP]:

@@ -11,14 +11,15 @@ import pytest
 from obstore.store import MemoryStore
 
 from rayunlearn.errors import BadInput
+from rayunlearn.results.folder import Memory
 from rayunlearn.results.store import MARKER, AlreadyExists, NotStored, Store
 
 
-@pytest.fixture(params=["folder", "memory", "s3"])
+@pytest.fixture(params=["folder", "memory", "obstore", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A new storage location of each kind."""
-    if request.param == "memory":
-        return Store(MemoryStore(), "memory")
+    if request.param in ("memory", "obstore"):
+        return Store(Memory() if request.param == "memory" else MemoryStore(), "memory")
     root = tmp_path / "storage" if request.param == "folder" else request.getfixturevalue("address")
     return Store.open(root, sync=False)
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,37 @@ def test_a_full_disk_breaks_no_ledger(small_disk: Path) -> None:
     (small_disk / "other").unlink()
     ledger.append("plans", rows)
     assert Ledger(store).verify() == 2
+
+
+def test_many_who_replace_a_file_do_not_take_each_others_copies(tmp_path: Path) -> None:
+    """Each write of eight threads succeeds, one of their values stays, and no staged copy."""
+    store = Store.open(tmp_path, sync=False)
+    values = [bytes([number]) * 1000 for number in range(8)]
+    failed: list[Exception] = []
+
+    def replace(value: bytes) -> None:
+        try:
+            for _ in range(100):
+                store.put("a/b", value)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=replace, args=(value,)) for value in values]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == [] and store.get("a/b") in values
+    assert os.listdir(tmp_path / "a") == ["b"]
+
+
+def test_a_copy_that_a_kill_left_is_no_file(tmp_path: Path) -> None:
+    """It is neither listed nor in the way of the next write; a file of any other name is listed."""
+    store = Store.open(tmp_path, sync=False)
+    store.create("a/b", b"1")
+    (tmp_path / "a" / "b#1").write_bytes(b"half")
+    (tmp_path / "a" / "b#x").write_bytes(b"another's")
+    store.put("a/b", b"2")
+    store.create("a/c", b"3")
+    assert store.get("a/b") == b"2" and store.list() == ["a/b", "a/b#x", "a/c"]
+    assert (tmp_path / "a" / "b#1").read_bytes() == b"half"

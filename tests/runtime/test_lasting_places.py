@@ -11,10 +11,11 @@ import pytest
 import tyro
 
 from jobs import reproduce, sequential_unlearn, tune_sweep
-from rayunlearn.__main__ import NAMES, main
+from rayunlearn.__main__ import main
 from rayunlearn.errors import ExitCode
 from rayunlearn.results.ledger import Ledger
 from rayunlearn.results.store import Store
+from rayunlearn.runtime.commands import NAMES
 from rayunlearn.runtime.job import run_job
 from rayunlearn.runtime.reproduce_command import run_reproduction
 from rayunlearn.runtime.tune_command import run_sweep
@@ -23,6 +24,10 @@ APPEND = (tyro.conf.UseAppendAction,)
 NO_STORAGE = {"check", "methods", "verify"}
 """Commands that take no storage location."""
 COMMANDS = (
+    "serve",
+    "serve --requests {elsewhere}/requests.jsonl --dry-run",
+    "tune --requests {elsewhere}/requests.jsonl",
+    "status",
     "request add --target 3",
     "request list",
     "request cancel r1",
@@ -78,6 +83,7 @@ def test_commands(
     """Exit code 2 and what to say instead, by default as for a location that lies in the copy."""
     assert {known.split()[0] for known in COMMANDS} == set(NAMES) - NO_STORAGE
     (tmp_path / "certificate.json").write_text("{}")
+    (tmp_path / "requests.jsonl").write_text('{"request_id": "r1", "target": [0]}\n')
     before = sorted(copy.rglob("*"))
     assert run(f"{line.format(elsewhere=tmp_path)} {storage}", monkeypatch) == ExitCode.BAD_INPUT
     assert "outside of Ray's copy of the working directory" in capsys.readouterr().out

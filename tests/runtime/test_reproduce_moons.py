@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from importlib import util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rayunlearn import extras
 from rayunlearn.errors import ExitCode
 from rayunlearn.runtime import reproduce_command, reproduce_moons
 from rayunlearn.runtime.reproduce_command import run_reproduction
@@ -19,7 +19,6 @@ from rayunlearn.runtime.reproduce_moons import (
     moons_tasks,
     run_seed,
 )
-from rayunlearn.variational import moons
 from rayunlearn.variational.moons import MoonsSettings
 from rayunlearn.variational.objectives import UnlearnSettings
 
@@ -77,7 +76,7 @@ def test_without_gpytorch_nothing_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The extra is named before a cluster is looked for."""
-    monkeypatch.setattr(moons, "find_spec", lambda name: None if name == "gpytorch" else util.find_spec(name))
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     monkeypatch.setattr(reproduce_command, "connect", lambda address: pytest.fail("connected"))
     assert run_reproduction(**flags(storage=tmp_path)) == ExitCode.BAD_INPUT
     assert "rayunlearn[bayes]" in capsys.readouterr().out.replace("\n", "")

@@ -13,9 +13,9 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search.optuna import OptunaSearch
 
-from rayunlearn.errors import BadInput
+from rayunlearn import extras
+from rayunlearn.errors import BadInput, NotInstalled
 from rayunlearn.recipes import RECIPES, digits, digits_gkt, load_recipe
-from rayunlearn.runtime import search_space
 from rayunlearn.runtime.search_space import (
     CYCLE,
     SCORE,
@@ -152,8 +152,8 @@ def test_what_cannot_be_searched_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         search_algorithm("optuna", FINITE, seed=0, trials=4)
     with pytest.raises(BadInput, match="trials is 0"):
         search_algorithm("random", MIXED, seed=0, trials=0)
-    monkeypatch.setattr(search_space.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BadInput, match="unless the package optuna is installed"):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(NotInstalled, match=r"rayunlearn\[optuna\]"):
         search_algorithm("optuna", MIXED, seed=0, trials=4)
 
 

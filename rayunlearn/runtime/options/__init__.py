@@ -1,0 +1,1 @@
+"""Flags of every command, apart from what the commands do: the help imports neither torch, Ray nor Arrow."""

@@ -1,0 +1,54 @@
+"""Flags of `rayunlearn audit`: what is measured of a version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+FIGURES = (
+    "Folder for PNG files: relearning curves, the membership attack's ROC, and the images of a forgotten "
+    "class that an attacker draws from the weights, beside that class's mean image. These images are "
+    "sensitive, since they show what was to be forgotten: they are made only where this is given, and go "
+    "nowhere else."
+)
+"""Help of `--figures`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """Measure a published version on real data, beside gold models retrained for it."""
+
+    version: str
+    """Id of the version, or its beginning; the report of a job and the versions table name it."""
+
+    data: str = "digits"
+    """Dataset that the original was trained on."""
+
+    measures: str | None = None
+    """Names with commas between; by default all that can be made of what the version has forgotten."""
+
+    golds: int = 3
+    """Models to retrain, each from a seed of its own; their spread is what a figure is read against."""
+
+    recipe: str = "digits"
+    """Settings that the version was made by, by name."""
+
+    storage: str = "storage"
+    """Folder or s3://BUCKET/PREFIX with versions and ledger; no scheduler may be at work there meanwhile."""
+
+    seed: int = 0
+    """The seed that the storage folder was begun with."""
+
+    address: str | None = None
+    """Ray cluster to run on; else RAY_ADDRESS, else one is started on this machine."""
+
+    figures: Annotated[Path | None, tyro.conf.arg(help=FIGURES)] = None
+    """Folder for PNG files."""
+
+    set: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE"), tyro.conf.UseAppendAction
+    ] = ()
+    """Settings to change, as audit.few_per_class=20; a wrong name lists the nearest."""

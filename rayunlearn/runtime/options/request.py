@@ -1,0 +1,90 @@
+"""Flags of `rayunlearn request`: requests to add, list or cancel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from rayunlearn.scheduling.requests import DEFAULT_LINEAGE
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddOptions:
+    """Add a request, or a file of them. It is safe once this says so, and a scheduler takes it in."""
+
+    target: tuple[int, ...] = ()
+    """Ids of what is to be forgotten: classes, training samples, or labels, as --kind says."""
+
+    id: str | None = None
+    """Id of the request; else one is made up. The same request under the same id is added once."""
+
+    lineage: str = DEFAULT_LINEAGE
+    """Which model is to forget."""
+
+    kind: Literal["classes", "samples", "examples"] = "classes"
+    """What the target names; with examples, labels that what is like them must no longer get."""
+
+    deadline: str | None = None
+    """Until when, in ISO 8601 with the offset from UTC: 2026-01-31T12:00:00Z."""
+
+    priority: int = 0
+    """From -1000 to 1000; the higher, the sooner among equal deadlines."""
+
+    method: str | None = None
+    """By which method; else whoever serves decides. `rayunlearn methods` lists them."""
+
+    data_access: tuple[str, ...] = ("weights",)
+    """What may be used: weights, few_examples, forget, retain, training_log, pretrained_generator."""
+
+    examples: str | None = None
+    """Folder with images in folders of labels, or Parquet shards; they are handed over with the request."""
+
+    whole_classes: bool = False
+    """With examples: all of the labels' classes is to be forgotten."""
+
+    file: Path | None = None
+    """JSON Lines, one request a line, instead of all of the above."""
+
+    storage: str = "storage"
+    """Folder, or s3://bucket/prefix, of the scheduler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """List every request and where it stands, in the order of receipt."""
+
+    status: tuple[
+        Literal["waiting", "received", "planned", "served", "failed", "rejected", "cancelled"], ...
+    ] = ()
+    """Of these alone; nobody has taken in yet what is waiting."""
+
+    storage: str = "storage"
+    """Folder, or s3://bucket/prefix, of the scheduler; nothing is written to it."""
+
+    json: bool = False
+    """As JSON, for programs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CancelOptions:
+    """Cancel a request that was not served yet."""
+
+    request: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
+    """Id of the request; `request list` names them."""
+
+    storage: str = "storage"
+    """Folder, or s3://bucket/prefix, of the scheduler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestOptions:
+    """Add, list or cancel requests, while a scheduler runs or none does."""
+
+    command: (
+        Annotated[AddOptions, tyro.conf.subcommand("add")]
+        | Annotated[ListOptions, tyro.conf.subcommand("list")]
+        | Annotated[CancelOptions, tyro.conf.subcommand("cancel")]
+    )

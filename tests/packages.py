@@ -1,0 +1,28 @@
+"""Which file may import the packages of which extra."""
+
+from __future__ import annotations
+
+EXTRAS_OF = {
+    "benchmarks/": {"dev", "images", "ray", "report", "s3"},
+    "rayunlearn/data/image_folder.py": {"images"},
+    "rayunlearn/data/pixels.py": {"images"},
+    "rayunlearn/data/torchvision_layouts.py": {"images"},
+    "rayunlearn/evidence/": {"evidence"},
+    "rayunlearn/reproduction/": {"report"},
+    "rayunlearn/results/": {"report"},
+    "rayunlearn/results/s3.py": {"s3"},
+    "rayunlearn/runtime/": {"ray"},
+    "rayunlearn/variational/": {"bayes", "report"},
+}
+"""Start of a path -> the extras whose packages such a file may import besides the dependencies."""
+
+DISTRIBUTION = {
+    "PIL": "pillow", "rfc3161_client": "rfc3161-client", "sklearn": "scikit-learn", "yaml": "pyyaml"
+}  # fmt: skip
+"""Import name -> distribution name, where they differ."""
+
+
+def extras_of(path: str) -> set[str]:
+    """The extras whose packages a file may import; the longest start that fits counts."""
+    starts = [start for start in EXTRAS_OF if path.startswith(start)]
+    return EXTRAS_OF[max(starts, key=len)] if starts else set()
