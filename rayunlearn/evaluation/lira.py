@@ -27,38 +27,28 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import check_images
+from rayunlearn.fields import Checked
 from rayunlearn.seeds import generator
 
-VARIANCES = ("pooled", "per_example")
 LOW_FPR = 0.01
 """False positive rate up to which the true positive rate is reported; LiRA goes to a tenth of it, which
 takes more than a thousand non-members."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodRatioSettings:
+class LikelihoodRatioSettings(Checked, section="audit.likelihood_ratio"):
     """The Gaussians that are fitted to the shadow models' scores."""
 
     variance: Literal["pooled", "per_example"] = "pooled"
     """pooled: one variance of all in-scores and one of all out-scores, about each example's mean, for
     few shadow models (LiRA's "global variance"). per_example: each example has two of its own."""
-    least_variance: float = 1e-6
+    least_variance: PositiveFloat = 1e-6
     """Lower bound on a variance, squared log-odds: equal scores would make a Gaussian without width."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be carried out, by name."""
-        least = self.least_variance
-        checks: list[tuple[str, bool, str]] = [
-            ("variance", self.variance in VARIANCES, " or ".join(map(repr, VARIANCES))),
-            ("least_variance", math.isfinite(least) and least > 0, "a number > 0"),
-        ]
-        for name, fine, allowed in checks:
-            if not fine:
-                raise BadInput(f"LikelihoodRatioSettings.{name}", getattr(self, name), allowed)
 
 
 def membership_scores(logits: Tensor, labels: Tensor) -> Tensor:

@@ -26,22 +26,22 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Literal
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from rayunlearn.errors import BadInput, nearest
+from rayunlearn.errors import BadInput
+from rayunlearn.fields import Checked
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.conditional_generator import ConditionalGenerator
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import generator as seeded
 
-ENTROPY_UNDER = ("every_transformation", "plain")
-
 
 @dataclass(frozen=True, kw_only=True)
-class FiltrationSettings:
+class FiltrationSettings(Checked, section="filtration"):
     """Settings of D'; the paper gives `t_ent` alone.
 
     Attributes:
@@ -53,28 +53,18 @@ class FiltrationSettings:
         chunk_size: candidates in a chunk. Other sizes draw other candidates.
     """
 
-    section: ClassVar[str] = "filtration"
-
-    per_class: int = 1000
-    budget: int = 20_000
-    t_ent: float = 0.5
-    entropy_under: str = "every_transformation"
-    chunk_size: int = 250
+    per_class: PositiveInt = 1000
+    budget: PositiveInt = 20_000
+    t_ent: PositiveFloat = 0.5
+    entropy_under: Literal["every_transformation", "plain"] = "every_transformation"
+    chunk_size: PositiveInt = 250
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for field in ("per_class", "budget", "chunk_size"):
-            value = getattr(self, field)
-            if type(value) is not int or value < 1:
-                raise BadInput(f"{self.section}.{field}", value, "a whole number >= 1")
+        super().__post_init__()
         if self.budget < self.per_class:
             allowed = f"at least {self.section}.per_class, {self.per_class}"
             raise BadInput(f"{self.section}.budget", self.budget, allowed)
-        if not 0 < self.t_ent < math.inf:
-            raise BadInput(f"{self.section}.t_ent", self.t_ent, "a number of nats above 0")
-        if self.entropy_under not in ENTROPY_UNDER:
-            allowed = nearest(str(self.entropy_under), ENTROPY_UNDER)
-            raise BadInput(f"{self.section}.entropy_under", self.entropy_under, allowed)
 
     @property
     def chunks(self) -> int:

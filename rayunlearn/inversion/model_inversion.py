@@ -6,15 +6,16 @@ Few-shot paper, section 3.1 and algorithm 1. The classifier's weights are all th
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.fields import AtLeastTwo, Checked, ShareBelowOne
 from rayunlearn.inversion.generator_losses import (
     SquaredBatchNormStatistics,
     augmentation_loss,
@@ -38,7 +39,7 @@ LOSSES = ("entropy", "augmentation", "diversity", "batchnorm", "total_variation"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelInversionSettings:
+class ModelInversionSettings(Checked, section="few_shot.model_inversion"):
     """How the generator is trained; weights and optimizer are the paper's (appendix C.4).
 
     The paper gives neither iterations nor batch nor sizes. The authors' published code takes 7020
@@ -66,38 +67,23 @@ class ModelInversionSettings:
         weight_decay: Adam's, L2.
     """
 
-    section: ClassVar[str] = "few_shot.model_inversion"
-
-    iterations: int = 3000
-    batch_size: int = 128
-    z_dim: int = 100
-    width: float = 0.5
-    entropy_weight: float = 1.0
-    augmentation_weight: float = 0.03
-    diversity_weight: float = 1.0
-    batchnorm_weight: float = 10.0
-    total_variation_weight: float = 3.0
+    iterations: PositiveInt = 3000
+    batch_size: AtLeastTwo = 128
+    z_dim: PositiveInt = 100
+    width: PositiveFloat = 0.5
+    entropy_weight: NonNegativeFloat = 1.0
+    augmentation_weight: NonNegativeFloat = 0.03
+    diversity_weight: NonNegativeFloat = 1.0
+    batchnorm_weight: NonNegativeFloat = 10.0
+    total_variation_weight: NonNegativeFloat = 3.0
     transformations: tuple[str, ...] = DEFAULT
-    lr: float = 2e-3
-    betas: tuple[float, float] = (0.5, 0.999)
-    weight_decay: float = 2e-4
+    lr: PositiveFloat = 2e-3
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.5, 0.999)
+    weight_decay: NonNegativeFloat = 2e-4
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for field, least in (("iterations", 1), ("batch_size", 2), ("z_dim", 1)):
-            value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise BadInput(f"{self.section}.{field}", value, f"a whole number >= {least}")
-        for field in ("width", "lr"):
-            value = getattr(self, field)
-            if not 0 < value < math.inf:
-                raise BadInput(f"{self.section}.{field}", value, "a number above 0")
-        for field in (*(f"{loss}_weight" for loss in LOSSES), "weight_decay"):
-            value = getattr(self, field)
-            if not 0 <= value < math.inf:
-                raise BadInput(f"{self.section}.{field}", value, "a number >= 0")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise BadInput(f"{self.section}.betas", self.betas, "two numbers in [0, 1)")
+        super().__post_init__()
         check_names(f"{self.section}.transformations", self.transformations)
         if self.augmentation_weight > 0 and not self.transformations:
             allowed = "at least one, since augmentation_weight is above 0"

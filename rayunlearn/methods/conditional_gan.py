@@ -26,15 +26,16 @@ The images are training data: whoever uses such a generator has had access to th
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.fields import AtLeastTwo, Checked, ShareBelowOne
 from rayunlearn.methods.unlearning import batch_ids, batches_per_epoch
 from rayunlearn.models.conditional_generator import ConditionalGenerator, ConditionalGeneratorSpec
 from rayunlearn.seeds import derive_seed, seeded_default_generators
@@ -46,7 +47,7 @@ RANGE_SLACK = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConditionalGANSettings:
+class ConditionalGANSettings(Checked, section="few_shot.gan"):
     """Settings of the training on data; optimizer and batch are DCGAN's, the number of epochs is ours.
 
     Attributes:
@@ -57,26 +58,11 @@ class ConditionalGANSettings:
         discriminator_width: multiplier of the discriminator's channels 64 and 128.
     """
 
-    section: ClassVar[str] = "few_shot.gan"
-
-    epochs: int = 25
-    batch_size: int = 128
-    lr: float = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    discriminator_width: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for field, least in (("epochs", 1), ("batch_size", 2)):
-            value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise BadInput(f"{self.section}.{field}", value, f"a whole number >= {least}")
-        for field in ("lr", "discriminator_width"):
-            value = getattr(self, field)
-            if not 0 < value < math.inf:
-                raise BadInput(f"{self.section}.{field}", value, "a number above 0")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise BadInput(f"{self.section}.betas", self.betas, "two numbers in [0, 1)")
+    epochs: PositiveInt = 25
+    batch_size: AtLeastTwo = 128
+    lr: PositiveFloat = 2e-4
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.5, 0.999)
+    discriminator_width: PositiveFloat = 1.0
 
 
 class Discriminator(nn.Module):

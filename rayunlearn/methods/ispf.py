@@ -30,9 +30,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.fields import AtLeastTwo, Checked, PositiveShare, ShareBelowOne
 from rayunlearn.inversion.deep_inversion import BatchNormStatistics
 from rayunlearn.methods.distillation import kl_divergence
 from rayunlearn.methods.unlearning import Handed, Method, Unlearning
@@ -43,7 +45,7 @@ from rayunlearn.seeds import generator as seeded
 
 
 @dataclass(frozen=True, kw_only=True)
-class ISPFSettings:
+class ISPFSettings(Checked, section="ispf"):
     """Settings of ISPF; the defaults are the published code's for CIFAR-10.
 
     Attributes:
@@ -69,46 +71,31 @@ class ISPFSettings:
         weight_decay: of SGD.
     """
 
-    epochs: int = 200
-    warmup_epochs: int = 2
-    student_steps: int = 50
-    generator_every: int = 10
-    batch_size: int = 256
-    z_dim: int = 256
-    generator_width: float = 1.0
-    threshold: float = 0.01
+    epochs: PositiveInt = 200
+    warmup_epochs: NonNegativeInt = 2
+    student_steps: PositiveInt = 50
+    generator_every: PositiveInt = 10
+    batch_size: AtLeastTwo = 256
+    z_dim: PositiveInt = 256
+    generator_width: PositiveFloat = 1.0
+    threshold: PositiveShare = 0.01
     inhibited: bool = True
-    bn_weight: float = 1.0
-    one_hot_weight: float = 1.0
-    balance_weight: float = 1.0
-    adversarial_weight: float = 1.0
-    generator_lr: float = 1e-3
-    student_lr: float = 0.05
-    final_lr: float = 2e-4
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    bn_weight: NonNegativeFloat = 1.0
+    one_hot_weight: NonNegativeFloat = 1.0
+    balance_weight: NonNegativeFloat = 1.0
+    adversarial_weight: NonNegativeFloat = 1.0
+    generator_lr: PositiveFloat = 1e-3
+    student_lr: PositiveFloat = 0.05
+    final_lr: NonNegativeFloat = 2e-4
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegativeFloat = 1e-4
 
     def __post_init__(self) -> None:
         """Check every field."""
-        leasts = {"epochs": 1, "warmup_epochs": 0, "student_steps": 1, "generator_every": 1, "batch_size": 2}
-        for field, least in (leasts | {"z_dim": 1}).items():
-            value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise BadInput(f"ispf.{field}", value, f"a whole number >= {least}")
-        for field in ("generator_width", "generator_lr", "student_lr"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise BadInput(f"ispf.{field}", getattr(self, field), "a number above 0")
-        weights = ("bn_weight", "one_hot_weight", "balance_weight", "adversarial_weight", "weight_decay")
-        for field in weights:
-            if not 0 <= getattr(self, field) < math.inf:
-                raise BadInput(f"ispf.{field}", getattr(self, field), "a number >= 0")
-        if not 0 < self.threshold <= 1:
-            raise BadInput("ispf.threshold", self.threshold, "a probability in (0, 1]")
-        if not 0 <= self.final_lr <= self.student_lr:
+        super().__post_init__()
+        if self.final_lr > self.student_lr:
             allowed = f"a number from 0 to student_lr, {self.student_lr}"
             raise BadInput("ispf.final_lr", self.final_lr, allowed)
-        if not 0 <= self.momentum < 1:
-            raise BadInput("ispf.momentum", self.momentum, "a number in [0, 1)")
 
 
 def post_filter(logits: Tensor, forget: Sequence[int], threshold: float) -> Tensor:

@@ -495,5 +495,5 @@ def test_logits_that_are_not_finite_are_refused(bias: float) -> None:
 )  # fmt: skip
 def test_settings_are_checked(name: str, value: object) -> None:
     """Each wrong field is refused by its name."""
-    with pytest.raises(BadInput, match=f"InversionAttackSettings.{name} is"):
+    with pytest.raises(BadInput, match=f"audit.inversion.{name} is"):
         InversionAttackSettings(**{name: value})  # type: ignore[arg-type]

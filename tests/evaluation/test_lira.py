@@ -471,5 +471,5 @@ def test_curves_of_nothing_are_refused() -> None:
 )
 def test_settings_are_checked(name: str, value: object) -> None:
     """Each wrong field is refused by its name."""
-    with pytest.raises(BadInput, match=f"LikelihoodRatioSettings.{name}"):
+    with pytest.raises(BadInput, match=f"audit.likelihood_ratio.{name}"):
         LikelihoodRatioSettings(**{name: value})  # type: ignore[arg-type]
