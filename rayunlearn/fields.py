@@ -18,7 +18,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import DocInfo, Ge, Gt, Le, Lt
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from rayunlearn.errors import BadInput, nearest
 
@@ -26,11 +26,14 @@ Share = Annotated[float, Ge(0), Le(1)]
 PositiveShare = Annotated[float, Gt(0), Le(1)]
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 Degrees = Annotated[float, Ge(0), Le(180), DocInfo("degrees from 0 to 180")]
+Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$"), DocInfo("64 hex digits")]
 AtLeastTwo = Annotated[int, Ge(2)]
 """Of a batch, for instance: BatchNorm in training mode takes no single image."""
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", NoneType: "None"}
+_KINDS = {
+    int: "a whole number", float: "a finite number", bool: "True or False", str: "text", NoneType: "None"
+}  # fmt: skip
 _BOUNDS = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<")}
 
 
@@ -39,7 +42,8 @@ class Checked:
 
     Checked are numbers, text, Literals, None and tuples of these; a field of any other kind is not.
     `section` is where a user sets the fields: `fisher` of `fisher.alpha`. `where` is what an error begins
-    with instead, for what no user sets. A subclass loosens no declaration of the class above it.
+    with instead, for what no user sets. A subclass loosens no declaration of the class above it. A list is
+    taken as a tuple.
 
     Raises:
         BadInput: a field is not what its declaration allows.
@@ -57,8 +61,10 @@ class Checked:
     def __post_init__(self) -> None:
         """Check every field."""
         for name, declared in _declared(type(self)):
-            thing = f"{self.section}.{name}" if self.section else name
-            check_value(thing, getattr(self, name), declared, where=self.where)
+            value = getattr(self, name)
+            if isinstance(value, list):  # as JSON has it
+                object.__setattr__(self, name, value := tuple(value))
+            check_value(f"{self.section}.{name}" if self.section else name, value, declared, where=self.where)
 
 
 def check_value(thing: str, value: object, declared: Any, *, where: str = "") -> None:
@@ -106,9 +112,9 @@ def _allowed(declared: Any, value: object) -> str:
     """What a declaration allows, as an error says it; of names the nearest to the value.
 
     >>> _allowed(Annotated[float, Gt(0), Le(1)] | None, 2)
-    'a number > 0 and <= 1, or None'
+    'a finite number > 0 and <= 1, or None'
     >>> _allowed(tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]], ())
-    'a tuple of 2, each a number >= 0 and < 1'
+    'a tuple of 2, each a finite number >= 0 and < 1'
     """
     origin, parts = get_origin(declared), get_args(declared)
     if origin is Annotated:

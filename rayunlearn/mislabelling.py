@@ -29,8 +29,6 @@ class Mislabelling(Checked, section="data.mislabelling"):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if isinstance(self.to, list):
-            object.__setattr__(self, "to", tuple(self.to))
         super().__post_init__()
         if len(set(self.to)) != len(self.to) or not self.erased:
             raise BadInput(f"{self.section}.to", self.to, f"different classes, not {self.of} alone")

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.fields import AtLeastTwo, Checked
 from rayunlearn.models.generators import GeneratorSpec
 from rayunlearn.seeds import derive_seed, seeded_default_generators
 from rayunlearn.task import height_and_width
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConditionalGeneratorSpec:
+class ConditionalGeneratorSpec(Checked, where="generator spec"):
     """All that rebuilds a conditional generator's architecture.
 
     Attributes:
@@ -30,7 +31,7 @@ class ConditionalGeneratorSpec:
 
     channels: int
     image_size: int | tuple[int, int]
-    num_classes: int
+    num_classes: AtLeastTwo
     low: float
     high: float
     z_dim: int = 100
@@ -38,10 +39,9 @@ class ConditionalGeneratorSpec:
 
     def __post_init__(self) -> None:
         """Check every field, those that an unconditional generator has too as it does."""
+        super().__post_init__()
         shared = asdict(self)
-        if type(shared.pop("num_classes")) is not int or self.num_classes < 2:
-            allowed = "a whole number of at least 2"
-            raise BadInput("num_classes", self.num_classes, allowed, where="generator spec")
+        del shared["num_classes"]
         GeneratorSpec(**shared, output="pixel_range")
 
     def to_dict(self) -> dict[str, object]:

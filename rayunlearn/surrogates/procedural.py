@@ -56,7 +56,7 @@ class ProceduralSettings(Checked, section="partial_restart.procedural"):
             raise BadInput(self.section, self.weights, allowed)
         for low, high in (("exponent_low", "exponent_high"), ("smallest", "largest")):
             if getattr(self, high) < (least := getattr(self, low)):
-                allowed = f"a number >= {self.section}.{low}, {least}"
+                allowed = f"a finite number >= {self.section}.{low}, {least}"
                 raise BadInput(f"{self.section}.{high}", getattr(self, high), allowed)
 
     @property
