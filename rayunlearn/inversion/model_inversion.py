@@ -30,6 +30,7 @@ from rayunlearn.models.conditional_generator import (
     ConditionalGeneratorSpec,
     build_conditional_generator,
 )
+from rayunlearn.models.resuming import Stepped
 from rayunlearn.models.weights import load_into
 from rayunlearn.seeds import derive_seed
 from rayunlearn.seeds import generator as seeded
@@ -104,7 +105,7 @@ def generator_spec(spec: ClassifierSpec, settings: ModelInversionSettings) -> Co
     )
 
 
-class ModelInversion:
+class ModelInversion(Stepped):
     """A training of a conditional generator on a classifier; a step is an iteration of algorithm 1.
 
     Each step draws noise and labels from the seed and its number. The classifier stays in eval mode and is
@@ -126,6 +127,8 @@ class ModelInversion:
     Raises:
         BadInput: the generator's weights are of another shape, or no loss is left to learn from.
     """
+
+    saved = {"generator": "_generator", "adam": "_adam", "taken": "taken", "sums": "_sums", "count": "_count"}
 
     def __init__(
         self,
@@ -160,19 +163,6 @@ class ModelInversion:
         )
         self._sums: dict[str, float] = {}
         self._count = 0
-
-    def advance(self, first: int, last: int) -> None:
-        """Take steps `first` to `last`, counted from 1, both included.
-
-        Raises:
-            BadInput: they are not the next ones, or more than there are.
-            RayUnlearnError: the loss is not finite.
-        """
-        if first != self.taken + 1 or last > self.steps:
-            raise BadInput("steps", (first, last), f"from {self.taken + 1}, at most to {self.steps}")
-        while self.taken < last:
-            self._step()
-            self.taken += 1
 
     def _step(self) -> None:
         size, spec = self.settings.batch_size, self._generator.spec
@@ -225,20 +215,3 @@ class ModelInversion:
         means = {f"{n}_loss": self._sums[n] / self._count if n in self._sums else None for n in names}
         self._sums, self._count = {}, 0
         return {**means, "generator_steps": self.taken}
-
-    def state(self) -> dict[str, Any]:
-        """Everything that `load` needs to go on from here to the same bits: tensors and plain data."""
-        return {
-            "generator": {k: v.detach().cpu().clone() for k, v in self._generator.state_dict().items()},
-            "adam": copy.deepcopy(self._adam.state_dict()),
-            "taken": self.taken,
-            "sums": dict(self._sums),
-            "count": self._count,
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`, in a training that was begun alike."""
-        self._generator.load_state_dict(state["generator"])
-        self._adam.load_state_dict(copy.deepcopy(state["adam"]))
-        self.taken = state["taken"]
-        self._sums, self._count = dict(state["sums"]), state["count"]

@@ -26,6 +26,7 @@ from rayunlearn.methods.conditional_gan import ConditionalGANSettings
 from rayunlearn.methods.training import TrainSettings, TrainState, steps_per_epoch, train_steps
 from rayunlearn.methods.unlearning import Handed, Method, Samples, Unlearning, required
 from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.resuming import Resumable, check_steps
 from rayunlearn.seeds import derive_seed
 
 
@@ -121,7 +122,7 @@ def with_examples(learned: UnlearningSet, handed: Handed, share: float) -> Unlea
     return joined([learned, repeated])
 
 
-class Relearning(Unlearning):
+class Relearning(Resumable, Unlearning):
     """Training on D' from the weights of the version to unlearn from; a step is one of SGD.
 
     Args:
@@ -130,6 +131,8 @@ class Relearning(Unlearning):
         device: where it is trained.
         shard: (rank, world) of this worker, where several train together (`train_steps`).
     """
+
+    saved = {"training": "training", "losses": "_losses"}
 
     def __init__(
         self,
@@ -152,8 +155,7 @@ class Relearning(Unlearning):
     def advance(self, first: int, last: int) -> None:
         """Take steps `first` to `last`, counted from 1."""
         state = self.training
-        if first != state.step + 1 or last > self.steps:
-            raise BadInput("steps", (first, last), f"from {state.step + 1}, at most to {self.steps}")
+        check_steps(first, last, taken=state.step, steps=self.steps)
         steps = train_steps(state, self.images, self.targets, self.settings, self.seed, shard=self.shard)
         with closing(steps):
             while state.step < last:
@@ -169,15 +171,6 @@ class Relearning(Unlearning):
         mean = sum(self._losses) / len(self._losses) if self._losses else None
         self._losses = []
         return {"student_loss": mean, "student_steps": self.training.step}
-
-    def state(self) -> dict[str, Any]:
-        """Model, optimizer, steps taken and the losses that are not reported yet."""
-        return {"training": copy.deepcopy(self.training.state_dict()), "losses": list(self._losses)}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.training.load_state_dict(copy.deepcopy(state["training"]))
-        self._losses = list(state["losses"])
 
 
 def begin(handed: Handed, settings: FewShotSettings, device: str) -> Relearning:

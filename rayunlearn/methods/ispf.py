@@ -40,6 +40,7 @@ from rayunlearn.methods.distillation import kl_divergence
 from rayunlearn.methods.unlearning import Handed, Method, Unlearning
 from rayunlearn.models.classifiers import Classifier, build_classifier
 from rayunlearn.models.generators import GeneratorSpec, build_generator
+from rayunlearn.models.resuming import Stepped
 from rayunlearn.seeds import derive_seed
 from rayunlearn.seeds import generator as seeded
 
@@ -161,7 +162,7 @@ def generator_loss(
     )
 
 
-class ISPF(Unlearning):
+class ISPF(Stepped, Unlearning):
     """A run of ISPF. A step is an epoch, those of the warm-up first; a checkpoint falls between epochs.
 
     Classes forgotten earlier are classes to forget. The student starts with random weights.
@@ -169,6 +170,11 @@ class ISPF(Unlearning):
     Raises:
         BadInput: the classifier has no BatchNorm, whose statistics the images are made to match.
     """
+
+    saved = {
+        "student": "student", "generator": "generator", "optimizers": "optimizers", "taken": "taken",
+        "losses": "_losses",
+    }  # fmt: skip
 
     def __init__(self, handed: Handed, settings: ISPFSettings, device: str = "cpu") -> None:
         self.settings = settings
@@ -205,21 +211,14 @@ class ISPF(Unlearning):
         self.taken = 0
         self._losses: dict[str, list[float]] = {"student": [], "generator": []}
 
-    def advance(self, first: int, last: int) -> None:
-        """Go through epochs `first` to `last`, counted from 1, both included."""
-        if first != self.taken + 1 or last > self.steps:
-            raise BadInput("steps", (first, last), f"from {self.taken + 1}, at most to {self.steps}")
-        for epoch in range(first, last + 1):
-            self._epoch(epoch)
-            self.taken = epoch
-
-    def _epoch(self, epoch: int) -> None:
-        learned = epoch - 1 - self.settings.warmup_epochs
+    def _step(self) -> None:
+        """An epoch."""
+        learned = self.taken - self.settings.warmup_epochs
         if learned >= 0:
             for group in self.optimizers["student"].param_groups:
                 group["lr"] = self._student_lr(learned)
         for step in range(self.settings.student_steps):
-            number = (epoch - 1) * self.settings.student_steps + step
+            number = self.taken * self.settings.student_steps + step
             if step % self.settings.generator_every == 0:
                 self._train_generator(number)
             if learned >= 0:
@@ -245,7 +244,7 @@ class ISPF(Unlearning):
             logits = self.teacher(images)
             distance = statistics.take()
         loss = generator_loss(distance, logits, self.student(images), self.forget, self.settings)
-        self._step("generator", self.generator, loss)
+        self._update("generator", self.generator, loss)
 
     def _train_student(self, number: int) -> None:
         self.generator.eval()
@@ -253,9 +252,9 @@ class ISPF(Unlearning):
         with torch.no_grad():
             images = self._images("student", number)
             targets = post_filter(self.teacher(images), self.forget, self.settings.threshold)
-        self._step("student", self.student, kl_divergence(targets, self.student(images)))
+        self._update("student", self.student, kl_divergence(targets, self.student(images)))
 
-    def _step(self, name: str, model: nn.Module, loss: Tensor) -> None:
+    def _update(self, name: str, model: nn.Module, loss: Tensor) -> None:
         """One step of a model's optimizer; the other model takes part in the loss, but gets no gradient."""
         if not bool(torch.isfinite(loss)):
             raise RayUnlearnError(f"the {name}'s loss is {float(loss.detach())} in epoch {self.taken + 1}")
@@ -278,25 +277,6 @@ class ISPF(Unlearning):
             "generator_loss": means["generator"],
             "student_steps": learned * self.settings.student_steps,
         }
-
-    def state(self) -> dict[str, Any]:
-        """Both models and optimizers, the epochs taken and the losses that are not reported yet."""
-        return {
-            "student": {k: v.detach().cpu().clone() for k, v in self.student.state_dict().items()},
-            "generator": {k: v.detach().cpu().clone() for k, v in self.generator.state_dict().items()},
-            "optimizers": {name: copy.deepcopy(o.state_dict()) for name, o in self.optimizers.items()},
-            "taken": self.taken,
-            "losses": copy.deepcopy(self._losses),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.student.load_state_dict(state["student"])
-        self.generator.load_state_dict(state["generator"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))
-        self.taken = state["taken"]
-        self._losses = copy.deepcopy(state["losses"])
 
 
 METHOD = Method(
