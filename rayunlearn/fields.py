@@ -60,7 +60,8 @@ class Checked:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for name, declared in _declared(type(self)):
+        own: Any = type(self)
+        for name, declared in _declared(own):
             value = getattr(self, name)
             if isinstance(value, list):  # as JSON has it
                 object.__setattr__(self, name, value := tuple(value))

@@ -37,7 +37,3 @@ class Mislabelling(Checked, section="data.mislabelling"):
     def erased(self) -> tuple[int, ...]:
         """y_e: the wrong labels, which unlearning is to take away again."""
         return tuple(label for label in self.to if label != self.of)
-
-
-def _is_class(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

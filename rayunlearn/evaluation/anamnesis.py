@@ -148,11 +148,6 @@ class RelearnCurve:
         """
         return self.correct.index(max(self.correct))
 
-    @property
-    def peak_accuracy(self) -> float:
-        """Accuracy after `peak_step` mini-batches, the highest of the curve."""
-        return self.correct[self.peak_step] / self.count
-
 
 def relearn_ids(labels: Tensor, forget: Iterable[int], settings: RelearnSettings, seed: int) -> Tensor:
     """Which training samples are shown, int64 [n] ascending: the full set, retain data, or a few.

@@ -102,11 +102,6 @@ class InversionAttack:
         return int((self.predicted == self.target).sum())
 
     @property
-    def constant_count(self) -> int:
-        """Attacks that end in a constant image, whose correlations count as 0."""
-        return int(self.constant.sum())
-
-    @property
     def own(self) -> Tensor:
         """Correlations with the target's mean, float64 [A]."""
         return self.correlations[:, self.target]
@@ -121,11 +116,6 @@ class InversionAttack:
     def own_sum(self) -> float:
         """Sum of `own` over the attacks."""
         return float(self.own.sum())
-
-    @property
-    def nearest_other_sum(self) -> float:
-        """Sum of `nearest_other` over the attacks."""
-        return float(self.nearest_other.sum())
 
     @property
     def specific_sum(self) -> float | None:

@@ -4,7 +4,7 @@
 |---|---|---|
 | H(f_w(x)), eq. 8 | entropy | `prediction_entropy` |
 | phi, eq. 8 | transformations | the plain image and `transformations` |
-| D', eq. 8, algorithm 2 | approximated dataset | `judge_chunk`, `compose`, `gather`; `collect` does all |
+| D', eq. 8, algorithm 2 | approximated dataset | `judge_chunk`, `compose`, `gather` |
 
 A class's candidates come in chunks of a fixed size: G(z, y) with z drawn from the seed, y and the chunk's
 number, so that it does not matter where a chunk is judged, or when. D' is the first `per_class` accepted
@@ -354,31 +354,3 @@ def gather(parts: Iterable[Candidates], composition: Composition) -> Approximate
         indices=torch.cat([part.indices for part in taken]),
         composition=composition,
     )
-
-
-def collect(
-    generator: ConditionalGenerator,
-    classifier: Classifier,
-    transformations: Sequence[Callable[[Tensor], Tensor]],
-    settings: FiltrationSettings,
-    seed: int,
-    roles: Roles,
-) -> ApproximatedSet:
-    """D' in this process: chunk by chunk and class by class, until each has enough or its budget is spent.
-
-    Args:
-        generator: as of `judge_chunk`.
-        classifier: as of `judge_chunk`.
-        transformations: as of `judge_chunk`.
-        settings: samples wanted, budget, thresholds and chunk size.
-        seed: of the run.
-        roles: which classes are to be retained and forgotten.
-
-    Raises:
-        BadInput: as `judge_chunk` and `compose`.
-    """
-    parts: list[Candidates] = []
-    for label in sampled(roles):
-        while left := unjudged((part.tally for part in parts), settings, label):
-            parts.append(judge_chunk(generator, classifier, transformations, settings, seed, label, left[0]))
-    return gather(parts, compose((part.tally for part in parts), settings, roles))

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rayunlearn.errors import BadInput
-from rayunlearn.fields import Checked
+from rayunlearn.fields import Checked, check_value
 from rayunlearn.methods.unlearning import Edit, Handed, Method
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import generator
@@ -49,7 +49,7 @@ def mask_logit(model: Classifier, classes: Sequence[int], *, offset: float = DEF
         A copy whose argmax is a retain class, the original's wherever that was one.
     """
     classes = _hidden_classes(model, classes)
-    _check_offset(offset)
+    check_value("offset", offset, PositiveFloat, where="trivial baseline")
     masked = copy.deepcopy(model)
     with torch.no_grad():
         masked.head.bias[classes] -= offset
@@ -75,7 +75,7 @@ def delete_head_row(
         A copy whose argmax is a retain class, the original's wherever that was one.
     """
     classes = _hidden_classes(model, classes)
-    _check_offset(offset)
+    check_value("offset", offset, PositiveFloat, where="trivial baseline")
     deleted = copy.deepcopy(model)
     with torch.no_grad():
         deleted.head.weight[classes] = 0
@@ -174,11 +174,6 @@ def _hidden_classes(model: Classifier, classes: Sequence[int]) -> list[int]:
     if model.head.bias is None:
         raise BadInput("the head's bias", None, "a head with a bias", where="trivial baseline")
     return ids
-
-
-def _check_offset(offset: float) -> None:
-    if not (math.isfinite(offset) and offset > 0):
-        raise BadInput("offset", offset, "a finite number > 0", where="trivial baseline")
 
 
 @dataclass(frozen=True, kw_only=True)

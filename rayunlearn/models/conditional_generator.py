@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
-from rayunlearn.errors import BadInput, nearest
 from rayunlearn.fields import AtLeastTwo, Checked
 from rayunlearn.models.generators import GeneratorSpec
 from rayunlearn.seeds import derive_seed, seeded_default_generators
@@ -43,22 +41,6 @@ class ConditionalGeneratorSpec(Checked, where="generator spec"):
         shared = asdict(self)
         del shared["num_classes"]
         GeneratorSpec(**shared, output="pixel_range")
-
-    def to_dict(self) -> dict[str, object]:
-        """JSON-able fields; `from_dict` gives the same spec back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> ConditionalGeneratorSpec:
-        """A spec from its fields, refusing unknown and missing ones."""
-        names = [f.name for f in fields(cls)]
-        for key in data:
-            if key not in names:
-                raise BadInput("field", key, nearest(str(key), names), where="generator spec")
-        missing = [n for n in names if n not in data]
-        if missing:
-            raise BadInput("missing fields", missing, f"all of {names}", where="generator spec")
-        return cls(**data)  # type: ignore[arg-type]  # __post_init__ checks the types
 
 
 class ConditionalGenerator(nn.Module):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from rayunlearn.errors import BadInput, nearest
+from rayunlearn.errors import BadInput
 from rayunlearn.fields import Checked
 from rayunlearn.seeds import derive_seed, seeded_default_generators
 from rayunlearn.task import height_and_width
@@ -50,22 +49,6 @@ class GeneratorSpec(Checked, where="generator spec"):
                 raise BadInput(field, None, allowed, where=self.where)
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise BadInput("low", self.low, f"a number below high, {self.high}", where=self.where)
-
-    def to_dict(self) -> dict[str, object]:
-        """JSON-able fields; `from_dict` gives the same spec back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> GeneratorSpec:
-        """A spec from its fields, refusing unknown and missing ones."""
-        names = [f.name for f in fields(cls)]
-        for key in data:
-            if key not in names:
-                raise BadInput("field", key, nearest(str(key), names), where="generator spec")
-        missing = [n for n in ("channels", "image_size") if n not in data]
-        if missing:
-            raise BadInput("missing fields", missing, f"all of {names}", where="generator spec")
-        return cls(**data)  # type: ignore[arg-type]  # __post_init__ checks the types
 
 
 class Generator(nn.Module):

@@ -54,11 +54,12 @@ class GateMeasures(Checked):
     scale: Scale | None
     kept: Kept | None
     forgotten_share: Mapping[int, float] = field(default_factory=dict, hash=False)
-    kind: Literal["classes", "samples", "examples"] = "classes"
+    kind: str = "classes"
 
     def __post_init__(self) -> None:
         """Refuse figures that no measurement can give."""
         super().__post_init__()
+        check_value("kind", self.kind, Literal["classes", "samples", "examples"])
         check_correct("retain", self.retain_correct, self.retain_count)
         check_forget(self.forget_correct, self.forget_count, samples=self.kind == "samples")
         check_correct("retain", self.parent_retain_correct, self.retain_count, prefix="parent_")

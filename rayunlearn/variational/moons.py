@@ -43,7 +43,7 @@ from sklearn.datasets import make_moons
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, RayUnlearnError
-from rayunlearn.fields import Checked
+from rayunlearn.fields import Checked, Share, check_value
 from rayunlearn.inversion.knee import Knee, knee_threshold
 from rayunlearn.inversion.relabelling import relabel
 from rayunlearn.inversion.similarity import similarity
@@ -303,8 +303,7 @@ def log_of(value: float) -> float:
     Raises:
         BadInput: not from 0 to 1.
     """
-    if not 0 <= value <= 1:
-        raise BadInput("lambda", value, "a number from 0 to 1")
+    check_value("lambda", value, Share)
     return math.log(value) if value else -math.inf
 
 
