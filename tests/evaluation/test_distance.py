@@ -403,7 +403,7 @@ def test_finer_bins_never_lower_the_error(seed: int, n: int, bins: int) -> None:
 
 def test_no_images_or_no_bins_have_no_calibration() -> None:
     """Each is refused by name rather than divided by zero."""
-    with pytest.raises(BadInput, match="calibration_error: bins is 0; allowed: at least 1"):
+    with pytest.raises(BadInput, match="calibration_error: bins is 0; allowed: a whole number > 0"):
         calibration_error(labelled(0), bins=0)
     with pytest.raises(BadInput, match="calibration_error: number of images is 0; allowed: at least 1"):
         calibration_error(Predictions(torch.zeros(0, 2), torch.zeros(0).long()))
