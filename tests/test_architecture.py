@@ -86,7 +86,8 @@ EXTRA_OF = {"benchmarks/": "dev", f"{PACKAGE}/evidence/": "evidence", f"{PACKAGE
 
 # Import name -> distribution name, where they differ.
 DISTRIBUTION = {
-    "PIL": "pillow", "rfc3161_client": "rfc3161-client", "sklearn": "scikit-learn", "yaml": "pyyaml"
+    "PIL": "pillow", "annotated_types": "annotated-types", "rfc3161_client": "rfc3161-client",
+    "sklearn": "scikit-learn", "yaml": "pyyaml",
 }  # fmt: skip
 
 
