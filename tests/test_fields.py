@@ -101,6 +101,8 @@ class Outer(Checked, section="outer"):
 
     count: PositiveInt
     mode: Mode = "kl"
+    limit: PositiveInt | None = None
+    shape: tuple[int, ...] = ()
     inner: Inner = field(default_factory=Inner)
     anything: list[int] = field(default_factory=list)
 
@@ -125,6 +127,8 @@ class Spec(Checked, where="spec"):
     [
         (lambda: Outer(count=0), "outer.count is 0; allowed: a whole number > 0"),
         (lambda: Outer(count=1, mode="kll"), "outer.mode is 'kll'"),  # type: ignore[arg-type]
+        (lambda: Outer(count=1, limit=0), "outer.limit is 0; allowed: a whole number > 0, or None"),
+        (lambda: Outer(count=1, shape=[1, "2"]), "outer.shape is (1, '2')"),  # type: ignore[arg-type]
         (lambda: Inner(rate=math.nan), "outer.inner.rate is nan; allowed: a finite number > 0"),
         (lambda: dataclasses.replace(Outer(count=1), count=-1), "outer.count is -1"),
         (lambda: Below(count=0), "below.count is 0; allowed: a whole number > 0"),
@@ -142,7 +146,8 @@ def test_a_dataclass_refuses_by_the_path_of_its_field(make: Any, said: str) -> N
 
 def test_what_is_not_declared_is_left_alone() -> None:
     """A section checks itself; a list is nobody's business; values stay what they were given as."""
-    made = Outer(count=2, anything=["no int"], inner=Inner(rate=1))  # type: ignore[list-item]
+    made = Outer(count=2, anything=["no int"], inner=Inner(rate=1), shape=[3, 4])  # type: ignore
+    assert made.shape == (3, 4), "but a list is taken as the tuple that is declared"
     assert made.anything == ["no int"] and type(made.inner.rate) is int
     assert Below().section == "below" and Outer.section == "outer"
 
