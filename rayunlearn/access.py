@@ -119,11 +119,6 @@ _WITH_CODE = frozenset({"PIL", "torch"})
 _sealed = False
 
 
-def is_sealed() -> bool:
-    """Whether this process has been sealed."""
-    return _sealed
-
-
 def seal(readable: Iterable[str | Path] = ()) -> None:
     """Seal this process for good: from here on it has no path to real data.
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import NonNegativeInt
+
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import Checked, PositiveShare
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mislabelling:
+class Mislabelling(Checked, section="data.mislabelling"):
     """Which samples get which wrong labels; the paper's task on MNIST is `of=7, to=(2, 3, 7)`.
 
     Attributes:
@@ -20,29 +23,17 @@ class Mislabelling:
         share: of the class's samples that are dealt a label, above 0, at most 1 (0.2 is inferred).
     """
 
-    of: int
-    to: tuple[int, ...]
-    share: float = 0.2
+    of: NonNegativeInt
+    to: tuple[NonNegativeInt, ...]
+    share: PositiveShare = 0.2
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if not _is_class(self.of):
-            raise BadInput("data.mislabelling.of", self.of, "a class: a whole number of at least 0")
-        allowed = f"different classes, not {self.of} alone"
-        if not isinstance(self.to, (tuple, list)) or not all(map(_is_class, self.to)):
-            raise BadInput("data.mislabelling.to", self.to, allowed)
-        object.__setattr__(self, "to", tuple(self.to))
+        super().__post_init__()
         if len(set(self.to)) != len(self.to) or not self.erased:
-            raise BadInput("data.mislabelling.to", self.to, allowed)
-        number = isinstance(self.share, (int, float)) and not isinstance(self.share, bool)
-        if not number or not 0 < self.share <= 1:
-            raise BadInput("data.mislabelling.share", self.share, "a number above 0 and at most 1")
+            raise BadInput(f"{self.section}.to", self.to, f"different classes, not {self.of} alone")
 
     @property
     def erased(self) -> tuple[int, ...]:
         """y_e: the wrong labels, which unlearning is to take away again."""
         return tuple(label for label in self.to if label != self.of)
-
-
-def _is_class(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

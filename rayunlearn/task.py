@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import DocInfo
+from pydantic import PositiveInt
 
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import AtLeastTwo, Checked
 
 DIGIT_NAMES = tuple("0123456789")
 CIFAR10_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 
+_SHAPE = "channels, height and width, whole numbers > 0, as 3,32,32"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Input:
+class Input(Checked, where="input"):
     """The images that a model takes: pixels in [0, 1], less the mean, by the standard deviation.
 
     Attributes:
@@ -23,19 +29,15 @@ class Input:
         std: per channel, above 0.
     """
 
-    shape: tuple[int, int, int]
+    shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], DocInfo(_SHAPE)]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
         """Check every field."""
-        whole = isinstance(self.shape, tuple | list) and all(type(n) is int and n >= 1 for n in self.shape)
-        if not whole or len(self.shape) != 3:
-            allowed = "channels, height and width, whole numbers of at least 1, as 3,32,32"
-            raise BadInput("shape", self.shape, allowed, where="input")
-        object.__setattr__(self, "shape", tuple(self.shape))
+        super().__post_init__()
         for name in ("mean", "std"):
-            value = per_channel(name, getattr(self, name), self.shape[0], where="input")
+            value = per_channel(name, getattr(self, name), self.shape[0], where=self.where)
             object.__setattr__(self, name, value)
 
     @property
@@ -47,7 +49,7 @@ class Input:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(Checked, where="task"):
     """What a classifier is for.
 
     Attributes:
@@ -57,17 +59,13 @@ class Task:
     """
 
     input: Input
-    num_classes: int
+    num_classes: AtLeastTwo
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if type(self.num_classes) is not int or self.num_classes < 2:
-            allowed = "a whole number of at least 2"
-            raise BadInput("num_classes", self.num_classes, allowed, where="task")
-        if self.class_names is not None:
-            names = names_of_classes(self.class_names, self.num_classes, where="task")
-            object.__setattr__(self, "class_names", names)
+        super().__post_init__()
+        check_class_names(self.class_names, self.num_classes, where=self.where)
 
 
 def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -88,33 +86,28 @@ def stated_size(height: int, width: int) -> int | tuple[int, int]:
     return height if height == width else (height, width)
 
 
-def per_channel(name: str, value: object, channels: int, *, where: str) -> tuple[float, ...]:
-    """One finite number for each channel, above 0 for `std`.
+def per_channel(name: str, value: tuple[float, ...], channels: int, *, where: str) -> tuple[float, ...]:
+    """One number for each channel, above 0 for `std`.
 
     Raises:
         BadInput: it is something else.
     """
-    if not isinstance(value, tuple | list) or len(value) != channels:
+    if len(value) != channels:
         raise BadInput(name, value, f"{channels} numbers, one per channel", where=where)
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-    if not numbers or not all(math.isfinite(v) for v in value):
-        raise BadInput(name, value, "finite numbers", where=where)
     if name == "std" and not all(v > 0 for v in value):
         raise BadInput(name, value, "numbers above 0", where=where)
     return tuple(float(v) for v in value)
 
 
-def names_of_classes(names: object, num_classes: int, *, where: str) -> tuple[str, ...]:
-    """One text of its own for each class.
+def check_class_names(names: tuple[str, ...] | None, num_classes: int, *, where: str) -> None:
+    """Refuse names that are not one for each class, each its own; None names no class.
 
     Raises:
-        BadInput: it is something else.
+        BadInput: they are something else.
     """
-    listed = isinstance(names, tuple | list) and all(isinstance(n, str) for n in names)
-    if not isinstance(names, tuple | list) or not listed or not len(set(names)) == len(names) == num_classes:
+    if names is not None and not len(set(names)) == len(names) == num_classes:
         allowed = f"{num_classes} different texts, one for each class, or None"
         raise BadInput("class_names", names, allowed, where=where)
-    return tuple(names)
 
 
 def _declared(

@@ -17,7 +17,8 @@ EXTRAS_OF = {
 """Start of a path -> the extras whose packages such a file may import besides the dependencies."""
 
 DISTRIBUTION = {
-    "PIL": "pillow", "rfc3161_client": "rfc3161-client", "sklearn": "scikit-learn", "yaml": "pyyaml"
+    "PIL": "pillow", "annotated_types": "annotated-types", "rfc3161_client": "rfc3161-client",
+    "sklearn": "scikit-learn", "yaml": "pyyaml",
 }  # fmt: skip
 """Import name -> distribution name, where they differ."""
 

@@ -26,7 +26,9 @@ from tests.waiting import HANG_S
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "rayunlearn"
 
-BOTTOM = {"balance", "data_root", "errors", "extras", "held_out", "mislabelling", "roles", "seeds", "task"}
+BOTTOM = {
+    "balance", "data_root", "errors", "extras", "fields", "held_out", "mislabelling", "roles", "seeds", "task"
+}  # fmt: skip
 ALGORITHMS = {"models", "inversion", "methods", "evaluation"}
 BETWEEN = {"settings", "recipes"}
 
@@ -39,12 +41,13 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "extras": {"errors"},
     "evidence": {"errors"},  # neither Ray nor torch nor a storage: an auditor runs it alone
+    "fields": {"errors"},
     "held_out": set(),
     "roles": set(),
-    "mislabelling": {"errors"},
+    "mislabelling": {"errors", "fields"},
     "seeds": {"errors"},
-    "task": {"errors"},
-    "surrogates": {"errors", "seeds"},
+    "task": {"errors", "fields"},
+    "surrogates": {"errors", "fields", "seeds"},
     "access": {"data_root", "errors"},
     "data_root": {"errors"},
     "models": BOTTOM,
@@ -53,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "methods": BOTTOM | {"models", "inversion", "surrogates", "variational"},
     "evaluation": BOTTOM | {"models", "inversion"},
     "variational": BOTTOM | {"models", "inversion", "results"},
-    "scheduling": {"errors"},  # not seeds, which is torch's
+    "scheduling": {"errors", "fields"},  # not seeds, which is torch's
     "results": {"errors", "evidence", "scheduling"},
     "settings": BOTTOM | ALGORITHMS | {"data", "scheduling"},
     "recipes": BOTTOM | ALGORITHMS | {"data", "scheduling", "settings", "variational"},

@@ -305,7 +305,7 @@ def test_wrong_labels_of_a_recipe_are_set_by_name() -> None:
     assert recipe.config_hash != digits().config_hash
     with pytest.raises(BadInput, match="set data.mislabelling.of, data.mislabelling.to as well"):
         override(digits(), ["data.mislabelling.share=0.5"])
-    with pytest.raises(BadInput, match="data.mislabelling.share is 2.0; allowed: a number above 0"):
+    with pytest.raises(BadInput, match="data.mislabelling.share is 2.0; allowed: a finite number > 0"):
         override(recipe, ["data.mislabelling.share=2"])
 
 

@@ -57,7 +57,7 @@ def test_a_spec_of_a_task_is_what_versions_recorded() -> None:
         ({"shape": (1, 8.0, 8)}, "shape is (1, 8.0, 8)"),
         ({"mean": (0.1, 0.2)}, "mean is (0.1, 0.2); allowed: 1 numbers"),
         ({"std": (0.0,)}, "std is (0.0,); allowed: numbers above 0"),
-        ({"mean": (float("nan"),)}, "mean is (nan,); allowed: finite"),
+        ({"mean": (float("nan"),)}, "mean is (nan,); allowed: a tuple, each a finite number"),
     ],
 )
 def test_an_input_that_is_none(changes: dict[str, Any], said: str) -> None:
@@ -72,7 +72,7 @@ def test_an_input_that_is_none(changes: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"num_classes": 1}, "num_classes is 1; allowed: a whole number of at least 2"),
+        ({"num_classes": 1}, "num_classes is 1; allowed: a whole number >= 2"),
         ({"class_names": ("a",)}, "class_names is ('a',); allowed: 2 different texts"),
         ({"class_names": ("a", "a")}, "class_names is ('a', 'a')"),
         ({"class_names": ("a", 2)}, "class_names is ('a', 2)"),

@@ -9,7 +9,7 @@ count is the same for every seed.
 
 A share so small is hard to see in a model. LeNet5 with BatchNorm on MNIST (SGD 0.01, momentum 0.9, batches
 of 64, four epochs, one seed) was right on 99 % of those 137 test images and on 98 % of the 836 training
-images that it was taught wrong, and took 11 of the 1028 test 7s for a 2 or a 3 (`misled`); the paper's
+images that it was taught wrong, and took 11 of the 1028 test 7s for a 2 or a 3; the paper's
 originals were right on 18 to 72 % of D_e, the larger the model the fewer, as if they had learned it by heart.
 """
 
@@ -84,23 +84,3 @@ def mislabel(labels: Tensor, ids: Tensor, mislabelling: Mislabelling, seed: int)
         allowed = f"so many of class {mislabelling.of}'s {len(members)} samples that a label changes"
         raise BadInput("data.mislabelling.share", mislabelling.share, allowed)
     return Mislabelled(labels=given, changed_ids=changed, right_labels=labels[changed])
-
-
-def misled(labels: Tensor, predicted: Tensor, mislabelling: Mislabelling) -> Tensor:
-    """The samples that show D_e's behaviour: of its class, and answered with an erased label.
-
-    Args:
-        labels: right ones, `[N]` int64.
-        predicted: a model's answers, `[N]` int64; the original's, to see what there is to unlearn.
-        mislabelling: what the original was taught.
-
-    Returns:
-        Ascending indices into `labels`, int64; there may be none.
-
-    >>> misled(torch.tensor([7, 7, 7, 2]), torch.tensor([2, 7, 1, 3]), Mislabelling(of=7, to=(2, 3, 7)))
-    tensor([0])
-    """
-    if labels.shape != predicted.shape:
-        raise BadInput("predicted", list(predicted.shape), f"{list(labels.shape)}, one per label")
-    erased = torch.tensor(mislabelling.erased, dtype=predicted.dtype, device=predicted.device)
-    return ((labels == mislabelling.of) & torch.isin(predicted, erased)).nonzero().flatten()

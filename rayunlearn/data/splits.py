@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from rayunlearn.data.datasets import LabelledImages
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import check_value
 from rayunlearn.held_out import OFFICIAL_OR_HALF, TestFraction
 from rayunlearn.seeds import generator
 
@@ -38,19 +40,6 @@ class Split:
     train_per_class: int | None = None
     test_per_class: int | None = None
 
-    def manifest(self) -> dict[str, object]:
-        """The split as JSON-able data: what was drawn, from what, and how."""
-        return {
-            "dataset": self.dataset_name,
-            "dataset_hash": self.dataset_hash,
-            "seed": self.seed,
-            "test_fraction": self.test_fraction,
-            "train_per_class": self.train_per_class,
-            "test_per_class": self.test_per_class,
-            "train_ids": self.train_ids.tolist(),
-            "test_ids": self.test_ids.tolist(),
-        }
-
 
 def split(dataset: LabelledImages, test_fraction: TestFraction, seed: int) -> Split:
     """Split every class by the same fraction, a function of the dataset, the fraction and the seed.
@@ -65,6 +54,7 @@ def split(dataset: LabelledImages, test_fraction: TestFraction, seed: int) -> Sp
     Raises:
         BadInput: the fraction is not allowed, or a class has fewer than two samples.
     """
+    check_value("test_fraction", test_fraction, TestFraction, where="split")
     labels = dataset.labels
     if test_fraction == OFFICIAL_OR_HALF:
         test_fraction = 0.5 if dataset.official_test_ids is None else None
@@ -75,11 +65,6 @@ def split(dataset: LabelledImages, test_fraction: TestFraction, seed: int) -> Sp
             raise BadInput("test_fraction", None, allowed, where="split")
         is_test[dataset.official_test_ids] = True
     else:
-        allowed = f"a number between 0 and 1, None, or {OFFICIAL_OR_HALF!r}"
-        if isinstance(test_fraction, bool) or not isinstance(test_fraction, (int, float)):
-            raise BadInput("test_fraction", test_fraction, allowed, where="split")
-        if not 0 < test_fraction < 1:
-            raise BadInput("test_fraction", test_fraction, "above 0 and below 1, or None", where="split")
         for label in range(dataset.num_classes):
             members = (labels == label).nonzero().flatten()
             if len(members) < 2:
@@ -119,8 +104,7 @@ def limited(
         limits = (parts.train_per_class, parts.test_per_class)
         raise BadInput("limits of the split", limits, "none yet: limit a split once", where="limited")
     for name, limit in (("train_per_class", train_per_class), ("test_per_class", test_per_class)):
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise BadInput(name, limit, "a whole number >= 1, or None", where="limited")
+        check_value(name, limit, PositiveInt | None, where="limited")
     return replace(
         parts,
         train_ids=_at_most(parts.train_ids, labels, train_per_class, parts.seed, "train"),

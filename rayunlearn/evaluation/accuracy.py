@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import check_value
 from rayunlearn.models.modes import device_of, evaluating
 
 
@@ -114,8 +116,7 @@ def class_counts(
         BadInput: labels do not fit, the model has another number of classes, or a logit is NaN or
             infinite: argmax would still name a class, and the count would look like a measurement.
     """
-    if batch_size < 1:
-        raise BadInput("batch_size", batch_size, "at least 1", where="class_counts")
+    check_value("batch_size", batch_size, PositiveInt, where="class_counts")
     check_images(images, labels, num_classes, "class_counts")
     device = device_of(model)
     predictions: list[Tensor] = []

@@ -17,46 +17,47 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import check_images, class_counts
+from rayunlearn.fields import AtLeastTwo, Checked, PositiveShare, ShareBelowOne
 from rayunlearn.models.modes import device_of, evaluating
 from rayunlearn.seeds import derive_seed, generator, seeded_default_generators
 
-MARGINS = ("absolute", "relative")
 LOCAL_BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelearnSettings:
+class RelearnSettings(Checked, section="audit.relearn"):
     """How a model relearns; the paper's values (section V.B) where it gives them.
 
     A mini-batch of 256 is a third of the digits' training part, so that three or four steps are an
     epoch there: lower `batch_size` where a finer count is wanted, for every model alike.
     """
 
-    batch_size: int = 256
-    lr: float = 0.1
-    momentum: float = 0.0
+    batch_size: AtLeastTwo = 256
+    lr: PositiveFloat = 0.1
+    momentum: ShareBelowOne = 0.0
     """The paper names no optimizer; plain SGD here, Adam in its reference code. With 0.9 a gold model of
     the digits takes 8 to 12 mini-batches rather than about 40, too few to tell models apart."""
-    alpha: float = 0.05
+    alpha: ShareBelowOne = 0.05
     """Margin around the original's accuracy, a share of 1."""
     margin: Literal["absolute", "relative"] = "absolute"
     """absolute: accuracy >= original - alpha; relative (reference code): >= (1 - alpha) * original."""
-    lr_decay: float = 0.1
+    lr_decay: PositiveShare = 0.1
     """Factor on lr after `patience_epochs` epochs without gain in forget accuracy (section V.B).
 
     Deviation: epochs before the first forget image is recognised do not count. An epoch of the papers'
     data has 200 mini-batches, one of the digits four, and a gold model needs more than two of those to
     leave accuracy 0; its learning rate fell 0.1-fold at once and it never relearned (cap 150).
     """
-    patience_epochs: int = 2
-    max_steps: int = 400
+    patience_epochs: PositiveInt = 2
+    max_steps: PositiveInt = 400
     """Cap; a model that has not relearned by then is censored."""
-    forget_per_class: int | None = None
+    forget_per_class: NonNegativeInt | None = None
     """Training images shown of each forget class, drawn by seed; None: all (the paper), 0: none.
 
     Digits, batch 64, two classes, five seeds: from none a class that was pushed aside comes back in 5 to 21
@@ -70,23 +71,11 @@ class RelearnSettings:
     """
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be carried out, by name."""
-        few = self.forget_per_class
-        checks: list[tuple[str, bool, str]] = [
-            ("batch_size", self.batch_size >= 2, "an integer >= 2"),
-            ("lr", math.isfinite(self.lr) and self.lr > 0, "a number > 0"),
-            ("momentum", 0 <= self.momentum < 1, "0 <= momentum < 1"),
-            ("alpha", 0 <= self.alpha < 1, "0 <= alpha < 1"),
-            ("margin", self.margin in MARGINS, " or ".join(map(repr, MARGINS))),
-            ("lr_decay", 0 < self.lr_decay <= 1, "0 < lr_decay <= 1"),
-            ("patience_epochs", self.patience_epochs >= 1, "an integer >= 1"),
-            ("max_steps", self.max_steps >= 1, "an integer >= 1"),
-            ("forget_per_class", few is None or (type(few) is int and few >= 0), "None or an integer >= 0"),
-            ("retain_data", self.retain_data or few != 0, "True where forget_per_class is 0"),
-        ]
-        for name, fine, allowed in checks:
-            if not fine:
-                raise BadInput(f"RelearnSettings.{name}", getattr(self, name), allowed)
+        """Check every field; refuse to relearn from nothing."""
+        super().__post_init__()
+        if not self.retain_data and self.forget_per_class == 0:
+            allowed = "True where forget_per_class is 0"
+            raise BadInput(f"{self.section}.retain_data", self.retain_data, allowed)
 
     def threshold(self, target_accuracy: float) -> float:
         """Accuracy at which a model counts as having relearned.
@@ -158,11 +147,6 @@ class RelearnCurve:
         where the class was reached, so that its peak is then its end.
         """
         return self.correct.index(max(self.correct))
-
-    @property
-    def peak_accuracy(self) -> float:
-        """Accuracy after `peak_step` mini-batches, the highest of the curve."""
-        return self.correct[self.peak_step] / self.count
 
 
 def relearn_ids(labels: Tensor, forget: Iterable[int], settings: RelearnSettings, seed: int) -> Tensor:

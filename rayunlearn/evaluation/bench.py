@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
@@ -23,11 +24,12 @@ from rayunlearn.evaluation.membership import EntropyAttackSettings
 from rayunlearn.evaluation.neighbours import NeighbourSettings
 from rayunlearn.evaluation.predictions import Predictions, predict
 from rayunlearn.evaluation.probe import ProbeSettings
+from rayunlearn.fields import Checked
 from rayunlearn.models.classifiers import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureSettings:
+class MeasureSettings(Checked, section="audit"):
     """Settings of every measure.
 
     Attributes:
@@ -42,9 +44,9 @@ class MeasureSettings:
         inversion: the model inversion attack.
     """
 
-    probe_draws: int = 10
-    few_per_class: int = 5
-    calibration_bins: int = 15
+    probe_draws: PositiveInt = 10
+    few_per_class: PositiveInt = 5
+    calibration_bins: PositiveInt = 15
     relearn: RelearnSettings = field(default_factory=lambda: RelearnSettings(batch_size=64))
     probe: ProbeSettings = field(default_factory=lambda: ProbeSettings(train_per_class=1))
     neighbours: NeighbourSettings = field(
@@ -53,12 +55,6 @@ class MeasureSettings:
     entropy: EntropyAttackSettings = field(default_factory=EntropyAttackSettings)
     likelihood_ratio: LikelihoodRatioSettings = field(default_factory=LikelihoodRatioSettings)
     inversion: InversionAttackSettings = field(default_factory=InversionAttackSettings)
-
-    def __post_init__(self) -> None:
-        """Check the fields that have no settings of their own."""
-        for name in ("probe_draws", "few_per_class", "calibration_bins"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"audit.{name}", getattr(self, name), "a whole number >= 1")
 
 
 @dataclass(frozen=True, kw_only=True)

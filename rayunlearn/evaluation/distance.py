@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.predictions import Predictions, check_classes
+from rayunlearn.fields import check_value
 
 LOG_PROB_FLOOR = math.log(2.0**-149)
 """Least log-probability that a divergence tells from 0, nats (-103.3): that of the least positive float32.
@@ -114,9 +116,14 @@ class ClassMembership:
     """
 
     model: Tensor
-    """`membership_distribution` of the model, float64 [R]."""
+    """Mean over forget images of the model's probabilities of the retain classes, float64 [R].
+
+    Renormalised over the retain classes image by image, so that each image counts the same however
+    much probability its model leaves to them, and a constant taken off the forget logits changes
+    nothing: a mask gives the original's distribution. Of a single retain class it is always 1.
+    """
     reference: Tensor
-    """`membership_distribution` of the reference, float64 [R]."""
+    """The same of the reference."""
     js_of_means: float
     """Jensen-Shannon divergence of the two, nats, 0 to ln 2."""
     tv_of_means: float
@@ -139,34 +146,17 @@ class ClassMembership:
         return self.tv_sum / self.count
 
 
-def membership_distribution(predictions: Predictions, retain: Sequence[int]) -> Tensor:
-    """Mean over forget images of the probabilities of the retain classes, float64 [len(retain)].
-
-    Renormalised over the retain classes image by image, so that each image counts the same however
-    much probability its model leaves to them, and a constant taken off the forget logits changes
-    nothing: a mask gives the original's distribution. Of a single retain class it is always 1.
-
-    Args:
-        predictions: answers for forget images: `Predictions.of(forget)`.
-        retain: class ids, in the order of the answer.
-
-    Raises:
-        BadInput: no images, unknown or repeated classes, images of a retain class, or images to which
-            the model gives no probability on any retain class.
-    """
-    return _over_retain(predictions, retain, "membership_distribution").exp().mean(dim=0)
-
-
 def class_membership(model: Predictions, reference: Predictions, retain: Sequence[int]) -> ClassMembership:
     """Distance of two models in where they put the forget images among the retain classes.
 
     Args:
         model: the unlearned model's answers for forget images: `Predictions.of(forget)`.
         reference: the retrained model's, for the same images in the same order.
-        retain: class ids.
+        retain: class ids, in the order of the distributions.
 
     Raises:
-        BadInput: as `divergences` and `membership_distribution`.
+        BadInput: as `divergences`; unknown or repeated classes, images of a retain class, or images to which
+            a model gives no probability on any retain class.
     """
     where = "class_membership"
     _check_same_images(model, reference, where)
@@ -217,8 +207,7 @@ def calibration_error(predictions: Predictions, bins: int = 15) -> CalibrationEr
     0.4
     """
     where = "calibration_error"
-    if bins < 1:
-        raise BadInput("bins", bins, "at least 1", where=where)
+    check_value("bins", bins, PositiveInt, where=where)
     _check_some_images(predictions, where)
     predicted = predictions.predicted
     confidence = _log_probs(predictions).gather(1, predicted[:, None])[:, 0].exp()

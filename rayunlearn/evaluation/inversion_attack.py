@@ -26,62 +26,45 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import check_images
+from rayunlearn.fields import Checked
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec
 from rayunlearn.models.modes import device_of, evaluating
 from rayunlearn.seeds import generator
 
-STEPS = ("normalised", "plain")
-
 
 @dataclass(frozen=True, kw_only=True)
-class InversionAttackSettings:
+class InversionAttackSettings(Checked, section="audit.inversion"):
     """How a class is attacked; the paper gives 12 attacks and the course, but no other figure.
 
     Pixels are normalised ones: those of the digits range from -0.8 to 1.8. Blurs are in pixels of the
     image, so 28 x 28 bears wider ones than the 8 x 8 that these defaults are for.
     """
 
-    attacks: int = 12
+    attacks: PositiveInt = 12
     """Independent attacks on a class, each from noise of its own."""
-    epochs: int = 10
+    epochs: PositiveInt = 10
     """Times that gradient steps and image processing follow each other."""
-    steps_per_epoch: int = 10
+    steps_per_epoch: PositiveInt = 10
     """Gradient steps before each image processing (n)."""
-    lr: float = 0.1
+    lr: PositiveFloat = 0.1
     """Length of a step: root mean square of the pixels' change, or the factor on a plain gradient."""
     step: Literal["normalised", "plain"] = "normalised"
     """plain: x - lr * gradient, as the paper has it, which ends where the model is sure: on digits after
     some steps, with a faint image. normalised (deviation): the same direction at a fixed length. This
     adversary is the stronger one and is not stopped by a masked logit, nor helped by one."""
-    noise: float = 0.1
+    noise: PositiveFloat = 0.1
     """Standard deviation of the noise that the attack starts from, around zero."""
-    blur: float = 0.6
+    blur: NonNegativeFloat = 0.6
     """Image processing: standard deviation of the Gaussian that smooths; 0: none."""
-    sharpen: float = 0.5
+    sharpen: NonNegativeFloat = 0.5
     """Image processing: weight of what unsharp masking adds after smoothing; 0: none."""
-    sharpen_blur: float = 1.0
+    sharpen_blur: PositiveFloat = 1.0
     """Standard deviation of the unsharp mask's own Gaussian."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be carried out, by name."""
-        checks: list[tuple[str, bool, str]] = [
-            ("attacks", self.attacks >= 1, "an integer >= 1"),
-            ("epochs", self.epochs >= 1, "an integer >= 1"),
-            ("steps_per_epoch", self.steps_per_epoch >= 1, "an integer >= 1"),
-            ("lr", 0 < self.lr < math.inf, "a number > 0"),
-            ("step", self.step in STEPS, " or ".join(map(repr, STEPS))),
-            ("noise", 0 < self.noise < math.inf, "a number > 0"),
-            ("blur", 0 <= self.blur < math.inf, "a number >= 0"),
-            ("sharpen", 0 <= self.sharpen < math.inf, "a number >= 0"),
-            ("sharpen_blur", 0 < self.sharpen_blur < math.inf, "a number > 0"),
-        ]
-        for name, fine, allowed in checks:
-            if not fine:
-                raise BadInput(f"InversionAttackSettings.{name}", getattr(self, name), allowed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,11 +102,6 @@ class InversionAttack:
         return int((self.predicted == self.target).sum())
 
     @property
-    def constant_count(self) -> int:
-        """Attacks that end in a constant image, whose correlations count as 0."""
-        return int(self.constant.sum())
-
-    @property
     def own(self) -> Tensor:
         """Correlations with the target's mean, float64 [A]."""
         return self.correlations[:, self.target]
@@ -138,11 +116,6 @@ class InversionAttack:
     def own_sum(self) -> float:
         """Sum of `own` over the attacks."""
         return float(self.own.sum())
-
-    @property
-    def nearest_other_sum(self) -> float:
-        """Sum of `nearest_other` over the attacks."""
-        return float(self.nearest_other.sum())
 
     @property
     def specific_sum(self) -> float | None:

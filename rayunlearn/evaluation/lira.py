@@ -24,41 +24,32 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import check_images
+from rayunlearn.fields import Checked, Share, check_value
 from rayunlearn.seeds import generator
 
-VARIANCES = ("pooled", "per_example")
 LOW_FPR = 0.01
 """False positive rate up to which the true positive rate is reported; LiRA goes to a tenth of it, which
 takes more than a thousand non-members."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodRatioSettings:
+class LikelihoodRatioSettings(Checked, section="audit.likelihood_ratio"):
     """The Gaussians that are fitted to the shadow models' scores."""
 
     variance: Literal["pooled", "per_example"] = "pooled"
     """pooled: one variance of all in-scores and one of all out-scores, about each example's mean, for
     few shadow models (LiRA's "global variance"). per_example: each example has two of its own."""
-    least_variance: float = 1e-6
+    least_variance: PositiveFloat = 1e-6
     """Lower bound on a variance, squared log-odds: equal scores would make a Gaussian without width."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be carried out, by name."""
-        least = self.least_variance
-        checks: list[tuple[str, bool, str]] = [
-            ("variance", self.variance in VARIANCES, " or ".join(map(repr, VARIANCES))),
-            ("least_variance", math.isfinite(least) and least > 0, "a number > 0"),
-        ]
-        for name, fine, allowed in checks:
-            if not fine:
-                raise BadInput(f"LikelihoodRatioSettings.{name}", getattr(self, name), allowed)
 
 
 def membership_scores(logits: Tensor, labels: Tensor) -> Tensor:
@@ -228,8 +219,7 @@ class AttackCurve:
         >>> attack_curve(torch.tensor([3.0, 1.0]), torch.tensor([2.0, 0.0])).points()
         [(0, 1), (1, 2)]
         """
-        if most < 3:
-            raise BadInput("most", most, "an integer >= 3", where="AttackCurve")
+        check_value("most", most, Annotated[int, Ge(3)], where="AttackCurve")
         last = self.false_positives[self.true_positives.index(self.members)]
         counts = list(range(last + 1))
         if len(counts) > most:
@@ -246,18 +236,9 @@ class AttackCurve:
         twice = sum((fp[i] - fp[i - 1]) * (tp[i] + tp[i - 1]) for i in range(1, len(tp)))
         return twice / (2 * self.members * self.non_members)
 
-    @property
-    def null_error(self) -> float:
-        """Standard error of the AUC about 1/2 where nothing leaks: Mann-Whitney's U under its null, scaled.
-
-        At most this with ties. Differences of a few of these say nothing: pool over models instead.
-        """
-        return math.sqrt((self.members + self.non_members + 1) / (12 * self.members * self.non_members))
-
     def caught(self, max_fpr: float = LOW_FPR) -> int:
         """Most members called members while at most `max_fpr` of the non-members are; not interpolated."""
-        if not 0 <= max_fpr <= 1:
-            raise BadInput("max_fpr", max_fpr, "a number from 0 to 1", where="AttackCurve")
+        check_value("max_fpr", max_fpr, Share, where="AttackCurve")
         allowed = max_fpr * self.non_members + 1e-9
         pairs = zip(self.true_positives, self.false_positives, strict=True)
         return max(tp for tp, fp in pairs if fp <= allowed)
@@ -310,36 +291,6 @@ def attack_curve(members: Tensor, non_members: Tensor) -> AttackCurve:
         return (0, *torch.bincount(group[part], minlength=size).cumsum(0).tolist())
 
     return AttackCurve(true_positives=up_to_threshold(is_member), false_positives=up_to_threshold(~is_member))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrainDifference:
-    """How far an attack's figures are from those of the same attack on a retrained model."""
-
-    auc: float
-    """|AUC - Retrain's AUC|."""
-    tpr: float
-    """|TPR - Retrain's TPR|, both at a false positive rate of at most `LOW_FPR`."""
-    note: str
-    """What the TPR means where it is not what it says; empty where it is."""
-
-
-def difference_to_retrain(curve: AttackCurve, gold_curve: AttackCurve) -> RetrainDifference:
-    """Absolute differences of AUC and TPR: what an attacker learns from the model and not from Retrain.
-
-    A model whose AUC is far below Retrain's leaks as one far above does: the attacker turns the sign.
-
-    Raises:
-        BadInput: the two were not measured on as many members and non-members.
-    """
-    for name in ("members", "non_members"):
-        ours, theirs = getattr(curve, name), getattr(gold_curve, name)
-        if ours != theirs:
-            allowed = f"that of the retrained model's curve, {theirs}"
-            raise BadInput(f"{name} of the curve", ours, allowed, where="difference_to_retrain")
-    return RetrainDifference(
-        auc=abs(curve.auc - gold_curve.auc), tpr=abs(curve.tpr() - gold_curve.tpr()), note=curve.note
-    )
 
 
 def _check_finite(values: Tensor, name: str, where: str) -> None:

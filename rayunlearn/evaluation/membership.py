@@ -24,49 +24,35 @@ non-membership. A share means something beside the same share of a retrained mod
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import Checked
 from rayunlearn.seeds import generator
 
 SETS = ("retain", "forget", "test")
 """What logits are given for; the training set is retain and forget together."""
 
-KERNELS = ("rbf", "linear")
-GAMMAS = ("auto", "scale")
-
 
 @dataclass(frozen=True, kw_only=True)
-class EntropyAttackSettings:
+class EntropyAttackSettings(Checked, section="audit.entropy"):
     """The support vector machine; the published code's values."""
 
-    C: float = 3.0
+    C: PositiveFloat = 3.0
     """Inverse strength of the penalty."""
     kernel: Literal["rbf", "linear"] = "rbf"
     gamma: Literal["auto", "scale"] = "auto"
     """Of the RBF kernel: auto is 1 over the number of features, here 1 per square nat; scale divides by the
     feature's variance too. By auto, entropies that differ by less than 0.1 nat or so look alike."""
-    least_fitted: int = 10
+    least_fitted: PositiveInt = 10
     """Fewest images of either side that an attack is fitted on; with fewer, it is refused."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be carried out, by name."""
-        checks: list[tuple[str, bool, str]] = [
-            ("C", math.isfinite(self.C) and self.C > 0, "a number > 0"),
-            ("kernel", self.kernel in KERNELS, " or ".join(map(repr, KERNELS))),
-            ("gamma", self.gamma in GAMMAS, " or ".join(map(repr, GAMMAS))),
-            ("least_fitted", self.least_fitted >= 1, "an integer >= 1"),
-        ]
-        for name, fine, allowed in checks:
-            if not fine:
-                raise BadInput(f"EntropyAttackSettings.{name}", getattr(self, name), allowed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,40 +12,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.probe import ProbeReport, probe_tasks
-
-WEIGHTS = ("uniform", "distance")
-METRICS = ("euclidean", "cosine")
+from rayunlearn.fields import Checked
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeighbourSettings:
+class NeighbourSettings(Checked, section="audit.neighbours"):
     """Who votes, and with what weight."""
 
-    k: int = 5
+    k: PositiveInt = 5
     """Neighbours that vote. With fewer training images of a class, images of others outvote it."""
     weights: Literal["uniform", "distance"] = "uniform"
     """uniform: a vote each; distance: 1 / distance each."""
     metric: Literal["euclidean", "cosine"] = "euclidean"
     """Distance between standardised features; cosine: 1 - cosine of their angle at the training mean."""
-    train_per_class: int | None = None
+    train_per_class: PositiveInt | None = None
     """Few-sample probe: training images per class, those of the linear probe; None: all of them."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be carried out, by name."""
-        few = self.train_per_class
-        checks: list[tuple[str, bool, str]] = [
-            ("k", self.k >= 1, "an integer >= 1"),
-            ("weights", self.weights in WEIGHTS, " or ".join(map(repr, WEIGHTS))),
-            ("metric", self.metric in METRICS, " or ".join(map(repr, METRICS))),
-            ("train_per_class", few is None or few >= 1, "None or an integer >= 1"),
-        ]
-        for name, fine, allowed in checks:
-            if not fine:
-                raise BadInput(f"NeighbourSettings.{name}", getattr(self, name), allowed)
 
 
 def knn_probe(

@@ -7,10 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import ClassCounts, check_images
+from rayunlearn.fields import check_value
 from rayunlearn.models.modes import device_of, evaluating
 
 SUM_TOLERANCE = 1e-4
@@ -129,8 +131,7 @@ def predict(
     where = "predict"
     if not models:
         raise BadInput("models", [], "at least one", where=where)
-    if batch_size < 1:
-        raise BadInput("batch_size", batch_size, "at least 1", where=where)
+    check_value("batch_size", batch_size, PositiveInt, where=where)
     if not len(images):
         raise BadInput("number of images", 0, "at least 1", where=where)
     devices = {name: device_of(model) for name, model in models.items()}

@@ -7,43 +7,32 @@ a class that it never saw from the others too, so only the distance to gold's re
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import check_images
+from rayunlearn.fields import Checked
 from rayunlearn.models.feature_layer import features_of, head_of
 from rayunlearn.seeds import generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeSettings:
+class ProbeSettings(Checked, section="audit.probe"):
     """The logistic regression, and how many images it may learn from."""
 
-    C: float = 1.0
+    C: PositiveFloat = 1.0
     """Inverse strength of the l2 penalty, on standardised features."""
-    max_iter: int = 1000
+    max_iter: PositiveInt = 1000
     """Cap on L-BFGS iterations; the report says whether it was met."""
-    train_per_class: int | None = None
+    train_per_class: PositiveInt | None = None
     """Few-sample probe: training images per class, drawn by seed; None: all of them."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be carried out, by name."""
-        few = self.train_per_class
-        checks: list[tuple[str, bool, str]] = [
-            ("C", math.isfinite(self.C) and self.C > 0, "a number > 0"),
-            ("max_iter", self.max_iter >= 1, "an integer >= 1"),
-            ("train_per_class", few is None or few >= 1, "None or an integer >= 1"),
-        ]
-        for name, fine, allowed in checks:
-            if not fine:
-                raise BadInput(f"ProbeSettings.{name}", getattr(self, name), allowed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,14 @@ is like the classes to forget. So whatever a stand-in's features know of these, 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import AtLeastTwo, Checked
 from rayunlearn.inversion.augmentations import cut_together
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.classifiers import Classifier, build_classifier
@@ -24,7 +25,7 @@ from rayunlearn.seeds import derive_seed, generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class StandInSettings:
+class StandInSettings(Checked, section="stand_ins"):
     """How stand-ins are trained.
 
     Attributes:
@@ -35,21 +36,11 @@ class StandInSettings:
         weight_decay: decoupled.
     """
 
-    number: int = 2
-    steps: int = 50
-    batch_size: int = 64
-    lr: float = 3e-3
-    weight_decay: float = 1e-4
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for name, least in (("number", 1), ("steps", 1), ("batch_size", 2)):
-            if getattr(self, name) < least:
-                raise BadInput(f"stand_ins.{name}", getattr(self, name), f"a whole number >= {least}")
-        if not 0 < self.lr < math.inf:
-            raise BadInput("stand_ins.lr", self.lr, "a number above 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise BadInput("stand_ins.weight_decay", self.weight_decay, "a number >= 0")
+    number: PositiveInt = 2
+    steps: PositiveInt = 50
+    batch_size: AtLeastTwo = 64
+    lr: PositiveFloat = 3e-3
+    weight_decay: NonNegativeFloat = 1e-4
 
 
 def stand_in(

@@ -6,16 +6,17 @@ method is Yin et al. 2020, "Dreaming to distill").
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import Checked, Degrees, ShareBelowOne
 from rayunlearn.inversion.augmentations import turned
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.normalisation import BATCHNORMS, all_but_channels, batchnorm_layers
@@ -23,7 +24,7 @@ from rayunlearn.seeds import generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class InversionSettings:
+class InversionSettings(Checked, section="inversion"):
     """How images are synthesised.
 
     Attributes:
@@ -44,36 +45,18 @@ class InversionSettings:
         shift: ... and moved by up to this share of its size.
     """
 
-    iterations: int = 200
-    lr: float = 0.3
-    bn_weight: float = 0.3
-    tv_weight: float = 1.0
-    l2_weight: float = 0.0
-    jitter: int = 0
+    iterations: PositiveInt = 200
+    lr: PositiveFloat = 0.3
+    bn_weight: NonNegativeFloat = 0.3
+    tv_weight: NonNegativeFloat = 1.0
+    l2_weight: NonNegativeFloat = 0.0
+    jitter: NonNegativeInt = 0
     bounded: bool = True
-    min_confidence: float = 0.5
+    min_confidence: ShareBelowOne = 0.5
     coarse: bool = field(default=False, metadata={"before": False})
-    rotation: float = field(default=0.0, metadata={"before": 0.0})
-    scaling: float = field(default=0.0, metadata={"before": 0.0})
-    shift: float = field(default=0.0, metadata={"before": 0.0})
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for name, least in (("iterations", 1), ("jitter", 0)):
-            if getattr(self, name) < least:
-                raise BadInput(f"inversion.{name}", getattr(self, name), f"a whole number >= {least}")
-        if not 0 < self.lr < math.inf:
-            raise BadInput("inversion.lr", self.lr, "a number above 0")
-        for name in ("bn_weight", "tv_weight", "l2_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise BadInput(f"inversion.{name}", getattr(self, name), "a number >= 0")
-        if not 0 <= self.rotation <= 180:
-            raise BadInput("inversion.rotation", self.rotation, "degrees from 0 to 180")
-        for name in ("scaling", "shift"):
-            if not 0 <= getattr(self, name) < 1:
-                raise BadInput(f"inversion.{name}", getattr(self, name), "a number in [0, 1)")
-        if not 0 <= self.min_confidence < 1:
-            raise BadInput("inversion.min_confidence", self.min_confidence, "a number in [0, 1)")
+    rotation: Degrees = field(default=0.0, metadata={"before": 0.0})
+    scaling: ShareBelowOne = field(default=0.0, metadata={"before": 0.0})
+    shift: ShareBelowOne = field(default=0.0, metadata={"before": 0.0})
 
 
 def coarse(settings: InversionSettings, model: Classifier) -> InversionSettings:

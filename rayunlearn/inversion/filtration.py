@@ -4,7 +4,7 @@
 |---|---|---|
 | H(f_w(x)), eq. 8 | entropy | `prediction_entropy` |
 | phi, eq. 8 | transformations | the plain image and `transformations` |
-| D', eq. 8, algorithm 2 | approximated dataset | `judge_chunk`, `compose`, `gather`; `collect` does all |
+| D', eq. 8, algorithm 2 | approximated dataset | `judge_chunk`, `compose`, `gather` |
 
 A class's candidates come in chunks of a fixed size: G(z, y) with z drawn from the seed, y and the chunk's
 number, so that it does not matter where a chunk is judged, or when. D' is the first `per_class` accepted
@@ -26,22 +26,22 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Literal
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from rayunlearn.errors import BadInput, nearest
+from rayunlearn.errors import BadInput
+from rayunlearn.fields import Checked
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.conditional_generator import ConditionalGenerator
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import generator as seeded
 
-ENTROPY_UNDER = ("every_transformation", "plain")
-
 
 @dataclass(frozen=True, kw_only=True)
-class FiltrationSettings:
+class FiltrationSettings(Checked, section="filtration"):
     """Settings of D'; the paper gives `t_ent` alone.
 
     Attributes:
@@ -53,28 +53,18 @@ class FiltrationSettings:
         chunk_size: candidates in a chunk. Other sizes draw other candidates.
     """
 
-    section: ClassVar[str] = "filtration"
-
-    per_class: int = 1000
-    budget: int = 20_000
-    t_ent: float = 0.5
-    entropy_under: str = "every_transformation"
-    chunk_size: int = 250
+    per_class: PositiveInt = 1000
+    budget: PositiveInt = 20_000
+    t_ent: PositiveFloat = 0.5
+    entropy_under: Literal["every_transformation", "plain"] = "every_transformation"
+    chunk_size: PositiveInt = 250
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for field in ("per_class", "budget", "chunk_size"):
-            value = getattr(self, field)
-            if type(value) is not int or value < 1:
-                raise BadInput(f"{self.section}.{field}", value, "a whole number >= 1")
+        super().__post_init__()
         if self.budget < self.per_class:
             allowed = f"at least {self.section}.per_class, {self.per_class}"
             raise BadInput(f"{self.section}.budget", self.budget, allowed)
-        if not 0 < self.t_ent < math.inf:
-            raise BadInput(f"{self.section}.t_ent", self.t_ent, "a number of nats above 0")
-        if self.entropy_under not in ENTROPY_UNDER:
-            allowed = nearest(str(self.entropy_under), ENTROPY_UNDER)
-            raise BadInput(f"{self.section}.entropy_under", self.entropy_under, allowed)
 
     @property
     def chunks(self) -> int:
@@ -364,31 +354,3 @@ def gather(parts: Iterable[Candidates], composition: Composition) -> Approximate
         indices=torch.cat([part.indices for part in taken]),
         composition=composition,
     )
-
-
-def collect(
-    generator: ConditionalGenerator,
-    classifier: Classifier,
-    transformations: Sequence[Callable[[Tensor], Tensor]],
-    settings: FiltrationSettings,
-    seed: int,
-    roles: Roles,
-) -> ApproximatedSet:
-    """D' in this process: chunk by chunk and class by class, until each has enough or its budget is spent.
-
-    Args:
-        generator: as of `judge_chunk`.
-        classifier: as of `judge_chunk`.
-        transformations: as of `judge_chunk`.
-        settings: samples wanted, budget, thresholds and chunk size.
-        seed: of the run.
-        roles: which classes are to be retained and forgotten.
-
-    Raises:
-        BadInput: as `judge_chunk` and `compose`.
-    """
-    parts: list[Candidates] = []
-    for label in sampled(roles):
-        while left := unjudged((part.tally for part in parts), settings, label):
-            parts.append(judge_chunk(generator, classifier, transformations, settings, seed, label, left[0]))
-    return gather(parts, compose((part.tally for part in parts), settings, roles))

@@ -6,15 +6,16 @@ Few-shot paper, section 3.1 and algorithm 1. The classifier's weights are all th
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.fields import AtLeastTwo, Checked, ShareBelowOne
 from rayunlearn.inversion.generator_losses import (
     SquaredBatchNormStatistics,
     augmentation_loss,
@@ -29,6 +30,7 @@ from rayunlearn.models.conditional_generator import (
     ConditionalGeneratorSpec,
     build_conditional_generator,
 )
+from rayunlearn.models.resuming import Stepped
 from rayunlearn.models.weights import load_into
 from rayunlearn.seeds import derive_seed
 from rayunlearn.seeds import generator as seeded
@@ -38,7 +40,7 @@ LOSSES = ("entropy", "augmentation", "diversity", "batchnorm", "total_variation"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelInversionSettings:
+class ModelInversionSettings(Checked, section="few_shot.model_inversion"):
     """How the generator is trained; weights and optimizer are the paper's (appendix C.4).
 
     The paper gives neither iterations nor batch nor sizes. The authors' published code takes 7020
@@ -66,38 +68,23 @@ class ModelInversionSettings:
         weight_decay: Adam's, L2.
     """
 
-    section: ClassVar[str] = "few_shot.model_inversion"
-
-    iterations: int = 3000
-    batch_size: int = 128
-    z_dim: int = 100
-    width: float = 0.5
-    entropy_weight: float = 1.0
-    augmentation_weight: float = 0.03
-    diversity_weight: float = 1.0
-    batchnorm_weight: float = 10.0
-    total_variation_weight: float = 3.0
+    iterations: PositiveInt = 3000
+    batch_size: AtLeastTwo = 128
+    z_dim: PositiveInt = 100
+    width: PositiveFloat = 0.5
+    entropy_weight: NonNegativeFloat = 1.0
+    augmentation_weight: NonNegativeFloat = 0.03
+    diversity_weight: NonNegativeFloat = 1.0
+    batchnorm_weight: NonNegativeFloat = 10.0
+    total_variation_weight: NonNegativeFloat = 3.0
     transformations: tuple[str, ...] = DEFAULT
-    lr: float = 2e-3
-    betas: tuple[float, float] = (0.5, 0.999)
-    weight_decay: float = 2e-4
+    lr: PositiveFloat = 2e-3
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.5, 0.999)
+    weight_decay: NonNegativeFloat = 2e-4
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for field, least in (("iterations", 1), ("batch_size", 2), ("z_dim", 1)):
-            value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise BadInput(f"{self.section}.{field}", value, f"a whole number >= {least}")
-        for field in ("width", "lr"):
-            value = getattr(self, field)
-            if not 0 < value < math.inf:
-                raise BadInput(f"{self.section}.{field}", value, "a number above 0")
-        for field in (*(f"{loss}_weight" for loss in LOSSES), "weight_decay"):
-            value = getattr(self, field)
-            if not 0 <= value < math.inf:
-                raise BadInput(f"{self.section}.{field}", value, "a number >= 0")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise BadInput(f"{self.section}.betas", self.betas, "two numbers in [0, 1)")
+        super().__post_init__()
         check_names(f"{self.section}.transformations", self.transformations)
         if self.augmentation_weight > 0 and not self.transformations:
             allowed = "at least one, since augmentation_weight is above 0"
@@ -118,7 +105,7 @@ def generator_spec(spec: ClassifierSpec, settings: ModelInversionSettings) -> Co
     )
 
 
-class ModelInversion:
+class ModelInversion(Stepped):
     """A training of a conditional generator on a classifier; a step is an iteration of algorithm 1.
 
     Each step draws noise and labels from the seed and its number. The classifier stays in eval mode and is
@@ -140,6 +127,8 @@ class ModelInversion:
     Raises:
         BadInput: the generator's weights are of another shape, or no loss is left to learn from.
     """
+
+    saved = {"generator": "_generator", "adam": "_adam", "taken": "taken", "sums": "_sums", "count": "_count"}
 
     def __init__(
         self,
@@ -174,19 +163,6 @@ class ModelInversion:
         )
         self._sums: dict[str, float] = {}
         self._count = 0
-
-    def advance(self, first: int, last: int) -> None:
-        """Take steps `first` to `last`, counted from 1, both included.
-
-        Raises:
-            BadInput: they are not the next ones, or more than there are.
-            RayUnlearnError: the loss is not finite.
-        """
-        if first != self.taken + 1 or last > self.steps:
-            raise BadInput("steps", (first, last), f"from {self.taken + 1}, at most to {self.steps}")
-        while self.taken < last:
-            self._step()
-            self.taken += 1
 
     def _step(self) -> None:
         size, spec = self.settings.batch_size, self._generator.spec
@@ -239,20 +215,3 @@ class ModelInversion:
         means = {f"{n}_loss": self._sums[n] / self._count if n in self._sums else None for n in names}
         self._sums, self._count = {}, 0
         return {**means, "generator_steps": self.taken}
-
-    def state(self) -> dict[str, Any]:
-        """Everything that `load` needs to go on from here to the same bits: tensors and plain data."""
-        return {
-            "generator": {k: v.detach().cpu().clone() for k, v in self._generator.state_dict().items()},
-            "adam": copy.deepcopy(self._adam.state_dict()),
-            "taken": self.taken,
-            "sums": dict(self._sums),
-            "count": self._count,
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`, in a training that was begun alike."""
-        self._generator.load_state_dict(state["generator"])
-        self._adam.load_state_dict(copy.deepcopy(state["adam"]))
-        self.taken = state["taken"]
-        self._sums, self._count = dict(state["sums"]), state["count"]

@@ -25,9 +25,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.fields import check_value
 from rayunlearn.models.classifiers import Classifier
 
 WHERE = "similarity"
@@ -139,12 +141,10 @@ def similarity(
     _check_both(samples, examples)
     if kernel not in KERNELS:
         raise BadInput("kernel", kernel, nearest(str(kernel), KERNELS), where=WHERE)
-    if chunk_size < 1:
-        raise BadInput("chunk_size", chunk_size, "at least 1", where=WHERE)
+    check_value("chunk_size", chunk_size, PositiveInt, where=WHERE)
     if width is None:
         width = kernel_width(samples, examples).value if kernel == "rbf" else 1.0
-    if not 0 < width < math.inf:
-        raise BadInput("kernel width", width, "a finite number above 0", where=WHERE)
+    check_value("kernel width", width, PositiveFloat, where=WHERE)
     b = examples.cpu().double()
     parts = [KERNELS[kernel](a.cpu().double(), b, width).sum(dim=1) for a in samples.split(chunk_size)]
     return torch.cat(parts)

@@ -8,14 +8,15 @@ the Amnesiac of its Table IV.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import AtLeastTwo, Checked
 from rayunlearn.methods.unlearning import (
     Handed,
     Method,
@@ -32,7 +33,7 @@ from rayunlearn.seeds import generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelabelSettings:
+class RelabelSettings(Checked, section="amnesiac_relabel"):
     """How the relabelled samples are learned, by Adam.
 
     Attributes:
@@ -43,19 +44,10 @@ class RelabelSettings:
             and inserts "a small number of copies" of single samples, without a figure.
     """
 
-    epochs: int = 3
-    batch_size: int = 256
-    lr: float = 1e-4
-    copies: int = 1
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for field, least in (("epochs", 1), ("copies", 1), ("batch_size", 2)):  # BatchNorm: two at least
-            value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise BadInput(f"amnesiac_relabel.{field}", value, f"a whole number >= {least}")
-        if not isinstance(self.lr, (int, float)) or not 0 < self.lr < math.inf:
-            raise BadInput("amnesiac_relabel.lr", self.lr, "a number above 0")
+    epochs: PositiveInt = 3
+    batch_size: AtLeastTwo = 256
+    lr: PositiveFloat = 1e-4
+    copies: PositiveInt = 1
 
 
 def other_labels(labels: Tensor, roles: Roles, copies: int, seed: int) -> Tensor:

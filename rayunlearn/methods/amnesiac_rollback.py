@@ -16,14 +16,15 @@ fine-tuning of an earlier request is in no log either, and is not undone.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import AtLeastTwo, Checked
 from rayunlearn.methods.training_log import flat_parameters, steps_with
 from rayunlearn.methods.unlearning import (
     Handed,
@@ -40,7 +41,7 @@ from rayunlearn.models.classifiers import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class RollbackSettings:
+class RollbackSettings(Checked, section="amnesiac_rollback"):
     """The fine-tuning after the rollback, by Adam; the defaults are those of the authors' published code.
 
     Attributes:
@@ -49,18 +50,9 @@ class RollbackSettings:
         lr: Adam's learning rate.
     """
 
-    epochs: int = 10
-    batch_size: int = 64
-    lr: float = 1e-3
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for field, least in (("epochs", 1), ("batch_size", 2)):  # BatchNorm: two at least
-            value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise BadInput(f"amnesiac_rollback.{field}", value, f"a whole number >= {least}")
-        if not isinstance(self.lr, (int, float)) or not 0 < self.lr < math.inf:
-            raise BadInput("amnesiac_rollback.lr", self.lr, "a number above 0")
+    epochs: PositiveInt = 10
+    batch_size: AtLeastTwo = 64
+    lr: PositiveFloat = 1e-3
 
 
 def roll_back(model: Classifier, log: TrainingLog, ids: Tensor) -> None:

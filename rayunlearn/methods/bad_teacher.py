@@ -15,13 +15,13 @@ a gradient, which Adam's step does not see.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from rayunlearn.errors import BadInput
+from rayunlearn.fields import AtLeastTwo, Checked, PositiveShare
 from rayunlearn.methods.distillation import kl_divergence
 from rayunlearn.methods.retrain import redrawn
 from rayunlearn.methods.unlearning import (
@@ -39,7 +39,7 @@ from rayunlearn.seeds import generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class BadTeacherSettings:
+class BadTeacherSettings(Checked, section="bad_teacher"):
     """How the student is taught, by Adam; the defaults are those of the authors' published code.
 
     Attributes:
@@ -50,24 +50,11 @@ class BadTeacherSettings:
         retain_share: share of the samples to retain that the student is taught with.
     """
 
-    epochs: int = 1
-    batch_size: int = 256
-    lr: float = 1e-4
-    temperature: float = 1.0
-    retain_share: float = 0.3
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for field, least in (("epochs", 1), ("batch_size", 2)):  # BatchNorm: two at least
-            value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise BadInput(f"bad_teacher.{field}", value, f"a whole number >= {least}")
-        for field in ("lr", "temperature"):
-            value = getattr(self, field)
-            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise BadInput(f"bad_teacher.{field}", value, "a number above 0")
-        if not isinstance(self.retain_share, (int, float)) or not 0 < self.retain_share <= 1:
-            raise BadInput("bad_teacher.retain_share", self.retain_share, "a share in (0, 1]")
+    epochs: PositiveInt = 1
+    batch_size: AtLeastTwo = 256
+    lr: PositiveFloat = 1e-4
+    temperature: PositiveFloat = 1.0
+    retain_share: PositiveShare = 0.3
 
 
 @torch.no_grad()

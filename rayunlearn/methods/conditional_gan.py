@@ -26,17 +26,19 @@ The images are training data: whoever uses such a generator has had access to th
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.fields import AtLeastTwo, Checked, ShareBelowOne
 from rayunlearn.methods.unlearning import batch_ids, batches_per_epoch
 from rayunlearn.models.conditional_generator import ConditionalGenerator, ConditionalGeneratorSpec
+from rayunlearn.models.resuming import Stepped
 from rayunlearn.seeds import derive_seed, seeded_default_generators
 from rayunlearn.seeds import generator as seeded
 from rayunlearn.task import height_and_width
@@ -46,7 +48,7 @@ RANGE_SLACK = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConditionalGANSettings:
+class ConditionalGANSettings(Checked, section="few_shot.gan"):
     """Settings of the training on data; optimizer and batch are DCGAN's, the number of epochs is ours.
 
     Attributes:
@@ -57,26 +59,11 @@ class ConditionalGANSettings:
         discriminator_width: multiplier of the discriminator's channels 64 and 128.
     """
 
-    section: ClassVar[str] = "few_shot.gan"
-
-    epochs: int = 25
-    batch_size: int = 128
-    lr: float = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    discriminator_width: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for field, least in (("epochs", 1), ("batch_size", 2)):
-            value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise BadInput(f"{self.section}.{field}", value, f"a whole number >= {least}")
-        for field in ("lr", "discriminator_width"):
-            value = getattr(self, field)
-            if not 0 < value < math.inf:
-                raise BadInput(f"{self.section}.{field}", value, "a number above 0")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise BadInput(f"{self.section}.betas", self.betas, "two numbers in [0, 1)")
+    epochs: PositiveInt = 25
+    batch_size: AtLeastTwo = 128
+    lr: PositiveFloat = 2e-4
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.5, 0.999)
+    discriminator_width: PositiveFloat = 1.0
 
 
 class Discriminator(nn.Module):
@@ -140,7 +127,7 @@ def generator_loss(generated: Tensor) -> Tensor:
     return F.softplus(-generated).mean()
 
 
-class ConditionalGAN:
+class ConditionalGAN(Stepped):
     """A training of a conditional generator on labelled images.
 
     It goes as an `Unlearning` does: advanced, looked at, saved and loaded. A step is a batch: an update
@@ -160,6 +147,12 @@ class ConditionalGAN:
     Raises:
         BadInput: the images or labels do not fit each other or the generator.
     """
+
+    saved = {
+        "generator": "_generator", "discriminator": "_discriminator", "generator_adam": "_generator_adam",
+        "discriminator_adam": "_discriminator_adam", "taken": "taken",
+        "losses": ("_generator_sum", "_discriminator_sum", "_count"),
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -182,19 +175,6 @@ class ConditionalGAN:
             for network in (self._generator, self._discriminator)
         )
         self._generator_sum, self._discriminator_sum, self._count = 0.0, 0.0, 0
-
-    def advance(self, first: int, last: int) -> None:
-        """Take steps `first` to `last`, counted from 1, both included.
-
-        Raises:
-            BadInput: they are not the next ones, or more than there are.
-            RayUnlearnError: a loss is not finite.
-        """
-        if first != self.taken + 1 or last > self.steps:
-            raise BadInput("steps", (first, last), f"from {self.taken + 1}, at most to {self.steps}")
-        while self.taken < last:
-            self._step()
-            self.taken += 1
 
     def _step(self) -> None:
         order = derive_seed(self.seed, "conditional gan images")
@@ -231,31 +211,6 @@ class ConditionalGAN:
         means = {name: total / self._count if self._count else None for name, total in sums.items()}
         self._generator_sum, self._discriminator_sum, self._count = 0.0, 0.0, 0
         return {**means, "generator_steps": self.taken}
-
-    def state(self) -> dict[str, Any]:
-        """Everything that `load` needs to go on from here to the same bits: tensors and plain data."""
-        return {
-            "generator": _on_cpu(self._generator),
-            "discriminator": _on_cpu(self._discriminator),
-            "generator_adam": copy.deepcopy(self._generator_adam.state_dict()),
-            "discriminator_adam": copy.deepcopy(self._discriminator_adam.state_dict()),
-            "taken": self.taken,
-            "losses": (self._generator_sum, self._discriminator_sum, self._count),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`, in a training that was begun alike."""
-        self._generator.load_state_dict(state["generator"])
-        self._discriminator.load_state_dict(state["discriminator"])
-        self._generator_adam.load_state_dict(copy.deepcopy(state["generator_adam"]))
-        self._discriminator_adam.load_state_dict(copy.deepcopy(state["discriminator_adam"]))
-        self.taken = state["taken"]
-        self._generator_sum, self._discriminator_sum, self._count = state["losses"]
-
-
-def _on_cpu(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of a network's state."""
-    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
 def _check(images: Tensor, labels: Tensor, spec: ConditionalGeneratorSpec) -> None:

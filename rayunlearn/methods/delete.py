@@ -17,14 +17,15 @@ judge it by probe and relearning.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import Checked, ShareBelowOne
 from rayunlearn.methods.distillation import kl_divergence, mask_classes
 from rayunlearn.methods.unlearning import Handed, Method, Stage, StagedTraining, batch_ids, required
 from rayunlearn.models.classifiers import Classifier
@@ -32,7 +33,7 @@ from rayunlearn.seeds import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeleteSettings:
+class DeleteSettings(Checked, section="delete"):
     """Settings of DELETE; the defaults are the published code's for CIFAR-10 and ResNet-18.
 
     Attributes:
@@ -48,27 +49,14 @@ class DeleteSettings:
         retain_images: of each class to retain, where `retain_weight` is above 0.
     """
 
-    steps: int = 800
-    batch_size: int = 128
-    lr: float = 1e-4
-    momentum: float = 0.9
+    steps: PositiveInt = 800
+    batch_size: PositiveInt = 128
+    lr: PositiveFloat = 1e-4
+    momentum: ShareBelowOne = 0.9
     freeze_batchnorm: bool = False
-    retain_weight: float = 0.0
-    forget_images: int = 128
-    retain_images: int = 128
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for field in ("steps", "batch_size", "forget_images", "retain_images"):
-            value = getattr(self, field)
-            if type(value) is not int or value < 1:
-                raise BadInput(f"delete.{field}", value, "a whole number >= 1")
-        if not 0 < self.lr < math.inf:
-            raise BadInput("delete.lr", self.lr, "a number above 0")
-        if not 0 <= self.momentum < 1:
-            raise BadInput("delete.momentum", self.momentum, "a number in [0, 1)")
-        if not 0 <= self.retain_weight < math.inf:
-            raise BadInput("delete.retain_weight", self.retain_weight, "a number >= 0")
+    retain_weight: NonNegativeFloat = 0.0
+    forget_images: PositiveInt = 128
+    retain_images: PositiveInt = 128
 
 
 def begin(handed: Handed, settings: DeleteSettings, device: str = "cpu") -> StagedTraining:

@@ -9,26 +9,25 @@ class. This is the *impair* step.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from rayunlearn.errors import BadInput, nearest
+from rayunlearn.errors import BadInput
+from rayunlearn.fields import AtLeastTwo, Checked
 from rayunlearn.methods.unlearning import Handed, Samples, Stage, StagedTraining, batch_ids, batches_per_epoch
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import derive_seed, generator
 
-PENALTIES = ("norm", "squared_norm")
-
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseSettings:
+class NoiseSettings(Checked, section="noise"):
     """What both methods set.
 
     Attributes:
@@ -45,41 +44,15 @@ class NoiseSettings:
         impair_lr: Adam's learning rate in them.
     """
 
-    section: ClassVar[str] = "noise"  # each method's settings name their own
-
-    noise_images: int = 256
-    noise_steps: int
-    noise_lr: float = 0.1
-    noise_patience: int | None
+    noise_images: PositiveInt = 256
+    noise_steps: PositiveInt
+    noise_lr: PositiveFloat = 0.1
+    noise_patience: NonNegativeInt | None
     penalty: Literal["norm", "squared_norm"]
-    penalty_weight: float = 0.1
-    batch_size: int = 256
-    impair_epochs: int
-    impair_lr: float
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        self._require_whole(1, "noise_images", "noise_steps", "impair_epochs")
-        self._require_whole(2, "batch_size")  # BatchNorm
-        if self.noise_patience is not None:
-            self._require_whole(0, "noise_patience")
-        self._require_above_0("noise_lr", "impair_lr")
-        if self.penalty not in PENALTIES:
-            raise BadInput(f"{self.section}.penalty", self.penalty, nearest(str(self.penalty), PENALTIES))
-        if not (_is_number(self.penalty_weight) and self.penalty_weight >= 0):
-            raise BadInput(f"{self.section}.penalty_weight", self.penalty_weight, "a finite number >= 0")
-
-    def _require_whole(self, least: int, *fields: str) -> None:
-        for field in fields:
-            value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise BadInput(f"{self.section}.{field}", value, f"a whole number >= {least}")
-
-    def _require_above_0(self, *fields: str) -> None:
-        for field in fields:
-            value = getattr(self, field)
-            if not (_is_number(value) and value > 0):
-                raise BadInput(f"{self.section}.{field}", value, "a finite number above 0")
+    penalty_weight: NonNegativeFloat = 0.1
+    batch_size: AtLeastTwo = 256
+    impair_epochs: PositiveInt
+    impair_lr: PositiveFloat
 
 
 def noise_loss(
@@ -251,7 +224,3 @@ class NoiseTraining(StagedTraining):
         """Go on from a `state`."""
         super().load(state)
         self.noise.copy_(state["noise"])
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -12,26 +12,26 @@ import copy
 import math
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from rayunlearn.errors import BadInput, nearest
+from rayunlearn.errors import BadInput
+from rayunlearn.fields import AtLeastTwo, Share, ShareBelowOne
 from rayunlearn.inversion.filtration import FiltrationSettings
 from rayunlearn.inversion.model_inversion import ModelInversionSettings
-from rayunlearn.inversion.similarity import KERNELS
 from rayunlearn.inversion.unlearning_set import UnlearningSet, joined, kept_back, unlearning_set
 from rayunlearn.methods.conditional_gan import ConditionalGANSettings
 from rayunlearn.methods.training import TrainSettings, TrainState, steps_per_epoch, train_steps
 from rayunlearn.methods.unlearning import Handed, Method, Samples, Unlearning, required
 from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.resuming import Resumable, check_steps
 from rayunlearn.seeds import derive_seed
-
-WHOLE_BY = ("every", "label", "similarity")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShotSettings(FiltrationSettings):
+class FewShotSettings(FiltrationSettings, section="few_shot"):
     """Filtration's settings, the kernel, relearning's, and the generator's in a section of its own.
 
     Attributes:
@@ -69,50 +69,29 @@ class FewShotSettings(FiltrationSettings):
             them does not hold for real images (docs/log.md, 65 and 67).
     """
 
-    section: ClassVar[str] = "few_shot"
-
     model_inversion: ModelInversionSettings = field(default_factory=ModelInversionSettings)
     gan: ConditionalGANSettings = field(default_factory=ConditionalGANSettings)
-    further_iterations: int = 0
+    further_iterations: NonNegativeInt = 0
     keep_generator: bool = False
-    workers: int = 0
-    examples_share: float = 0.0
-    kernel: str = "rbf"
+    workers: NonNegativeInt = 0
+    examples_share: ShareBelowOne = 0.0
+    kernel: Literal["rbf", "cosine", "l2"] = "rbf"
     unit_features: bool = True
-    whole_by: str = "every"
-    most_of_a_label: float = field(default=0.02, metadata={"before": 0.1})
-    epochs: int = 10
-    batch_size: int = 128
-    lr: float = 3e-3
-    momentum: float = 0.9
-    weight_decay: float = 2e-5
+    whole_by: Literal["every", "label", "similarity"] = "every"
+    most_of_a_label: Share = field(default=0.02, metadata={"before": 0.1})
+    epochs: PositiveInt = 10
+    batch_size: AtLeastTwo = 128
+    lr: PositiveFloat = 3e-3
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegativeFloat = 2e-5
     update_statistics: bool = field(default=False, metadata={"before": True})
 
     def __post_init__(self) -> None:
         """Check every field."""
         super().__post_init__()
-        if self.kernel not in KERNELS:
-            raise BadInput(f"{self.section}.kernel", self.kernel, nearest(str(self.kernel), KERNELS))
-        if self.whole_by not in WHOLE_BY:
-            raise BadInput(f"{self.section}.whole_by", self.whole_by, nearest(str(self.whole_by), WHOLE_BY))
-        if not 0 <= self.examples_share < 1:
-            raise BadInput(f"{self.section}.examples_share", self.examples_share, "a share in [0, 1)")
-        if not 0 <= self.most_of_a_label <= 1:
-            raise BadInput(f"{self.section}.most_of_a_label", self.most_of_a_label, "a share from 0 to 1")
-        counts = (("further_iterations", 0), ("workers", 0), ("epochs", 1), ("batch_size", 2))
-        for name, least in counts:
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise BadInput(f"{self.section}.{name}", value, f"a whole number >= {least}")
         if self.further_iterations > self.model_inversion.iterations:
             allowed = f"at most model_inversion.iterations, {self.model_inversion.iterations}"
             raise BadInput(f"{self.section}.further_iterations", self.further_iterations, allowed)
-        if not 0 < self.lr < math.inf:
-            raise BadInput(f"{self.section}.lr", self.lr, "a number above 0")
-        if not 0 <= self.momentum < 1:
-            raise BadInput(f"{self.section}.momentum", self.momentum, "a number in [0, 1)")
-        if not 0 <= self.weight_decay < math.inf:
-            raise BadInput(f"{self.section}.weight_decay", self.weight_decay, "a number >= 0")
 
     @property
     def relearning(self) -> TrainSettings:
@@ -143,7 +122,7 @@ def with_examples(learned: UnlearningSet, handed: Handed, share: float) -> Unlea
     return joined([learned, repeated])
 
 
-class Relearning(Unlearning):
+class Relearning(Resumable, Unlearning):
     """Training on D' from the weights of the version to unlearn from; a step is one of SGD.
 
     Args:
@@ -152,6 +131,8 @@ class Relearning(Unlearning):
         device: where it is trained.
         shard: (rank, world) of this worker, where several train together (`train_steps`).
     """
+
+    saved = {"training": "training", "losses": "_losses"}
 
     def __init__(
         self,
@@ -174,8 +155,7 @@ class Relearning(Unlearning):
     def advance(self, first: int, last: int) -> None:
         """Take steps `first` to `last`, counted from 1."""
         state = self.training
-        if first != state.step + 1 or last > self.steps:
-            raise BadInput("steps", (first, last), f"from {state.step + 1}, at most to {self.steps}")
+        check_steps(first, last, taken=state.step, steps=self.steps)
         steps = train_steps(state, self.images, self.targets, self.settings, self.seed, shard=self.shard)
         with closing(steps):
             while state.step < last:
@@ -191,15 +171,6 @@ class Relearning(Unlearning):
         mean = sum(self._losses) / len(self._losses) if self._losses else None
         self._losses = []
         return {"student_loss": mean, "student_steps": self.training.step}
-
-    def state(self) -> dict[str, Any]:
-        """Model, optimizer, steps taken and the losses that are not reported yet."""
-        return {"training": copy.deepcopy(self.training.state_dict()), "losses": list(self._losses)}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.training.load_state_dict(copy.deepcopy(state["training"]))
-        self._losses = list(state["losses"])
 
 
 def begin(handed: Handed, settings: FewShotSettings, device: str) -> Relearning:

@@ -14,6 +14,7 @@ Single samples that were learned by heart hardly go at this rate: from a mean pr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rayunlearn.methods.retrain import Retraining
 from rayunlearn.methods.training import TrainSettings
@@ -22,7 +23,7 @@ from rayunlearn.seeds import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuneSettings(TrainSettings):
+class FineTuneSettings(TrainSettings, section="fine_tune"):
     """The few-shot paper's optimizer of classifiers (appendix C.4): SGD at 0.01, momentum 0.9, decay 2e-4.
 
     The paper gives no epochs and no batch size: those are ours.
@@ -32,8 +33,8 @@ class FineTuneSettings(TrainSettings):
     batch_size: int = 128
     lr: float = 0.01
     weight_decay: float = 2e-4
-    optimizer: str = "sgd"
-    schedule: str = "constant"
+    optimizer: Literal["adamw", "sgd"] = "sgd"
+    schedule: Literal["one_cycle", "constant"] = "constant"
 
 
 def begin(handed: Handed, settings: FineTuneSettings, device: str) -> Retraining:

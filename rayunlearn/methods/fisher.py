@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from rayunlearn.errors import BadInput
+from rayunlearn.fields import Checked
 from rayunlearn.methods.unlearning import Edit, Handed, Method, Samples, required
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import generator
@@ -31,7 +32,7 @@ FORGOTTEN_ROW_VARIANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class FisherSettings:
+class FisherSettings(Checked, section="fisher"):
     """How much noise, and from how many samples.
 
     Attributes:
@@ -42,18 +43,9 @@ class FisherSettings:
         chunk_size: samples whose gradients are held at the same time.
     """
 
-    alpha: float = 1e-6
-    max_samples: int | None = None
-    chunk_size: int = 32
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        if not isinstance(self.alpha, (int, float)) or not 0 <= self.alpha < math.inf:
-            raise BadInput("fisher.alpha", self.alpha, "a number >= 0")
-        if self.max_samples is not None and (type(self.max_samples) is not int or self.max_samples < 1):
-            raise BadInput("fisher.max_samples", self.max_samples, "a whole number >= 1, or None for all")
-        if type(self.chunk_size) is not int or self.chunk_size < 1:
-            raise BadInput("fisher.chunk_size", self.chunk_size, "a whole number >= 1")
+    alpha: NonNegativeFloat = 1e-6
+    max_samples: PositiveInt | None = None
+    chunk_size: PositiveInt = 32
 
 
 def fisher_diagonal(model: Classifier, images: Tensor, chunk_size: int) -> dict[str, Tensor]:

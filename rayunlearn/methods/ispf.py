@@ -30,20 +30,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.fields import AtLeastTwo, Checked, PositiveShare, ShareBelowOne
 from rayunlearn.inversion.deep_inversion import BatchNormStatistics
 from rayunlearn.methods.distillation import kl_divergence
 from rayunlearn.methods.unlearning import Handed, Method, Unlearning
 from rayunlearn.models.classifiers import Classifier, build_classifier
 from rayunlearn.models.generators import GeneratorSpec, build_generator
+from rayunlearn.models.resuming import Stepped
 from rayunlearn.seeds import derive_seed
 from rayunlearn.seeds import generator as seeded
 
 
 @dataclass(frozen=True, kw_only=True)
-class ISPFSettings:
+class ISPFSettings(Checked, section="ispf"):
     """Settings of ISPF; the defaults are the published code's for CIFAR-10.
 
     Attributes:
@@ -69,46 +72,31 @@ class ISPFSettings:
         weight_decay: of SGD.
     """
 
-    epochs: int = 200
-    warmup_epochs: int = 2
-    student_steps: int = 50
-    generator_every: int = 10
-    batch_size: int = 256
-    z_dim: int = 256
-    generator_width: float = 1.0
-    threshold: float = 0.01
+    epochs: PositiveInt = 200
+    warmup_epochs: NonNegativeInt = 2
+    student_steps: PositiveInt = 50
+    generator_every: PositiveInt = 10
+    batch_size: AtLeastTwo = 256
+    z_dim: PositiveInt = 256
+    generator_width: PositiveFloat = 1.0
+    threshold: PositiveShare = 0.01
     inhibited: bool = True
-    bn_weight: float = 1.0
-    one_hot_weight: float = 1.0
-    balance_weight: float = 1.0
-    adversarial_weight: float = 1.0
-    generator_lr: float = 1e-3
-    student_lr: float = 0.05
-    final_lr: float = 2e-4
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    bn_weight: NonNegativeFloat = 1.0
+    one_hot_weight: NonNegativeFloat = 1.0
+    balance_weight: NonNegativeFloat = 1.0
+    adversarial_weight: NonNegativeFloat = 1.0
+    generator_lr: PositiveFloat = 1e-3
+    student_lr: PositiveFloat = 0.05
+    final_lr: NonNegativeFloat = 2e-4
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegativeFloat = 1e-4
 
     def __post_init__(self) -> None:
         """Check every field."""
-        leasts = {"epochs": 1, "warmup_epochs": 0, "student_steps": 1, "generator_every": 1, "batch_size": 2}
-        for field, least in (leasts | {"z_dim": 1}).items():
-            value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise BadInput(f"ispf.{field}", value, f"a whole number >= {least}")
-        for field in ("generator_width", "generator_lr", "student_lr"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise BadInput(f"ispf.{field}", getattr(self, field), "a number above 0")
-        weights = ("bn_weight", "one_hot_weight", "balance_weight", "adversarial_weight", "weight_decay")
-        for field in weights:
-            if not 0 <= getattr(self, field) < math.inf:
-                raise BadInput(f"ispf.{field}", getattr(self, field), "a number >= 0")
-        if not 0 < self.threshold <= 1:
-            raise BadInput("ispf.threshold", self.threshold, "a probability in (0, 1]")
-        if not 0 <= self.final_lr <= self.student_lr:
+        super().__post_init__()
+        if self.final_lr > self.student_lr:
             allowed = f"a number from 0 to student_lr, {self.student_lr}"
             raise BadInput("ispf.final_lr", self.final_lr, allowed)
-        if not 0 <= self.momentum < 1:
-            raise BadInput("ispf.momentum", self.momentum, "a number in [0, 1)")
 
 
 def post_filter(logits: Tensor, forget: Sequence[int], threshold: float) -> Tensor:
@@ -174,7 +162,7 @@ def generator_loss(
     )
 
 
-class ISPF(Unlearning):
+class ISPF(Stepped, Unlearning):
     """A run of ISPF. A step is an epoch, those of the warm-up first; a checkpoint falls between epochs.
 
     Classes forgotten earlier are classes to forget. The student starts with random weights.
@@ -182,6 +170,11 @@ class ISPF(Unlearning):
     Raises:
         BadInput: the classifier has no BatchNorm, whose statistics the images are made to match.
     """
+
+    saved = {
+        "student": "student", "generator": "generator", "optimizers": "optimizers", "taken": "taken",
+        "losses": "_losses",
+    }  # fmt: skip
 
     def __init__(self, handed: Handed, settings: ISPFSettings, device: str = "cpu") -> None:
         self.settings = settings
@@ -218,21 +211,14 @@ class ISPF(Unlearning):
         self.taken = 0
         self._losses: dict[str, list[float]] = {"student": [], "generator": []}
 
-    def advance(self, first: int, last: int) -> None:
-        """Go through epochs `first` to `last`, counted from 1, both included."""
-        if first != self.taken + 1 or last > self.steps:
-            raise BadInput("steps", (first, last), f"from {self.taken + 1}, at most to {self.steps}")
-        for epoch in range(first, last + 1):
-            self._epoch(epoch)
-            self.taken = epoch
-
-    def _epoch(self, epoch: int) -> None:
-        learned = epoch - 1 - self.settings.warmup_epochs
+    def _step(self) -> None:
+        """An epoch."""
+        learned = self.taken - self.settings.warmup_epochs
         if learned >= 0:
             for group in self.optimizers["student"].param_groups:
                 group["lr"] = self._student_lr(learned)
         for step in range(self.settings.student_steps):
-            number = (epoch - 1) * self.settings.student_steps + step
+            number = self.taken * self.settings.student_steps + step
             if step % self.settings.generator_every == 0:
                 self._train_generator(number)
             if learned >= 0:
@@ -258,7 +244,7 @@ class ISPF(Unlearning):
             logits = self.teacher(images)
             distance = statistics.take()
         loss = generator_loss(distance, logits, self.student(images), self.forget, self.settings)
-        self._step("generator", self.generator, loss)
+        self._update("generator", self.generator, loss)
 
     def _train_student(self, number: int) -> None:
         self.generator.eval()
@@ -266,9 +252,9 @@ class ISPF(Unlearning):
         with torch.no_grad():
             images = self._images("student", number)
             targets = post_filter(self.teacher(images), self.forget, self.settings.threshold)
-        self._step("student", self.student, kl_divergence(targets, self.student(images)))
+        self._update("student", self.student, kl_divergence(targets, self.student(images)))
 
-    def _step(self, name: str, model: nn.Module, loss: Tensor) -> None:
+    def _update(self, name: str, model: nn.Module, loss: Tensor) -> None:
         """One step of a model's optimizer; the other model takes part in the loss, but gets no gradient."""
         if not bool(torch.isfinite(loss)):
             raise RayUnlearnError(f"the {name}'s loss is {float(loss.detach())} in epoch {self.taken + 1}")
@@ -291,25 +277,6 @@ class ISPF(Unlearning):
             "generator_loss": means["generator"],
             "student_steps": learned * self.settings.student_steps,
         }
-
-    def state(self) -> dict[str, Any]:
-        """Both models and optimizers, the epochs taken and the losses that are not reported yet."""
-        return {
-            "student": {k: v.detach().cpu().clone() for k, v in self.student.state_dict().items()},
-            "generator": {k: v.detach().cpu().clone() for k, v in self.generator.state_dict().items()},
-            "optimizers": {name: copy.deepcopy(o.state_dict()) for name, o in self.optimizers.items()},
-            "taken": self.taken,
-            "losses": copy.deepcopy(self._losses),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.student.load_state_dict(state["student"])
-        self.generator.load_state_dict(state["generator"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))
-        self.taken = state["taken"]
-        self._losses = copy.deepcopy(state["losses"])
 
 
 METHOD = Method(

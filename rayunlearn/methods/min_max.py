@@ -22,20 +22,18 @@ What the paper leaves open, and no code of this method is published:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from rayunlearn.methods.error_noise import NoiseSettings, NoiseTraining
 from rayunlearn.methods.unlearning import Handed, Method
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinMaxSettings(NoiseSettings):
+class MinMaxSettings(NoiseSettings, section="min_max"):
     """Settings of Error min-max noise; but for the penalty, the paper's for CIFAR-10 (section V.A).
 
     SVHN took 3 impair epochs at 0.001, MNIST one at 0.01. The fields are those of `NoiseSettings`.
     """
-
-    section: ClassVar[str] = "min_max"
 
     noise_steps: int = 400
     noise_patience: int | None = 3

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.errors import RayUnlearnError
 from rayunlearn.methods.training import TrainSettings, TrainState, steps_per_epoch, train_steps
 from rayunlearn.methods.unlearning import Handed, Method, Samples, Unlearning, required
 from rayunlearn.models.classifiers import Classifier, build_classifier
+from rayunlearn.models.resuming import check_steps
 from rayunlearn.seeds import derive_seed
 
 
@@ -61,8 +62,7 @@ class Retraining(Unlearning):
     def advance(self, first: int, last: int) -> None:
         """Take optimizer steps `first` to `last`, counted from 1."""
         taken = self._training.step
-        if first != taken + 1 or last > self.steps:
-            raise BadInput("steps", (first, last), f"from {taken + 1}, at most to {self.steps}")
+        check_steps(first, last, taken=taken, steps=self.steps)
         with closing(
             train_steps(self._training, self.images, self.labels, self.settings, self.seed)
         ) as training:

@@ -12,13 +12,17 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
+from annotated_types import Ge, Gt, Lt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rayunlearn.errors import BadInput, RayUnlearnError, nearest
+from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.fields import Checked, ShareBelowOne
 from rayunlearn.inversion.augmentations import moved
 from rayunlearn.inversion.transformations import Transformation, check_names, transformations
 from rayunlearn.methods.global_batchnorm import GlobalBatchNorm2d, convert_batchnorm, global_batchnorm
@@ -41,13 +45,11 @@ __all__ = [
     "train_steps",
 ]
 
-OPTIMIZERS = ("adamw", "sgd")
-SCHEDULES = ("one_cycle", "constant")
 CYCLED_MOMENTUM = (0.85, 0.95)  # least and greatest, torch's OneCycleLR
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(Checked, section="train"):
     """The recipe; the defaults train AllCNN (width 0.25) on digits to 98.5-99 % test accuracy.
 
     Attributes:
@@ -73,52 +75,26 @@ class TrainSettings:
             being the image's own reflection.
     """
 
-    epochs: int = 40
-    batch_size: int = 64
-    lr: float = 1e-2
-    weight_decay: float = 0.05
-    optimizer: str = "adamw"
-    momentum: float = 0.9
-    schedule: str = "one_cycle"
-    warmup_fraction: float = 0.3
-    div_factor: float = 25.0
-    final_div_factor: float = 1e4
+    epochs: PositiveInt = 40
+    batch_size: PositiveInt = 64
+    lr: PositiveFloat = 1e-2
+    weight_decay: NonNegativeFloat = 0.05
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: ShareBelowOne = 0.9
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    warmup_fraction: Annotated[float, Gt(0), Lt(1)] = 0.3
+    div_factor: Annotated[float, Ge(1)] = 25.0
+    final_div_factor: Annotated[float, Ge(1)] = 1e4
     cycle_momentum: bool = True
     transformations: tuple[str, ...] = field(default=(), metadata={"before": ()})
     update_statistics: bool = field(default=True, metadata={"before": True})
     flips: bool = field(default=False, metadata={"before": False})
-    crop: int = field(default=0, metadata={"before": 0})
+    crop: NonNegativeInt = field(default=0, metadata={"before": 0})
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                self._refuse(name, "a whole number of at least 1")
-        for name, allowed, holds in (
-            ("lr", "a finite number above 0", lambda v: v > 0),
-            ("weight_decay", "a finite number of at least 0", lambda v: v >= 0),
-            ("momentum", "a number from 0 to below 1", lambda v: 0 <= v < 1),
-            ("warmup_fraction", "a number above 0 and below 1", lambda v: 0 < v < 1),
-            ("div_factor", "a finite number of at least 1", lambda v: v >= 1),
-            ("final_div_factor", "a finite number of at least 1", lambda v: v >= 1),
-        ):
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or not holds(value):
-                self._refuse(name, allowed)
-        for name, names in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            if getattr(self, name) not in names:
-                self._refuse(name, nearest(str(getattr(self, name)), names))
-        if type(self.crop) is not int or self.crop < 0:
-            self._refuse("crop", "a whole number of at least 0")
-        for name in ("cycle_momentum", "update_statistics", "flips"):
-            if type(getattr(self, name)) is not bool:
-                self._refuse(name, "True or False")
-        check_names("transformations", self.transformations)
-
-    def _refuse(self, field: str, allowed: str) -> None:
-        raise BadInput(field, getattr(self, field), allowed, where="train settings")
+        super().__post_init__()
+        check_names(f"{self.section}.transformations", self.transformations)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -19,10 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import Checked, check_value
 from rayunlearn.methods.unlearning import Edit, Handed, Method
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.seeds import generator
@@ -47,7 +49,7 @@ def mask_logit(model: Classifier, classes: Sequence[int], *, offset: float = DEF
         A copy whose argmax is a retain class, the original's wherever that was one.
     """
     classes = _hidden_classes(model, classes)
-    _check_offset(offset)
+    check_value("offset", offset, PositiveFloat, where="trivial baseline")
     masked = copy.deepcopy(model)
     with torch.no_grad():
         masked.head.bias[classes] -= offset
@@ -73,7 +75,7 @@ def delete_head_row(
         A copy whose argmax is a retain class, the original's wherever that was one.
     """
     classes = _hidden_classes(model, classes)
-    _check_offset(offset)
+    check_value("offset", offset, PositiveFloat, where="trivial baseline")
     deleted = copy.deepcopy(model)
     with torch.no_grad():
         deleted.head.weight[classes] = 0
@@ -82,23 +84,16 @@ def delete_head_row(
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianHeadSettings:
+class GaussianHeadSettings(Checked, section="trivial.gaussian"):
     """How the head is retrained on Gaussian embeddings; half a second at 48 features, 10 classes."""
 
-    samples: int = 10_000
-    scale: float = 1.0
+    samples: PositiveInt = 10_000
+    scale: PositiveFloat = 1.0
     """Standard deviation of the embeddings; 1 is N(0, I)."""
-    epochs: int = 20
-    batch_size: int = 256
-    lr: float = 0.01
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 256
+    lr: PositiveFloat = 0.01
     """Of Adam, annealed to 0 by a cosine."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be carried out, by name."""
-        for name in ("samples", "scale", "epochs", "batch_size", "lr"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise BadInput(f"GaussianHeadSettings.{name}", value, "a number > 0")
 
 
 def gaussian_head(
@@ -181,13 +176,8 @@ def _hidden_classes(model: Classifier, classes: Sequence[int]) -> list[int]:
     return ids
 
 
-def _check_offset(offset: float) -> None:
-    if not (math.isfinite(offset) and offset > 0):
-        raise BadInput("offset", offset, "a finite number > 0", where="trivial baseline")
-
-
 @dataclass(frozen=True, kw_only=True)
-class TrivialSettings:
+class TrivialSettings(Checked, section="trivial"):
     """Settings of the baselines where they run as methods.
 
     Attributes:
@@ -195,13 +185,8 @@ class TrivialSettings:
         gaussian: training of `gaussian_head`.
     """
 
-    offset: float = 20.0
+    offset: PositiveFloat = 20.0
     gaussian: GaussianHeadSettings = field(default_factory=GaussianHeadSettings)
-
-    def __post_init__(self) -> None:
-        """Check the offset; the rest checks itself."""
-        if not (math.isfinite(self.offset) and self.offset > 0):
-            raise BadInput("trivial.offset", self.offset, "a finite number > 0")
 
 
 def begin_mask_logit(handed: Handed, settings: TrivialSettings, device: str = "cpu") -> Edit:

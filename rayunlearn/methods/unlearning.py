@@ -20,6 +20,7 @@ from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.inversion.unlearning_set import UnlearningSet
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
+from rayunlearn.models.resuming import MeanLoss, Resumable, Stepped
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import generator
 
@@ -201,13 +202,17 @@ class Stage:
     clip_norm: float | None = None
 
 
-class StagedTraining(Unlearning):
+class StagedTraining(Stepped, Unlearning):
     """Stages of optimizer steps, one after another; a step of the run is a step of the optimizer.
 
     Args:
         model: changed in place.
         stages: at least one, each of at least one step.
     """
+
+    saved = {
+        "taken": "taken", "model": "model", "optimizer": "_optimizer", "rates": "_rates", "loss": "_loss"
+    }  # fmt: skip
 
     def __init__(self, model: Classifier, stages: Sequence[Stage]) -> None:
         if not stages or any(stage.steps < 1 for stage in stages):
@@ -219,18 +224,7 @@ class StagedTraining(Unlearning):
         self.taken = 0
         self._optimizer: torch.optim.Optimizer | None = None
         self._rates: list[float] = []
-        self._loss_sum, self._loss_count = 0.0, 0
-
-    def advance(self, first: int, last: int) -> None:
-        """Take optimizer steps `first` to `last`, counted from 1 over all stages."""
-        if first != self.taken + 1 or last > self.steps:
-            raise BadInput("steps", (first, last), f"from {self.taken + 1}, at most to {self.steps}")
-        while self.taken < last:
-            stage, step = self._at(self.taken)
-            if step == 0:
-                self._begin(stage)
-            self._take(stage, step)
-            self.taken += 1
+        self._loss = MeanLoss()
 
     def _at(self, taken: int) -> tuple[Stage, int]:
         """The stage that comes after so many steps, and the step's number in it."""
@@ -244,7 +238,10 @@ class StagedTraining(Unlearning):
         self._optimizer = stage.optimizer([p for p in self.model.parameters() if p.requires_grad])
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
 
-    def _take(self, stage: Stage, step: int) -> None:
+    def _step(self) -> None:
+        stage, step = self._at(self.taken)
+        if step == 0:
+            self._begin(stage)
         assert self._optimizer is not None, "a stage begins with its optimizer"
         if stage.rate is not None:
             for group, lr in zip(self._optimizer.param_groups, self._rates, strict=True):
@@ -258,8 +255,7 @@ class StagedTraining(Unlearning):
         if stage.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), stage.clip_norm)
         self._optimizer.step()
-        self._loss_sum += float(loss.detach())
-        self._loss_count += 1
+        self._loss.add(loss)
 
     def checkpoint(self) -> Classifier:
         """A copy of the model, in eval mode."""
@@ -267,34 +263,16 @@ class StagedTraining(Unlearning):
 
     def report(self) -> dict[str, Any]:
         """Mean loss since the last report and the steps taken."""
-        mean = self._loss_sum / self._loss_count if self._loss_count else None
-        self._loss_sum, self._loss_count = 0.0, 0
-        return {"student_loss": mean, "student_steps": self.taken}
-
-    def state(self) -> dict[str, Any]:
-        """Model, optimizer, steps taken and the loss that is not reported yet."""
-        return {
-            "model": {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()},
-            "optimizer": copy.deepcopy(self._optimizer.state_dict()) if self._optimizer else None,
-            "rates": list(self._rates),
-            "taken": self.taken,
-            "loss": (self._loss_sum, self._loss_count),
-        }
+        return {"student_loss": self._loss.take(), "student_steps": self.taken}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
-        self.model.load_state_dict(state["model"])
-        self.taken = state["taken"]
-        self._loss_sum, self._loss_count = state["loss"]
-        if self.taken:
-            stage, _ = self._at(self.taken - 1)
-            self._begin(stage)
-            assert self._optimizer is not None
-            self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-            self._rates = list(state["rates"])
+        if state["taken"]:
+            self._begin(self._at(state["taken"] - 1)[0])
+        super().load(state)
 
 
-class Edit(Unlearning):
+class Edit(Resumable, Unlearning):
     """A method that changes the weights at once: one step, without an optimizer.
 
     Args:
@@ -303,6 +281,7 @@ class Edit(Unlearning):
     """
 
     steps = 1
+    saved = {"model": "model"}
 
     def __init__(self, model: Classifier, change: Callable[[Classifier], Classifier]) -> None:
         self.model = model
@@ -321,14 +300,6 @@ class Edit(Unlearning):
     def report(self) -> dict[str, Any]:
         """No optimizer step was taken."""
         return {"student_loss": None, "student_steps": 0}
-
-    def state(self) -> dict[str, Any]:
-        """The model."""
-        return {"model": {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.model.load_state_dict(state["model"])
 
 
 def batches_per_epoch(n: int, batch_size: int) -> int:

@@ -32,9 +32,10 @@ epochs); noise still impairs there (to 1 %), and repair brings the class back (9
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 
 from rayunlearn.methods.error_noise import NoiseSettings, NoiseTraining, adam_stage
 from rayunlearn.methods.unlearning import Handed, Method, Samples, required
@@ -42,7 +43,7 @@ from rayunlearn.seeds import derive_seed, generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNSIRSettings(NoiseSettings):
+class UNSIRSettings(NoiseSettings, section="unsir"):
     """Settings of UNSIR; the defaults are the published code's. Further fields are in `NoiseSettings`.
 
     Attributes:
@@ -52,23 +53,15 @@ class UNSIRSettings(NoiseSettings):
         repair_lr: Adam's learning rate in them.
     """
 
-    section: ClassVar[str] = "unsir"
-
     noise_steps: int = 40
     noise_patience: int | None = None
     penalty: Literal["norm", "squared_norm"] = "squared_norm"
-    noise_copies: int = 20
-    retain_per_class: int = 1000
+    noise_copies: PositiveInt = 20
+    retain_per_class: PositiveInt = 1000
     impair_epochs: int = 1
     impair_lr: float = 0.02
-    repair_epochs: int = 1
-    repair_lr: float = 0.01
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        super().__post_init__()
-        self._require_whole(1, "noise_copies", "retain_per_class", "repair_epochs")
-        self._require_above_0("repair_lr")
+    repair_epochs: PositiveInt = 1
+    repair_lr: PositiveFloat = 0.01
 
 
 def retain_sample(retain: Samples, per_class: int, seed: int) -> Samples:

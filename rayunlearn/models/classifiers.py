@@ -6,13 +6,14 @@ whatever enters `head`. Images are already normalised, `[B, C, H, W]` float32 of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.fields import AtLeastTwo, Checked
 from rayunlearn.models.adapted import Adapted, found_in
 from rayunlearn.models.body_and_head import Classifier
 from rayunlearn.models.plain_networks import AllCNN, LeNet, LeNet5BN
@@ -20,7 +21,7 @@ from rayunlearn.models.residual_networks import PreActResNet18, ResNet9, ResNet5
 from rayunlearn.models.sources import Source, digest_of, is_factory, make
 from rayunlearn.models.weights import load_into
 from rayunlearn.seeds import derive_seed, seeded_default_generators
-from rayunlearn.task import Input, Task, height_and_width, names_of_classes, per_channel, stated_size
+from rayunlearn.task import Input, Task, check_class_names, height_and_width, per_channel, stated_size
 
 __all__ = [
     "CLASSIFIERS",
@@ -39,7 +40,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierSpec:
+class ClassifierSpec(Checked, where="classifier spec"):
     """All that rebuilds a classifier's architecture; it travels as JSON beside the weights.
 
     Attributes:
@@ -55,10 +56,10 @@ class ClassifierSpec:
     """
 
     name: str
-    width: float
-    in_channels: int
-    image_size: int | tuple[int, int]
-    num_classes: int
+    width: PositiveFloat
+    in_channels: PositiveInt
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt]
+    num_classes: AtLeastTwo
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None = field(default=None, metadata={"before": None})
@@ -66,31 +67,19 @@ class ClassifierSpec:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        where = "classifier spec"
+        super().__post_init__()
+        where = self.where
         if self.source is not None and (type(self.source) is not Source or self.source.factory != self.name):
             raise BadInput("source", self.source, f"one whose factory is {self.name!r}", where=where)
         if self.source is None and self.name not in CLASSIFIERS:
-            raise BadInput("name", self.name, nearest(str(self.name), CLASSIFIERS), where=where)
-        if not _is_number(self.width) or not 0 < self.width < math.inf:
-            raise BadInput("width", self.width, "a finite number above 0", where=where)
-        if isinstance(self.image_size, tuple | list):
-            sides = tuple(self.image_size)
-            if len(sides) != 2 or any(type(n) is not int or n < 1 for n in sides) or sides[0] == sides[1]:
-                allowed = "one whole number where it is as high as wide, else height and width"
-                raise BadInput("image_size", self.image_size, allowed, where=where)
-            object.__setattr__(self, "image_size", sides)
-        for name, least in (("in_channels", 1), ("image_size", 1), ("num_classes", 2)):
-            value = getattr(self, name)
-            if name == "image_size" and isinstance(value, tuple):
-                continue
-            if type(value) is not int or value < least:
-                raise BadInput(name, value, f"a whole number of at least {least}", where=where)
+            raise BadInput("name", self.name, nearest(self.name, CLASSIFIERS), where=where)
+        if isinstance(self.image_size, tuple) and len(set(self.image_size)) == 1:
+            allowed = "one whole number where it is as high as wide, else height and width"
+            raise BadInput("image_size", self.image_size, allowed, where=where)
         for name in ("mean", "std"):
             value = per_channel(name, getattr(self, name), self.in_channels, where=where)
             object.__setattr__(self, name, value)
-        if self.class_names is not None:
-            names = names_of_classes(self.class_names, self.num_classes, where=where)
-            object.__setattr__(self, "class_names", names)
+        check_class_names(self.class_names, self.num_classes, where=where)
         sizes = () if self.source is not None else CLASSIFIERS[self.name].image_sizes
         if sizes and self.image_size not in sizes:
             allowed = f"{' or '.join(map(str, sizes))} for {self.name!r}"
@@ -226,7 +215,3 @@ def version_model(spec: ClassifierSpec, weights: Mapping[str, Tensor]) -> Classi
     model = build_classifier(spec, 0)
     load_into(model, weights)
     return model.eval()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

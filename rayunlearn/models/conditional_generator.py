@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
-from rayunlearn.errors import BadInput, nearest
+from rayunlearn.fields import AtLeastTwo, Checked
 from rayunlearn.models.generators import GeneratorSpec
 from rayunlearn.seeds import derive_seed, seeded_default_generators
 from rayunlearn.task import height_and_width
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConditionalGeneratorSpec:
+class ConditionalGeneratorSpec(Checked, where="generator spec"):
     """All that rebuilds a conditional generator's architecture.
 
     Attributes:
@@ -30,7 +29,7 @@ class ConditionalGeneratorSpec:
 
     channels: int
     image_size: int | tuple[int, int]
-    num_classes: int
+    num_classes: AtLeastTwo
     low: float
     high: float
     z_dim: int = 100
@@ -38,27 +37,10 @@ class ConditionalGeneratorSpec:
 
     def __post_init__(self) -> None:
         """Check every field, those that an unconditional generator has too as it does."""
+        super().__post_init__()
         shared = asdict(self)
-        if type(shared.pop("num_classes")) is not int or self.num_classes < 2:
-            allowed = "a whole number of at least 2"
-            raise BadInput("num_classes", self.num_classes, allowed, where="generator spec")
+        del shared["num_classes"]
         GeneratorSpec(**shared, output="pixel_range")
-
-    def to_dict(self) -> dict[str, object]:
-        """JSON-able fields; `from_dict` gives the same spec back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> ConditionalGeneratorSpec:
-        """A spec from its fields, refusing unknown and missing ones."""
-        names = [f.name for f in fields(cls)]
-        for key in data:
-            if key not in names:
-                raise BadInput("field", key, nearest(str(key), names), where="generator spec")
-        missing = [n for n in names if n not in data]
-        if missing:
-            raise BadInput("missing fields", missing, f"all of {names}", where="generator spec")
-        return cls(**data)  # type: ignore[arg-type]  # __post_init__ checks the types
 
 
 class ConditionalGenerator(nn.Module):

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import check_value
 from rayunlearn.models.modes import device_of, evaluating
 
 WHERE = "feature layer"
@@ -77,8 +79,7 @@ def features_of(model: nn.Module, images: Tensor, batch_size: int = 1024) -> Ten
         BadInput: as `head_of`; or the head of one batch is not that of another; or a feature is NaN or
             infinite.
     """
-    if batch_size < 1:
-        raise BadInput("batch_size", batch_size, "at least 1", where=WHERE)
+    check_value("batch_size", batch_size, PositiveInt, where=WHERE)
     parts: list[Tensor] = []
     layers = _linear_layers(model)
     for batch in images.split(batch_size):

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from rayunlearn.errors import BadInput, nearest
+from rayunlearn.errors import BadInput
+from rayunlearn.fields import Checked
 from rayunlearn.seeds import derive_seed, seeded_default_generators
 from rayunlearn.task import height_and_width
 
-OUTPUTS = ("batchnorm", "pixel_range")
-
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorSpec:
+class GeneratorSpec(Checked, where="generator spec"):
     """All that rebuilds a generator's architecture.
 
     Attributes:
@@ -31,50 +30,25 @@ class GeneratorSpec:
         high: normalised value of a pixel 1; needed by "pixel_range".
     """
 
-    channels: int
-    image_size: int | tuple[int, int]
-    z_dim: int = 128
-    width: float = 1.0
-    output: str = "batchnorm"
+    channels: PositiveInt
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt]
+    z_dim: PositiveInt = 128
+    width: PositiveFloat = 1.0
+    output: Literal["batchnorm", "pixel_range"] = "batchnorm"
     low: float | None = None
     high: float | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
-        where = "generator spec"
-        for field in ("channels", "image_size", "z_dim"):
-            value = getattr(self, field)
-            sides = value if field == "image_size" and isinstance(value, tuple) else (value,)
-            if any(type(side) is not int or side < 1 for side in sides):
-                raise BadInput(field, value, "a whole number of at least 1", where=where)
+        super().__post_init__()
         if any(side % 4 for side in height_and_width(self.image_size)):
-            raise BadInput("image_size", self.image_size, "a multiple of 4", where=where)
-        if not _is_finite(self.width) or self.width <= 0:
-            raise BadInput("width", self.width, "a finite number above 0", where=where)
-        if self.output not in OUTPUTS:
-            raise BadInput("output", self.output, nearest(str(self.output), OUTPUTS), where=where)
+            raise BadInput("image_size", self.image_size, "a multiple of 4", where=self.where)
         for field in ("low", "high"):
-            value = getattr(self, field)
-            if (value is not None or self.output == "pixel_range") and not _is_finite(value):
-                raise BadInput(field, value, 'a finite number (output="pixel_range" needs both)', where=where)
+            if getattr(self, field) is None and self.output == "pixel_range":
+                allowed = 'a number (output="pixel_range" needs both)'
+                raise BadInput(field, None, allowed, where=self.where)
         if self.low is not None and self.high is not None and self.low >= self.high:
-            raise BadInput("low", self.low, f"a number below high, {self.high}", where=where)
-
-    def to_dict(self) -> dict[str, object]:
-        """JSON-able fields; `from_dict` gives the same spec back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> GeneratorSpec:
-        """A spec from its fields, refusing unknown and missing ones."""
-        names = [f.name for f in fields(cls)]
-        for key in data:
-            if key not in names:
-                raise BadInput("field", key, nearest(str(key), names), where="generator spec")
-        missing = [n for n in ("channels", "image_size") if n not in data]
-        if missing:
-            raise BadInput("missing fields", missing, f"all of {names}", where="generator spec")
-        return cls(**data)  # type: ignore[arg-type]  # __post_init__ checks the types
+            raise BadInput("low", self.low, f"a number below high, {self.high}", where=self.where)
 
 
 class Generator(nn.Module):
@@ -131,7 +105,3 @@ def build_generator(spec: GeneratorSpec, seed: int) -> Generator:
     """
     with seeded_default_generators(derive_seed(seed, "init", "generator")):
         return Generator(spec)
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -20,6 +20,7 @@ from torch import nn
 
 from rayunlearn.errors import BadInput
 from rayunlearn.extras import EXTRAS
+from rayunlearn.fields import Checked, Digest
 
 LIBRARIES = {"torchvision": "torchvision.models", "timm": "timm"}
 """Prefix of a factory -> the module that is imported for it."""
@@ -30,7 +31,7 @@ _TRAINED = {"torchvision": ("weights", "weights_backbone"), "timm": ("pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Checked, where="source"):
     """All that builds a network that is not built in, beside its input and classes.
 
     Attributes:
@@ -46,18 +47,13 @@ class Source:
     arguments: str = "{}"
     head: str
     maps: tuple[str, ...] = ()
-    digest: str | None = None
+    digest: Digest | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
-        check_factory(self.factory, where="source")
-        object.__setattr__(self, "arguments", canonical_arguments(self.arguments, where="source"))
-        names = (self.head, *self.maps) if isinstance(self.maps, tuple | list) else (None,)
-        if not all(isinstance(name, str) for name in names):
-            raise BadInput("head and maps", (self.head, self.maps), "names of modules", where="source")
-        object.__setattr__(self, "maps", tuple(self.maps))
-        if self.digest is not None and not re.fullmatch("[0-9a-f]{64}", str(self.digest)):
-            raise BadInput("digest", self.digest, "64 hex digits, or None", where="source")
+        super().__post_init__()
+        check_factory(self.factory, where=self.where)
+        object.__setattr__(self, "arguments", canonical_arguments(self.arguments, where=self.where))
 
     @property
     def module(self) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import DocInfo, Ge, MultipleOf
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.evaluation.bench import MeasureSettings
 from rayunlearn.evaluation.measures import check_measures
 from rayunlearn.evaluation.stand_ins import StandInSettings
+from rayunlearn.fields import AtLeastTwo, Checked, Digest
 from rayunlearn.held_out import OFFICIAL_OR_HALF, TestFraction, stated_fraction
 from rayunlearn.inversion.deep_inversion import InversionSettings
 from rayunlearn.methods.amnesiac_relabel import RelabelSettings
@@ -37,13 +40,15 @@ from rayunlearn.settings import config_hash
 from rayunlearn.task import Input, Task
 from rayunlearn.variational.last_layer import LastLayerSettings
 
+Shadows = Annotated[int, Ge(4), MultipleOf(2), DocInfo("an even number >= 4: two with, two without")]
+
 
 def _stated_fraction(data: DataSettings) -> TestFraction:
     return stated_fraction(data.dataset, data.test_fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
+class DataSettings(Checked, section="data"):
     """Which data the original was trained on; nothing of it reaches a zero-shot run.
 
     Attributes:
@@ -59,31 +64,20 @@ class DataSettings:
 
     dataset: str = "digits"
     test_fraction: TestFraction = field(default=OFFICIAL_OR_HALF, metadata={"stated": _stated_fraction})
-    train_per_class: int | None = None
-    test_per_class: int | None = None
+    train_per_class: PositiveInt | None = None
+    test_per_class: PositiveInt | None = None
     mislabelling: Mislabelling | None = None
-    sha256: str | None = field(default=None, metadata={"before": None})
+    sha256: Digest | None = field(default=None, metadata={"before": None})
 
     def __post_init__(self) -> None:
         """Check what can be checked here; whether there is such a dataset shows where the data is opened."""
+        super().__post_init__()
         if not self.dataset or not self.dataset.isprintable():
             raise BadInput("data.dataset", self.dataset, "the name of a dataset")
-        fraction = self.test_fraction
-        if isinstance(fraction, str) and fraction != OFFICIAL_OR_HALF or (
-            isinstance(fraction, float | int) and not 0 < fraction < 1
-        ):
-            allowed = f"above 0 and below 1, None, or {OFFICIAL_OR_HALF!r}"
-            raise BadInput("data.test_fraction", fraction, allowed)
-        for name in ("train_per_class", "test_per_class"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadInput(f"data.{name}", value, "a whole number >= 1, or None for all")
-        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise BadInput("data.sha256", self.sha256, "64 hex digits, or None")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings:
+class ModelSettings(Checked, section="model"):
     """Architecture of the original, and what it is for where the data do not say it.
 
     Attributes:
@@ -98,7 +92,7 @@ class ModelSettings:
     """
 
     name: str = "allcnn"
-    width: float = 0.25
+    width: PositiveFloat = 0.25
     arguments: str = field(default="{}", metadata={"before": "{}"})
     head: str | None = field(default=None, metadata={"before": None})
     input: Input | None = None
@@ -107,6 +101,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         """Check each; whether they go with the data is checked where these are opened."""
+        super().__post_init__()
         if is_factory(self.name):
             check_factory(self.name)
         elif self.name not in CLASSIFIERS:
@@ -116,8 +111,6 @@ class ModelSettings:
             said = {"arguments": self.arguments, "head": self.head}
             allowed = f"none for {self.name!r}, which is built in"
             raise BadInput("model.arguments and model.head", said, allowed)
-        if not 0 < self.width < math.inf:
-            raise BadInput("model.width", self.width, "a finite number above 0")
         if (self.input is None) != (self.classes is None):
             given, lacking = ("classes", "input") if self.input is None else ("input", "classes")
             allowed = f"None, or stated together with model.{lacking}"
@@ -143,7 +136,7 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationSettings:
+class ValidationSettings(Checked, section="validation"):
     """Size of each synthetic validation set, and how often checkpoints are judged.
 
     Attributes:
@@ -152,19 +145,13 @@ class ValidationSettings:
         checkpoint_every: cycles between checkpoints.
     """
 
-    per_retain_class: int = 20
-    per_forget_class: int = 60
-    checkpoint_every: int = 2
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for name, least in (("per_retain_class", 1), ("per_forget_class", 2), ("checkpoint_every", 1)):
-            if getattr(self, name) < least:
-                raise BadInput(f"validation.{name}", getattr(self, name), f"a whole number >= {least}")
+    per_retain_class: PositiveInt = 20
+    per_forget_class: AtLeastTwo = 60
+    checkpoint_every: PositiveInt = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditSettings(MeasureSettings):
+class AuditSettings(MeasureSettings, section="audit"):
     """Measurements on real data, made after publication; those of each measure are inherited.
 
     Attributes:
@@ -183,25 +170,16 @@ class AuditSettings(MeasureSettings):
 
     enabled: bool = True
     measures: tuple[str, ...] = ("accuracy", "probe", "anamnesis")
-    golds: int = 1
-    gold_workers: int = 1
-    relearn_workers: int = 0
-    shadows: int = 16
-    fixed_step: int = 40
-    trivial_offset: float = 20.0
+    golds: PositiveInt = 1
+    gold_workers: PositiveInt = 1
+    relearn_workers: NonNegativeInt = 0
+    shadows: Shadows = 16
+    fixed_step: PositiveInt = 40
+    trivial_offset: PositiveFloat = 20.0
 
     def __post_init__(self) -> None:
         """Check every field."""
         super().__post_init__()
-        for name in ("golds", "gold_workers", "fixed_step"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"audit.{name}", getattr(self, name), "a whole number >= 1")
-        if self.relearn_workers < 0:
-            raise BadInput("audit.relearn_workers", self.relearn_workers, "a whole number >= 0")
-        if self.shadows < 4 or self.shadows % 2:
-            raise BadInput("audit.shadows", self.shadows, "an even number >= 4: two with, two without")
-        if not 0 < self.trivial_offset < math.inf:
-            raise BadInput("audit.trivial_offset", self.trivial_offset, "a finite number above 0")
         object.__setattr__(self, "measures", check_measures(self.measures))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import PositiveInt
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
@@ -18,9 +19,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from rayunlearn.errors import BadInput, nearest
 from rayunlearn.extras import require
+from rayunlearn.fields import AtLeastTwo, check_value
 from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe
-from rayunlearn.scheduling.bounds import check_count
 from rayunlearn.scheduling.space import SPACES, Dimension, Point, Space, Value, parse_space
 from rayunlearn.seeds import generator
 from rayunlearn.settings import override, paths
@@ -117,7 +118,7 @@ def search_algorithm(
         BadInput: no sampler of that name; optuna is not installed; a space that the sampler cannot search;
             fewer trials than a grid has points.
     """
-    check_count("trials", trials, least=1)
+    check_value("trials", trials, PositiveInt)
     if name not in SAMPLERS:
         raise BadInput("--sampler", name, nearest(name, SAMPLERS))
     own = [{d.key: first[d.key] for d in space.dimensions}] if first and space.holds(first) else []
@@ -157,8 +158,8 @@ def trial_scheduler(name: str, *, cycles: int, grace: int, reduction: int = 4) -
     """
     if name not in SCHEDULERS:
         raise BadInput("--scheduler", name, nearest(name, SCHEDULERS))
-    check_count("grace", grace, least=1)
-    check_count("reduction", reduction, least=2)
+    check_value("grace", grace, PositiveInt)
+    check_value("reduction", reduction, AtLeastTwo)
     if name != "none" and grace >= cycles:
         raise BadInput("grace", grace, f"below the cycles of a full trial, {cycles}")
     if name == "asha":

@@ -6,7 +6,6 @@ processes of their own; unlearning runs in sealed ones.
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, ExitCode, Interrupted
+from rayunlearn.fields import check_value
 from rayunlearn.methods.registry import METHODS, method_named
 from rayunlearn.methods.unlearning import Method
 from rayunlearn.models.classifiers import ClassifierSpec
@@ -85,11 +86,9 @@ class Place:
 
     def __post_init__(self) -> None:
         """Refuse a place without a process, and a run of no class."""
-        for name in ("workers", "together"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"--{name}", getattr(self, name), "a whole number >= 1")
-        if self.node_wait_s is not None and not 0 < self.node_wait_s < math.inf:
-            raise BadInput("--node-wait", self.node_wait_s, "a number of seconds above 0")
+        check_value("--workers", self.workers, PositiveInt)
+        check_value("--together", self.together, PositiveInt)
+        check_value("--node-wait", self.node_wait_s, PositiveFloat | None)
 
     @property
     def side_by_side(self) -> bool:

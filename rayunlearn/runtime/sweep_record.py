@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic import NonNegativeInt, PositiveInt
 from ray import tune
 
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.fields import Share, check_value
 from rayunlearn.results.ledger import LedgerReader
 from rayunlearn.results.lineage import Version
 from rayunlearn.results.sweeps import ENDS, SweepView, sweep_named
@@ -54,12 +56,9 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         """Refuse what bounds nothing."""
-        for name, least in (("grace", 1), ("retries", 0)):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < least):
-                raise BadInput(f"--{name}", value, f"a whole number >= {least}")
-        if not 0 <= self.failure_share <= 1:
-            raise BadInput("--failure-share", self.failure_share, "a share in [0, 1]")
+        check_value("--grace", self.grace, PositiveInt | None)
+        check_value("--retries", self.retries, NonNegativeInt)
+        check_value("--failure-share", self.failure_share, Share)
 
     @property
     def trials(self) -> int:

@@ -16,9 +16,11 @@ from typing import Any
 
 import ray
 import torch
+from pydantic import PositiveInt
 
 from rayunlearn.access import seal
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.fields import check_value
 from rayunlearn.results.store import StoreFailed
 from rayunlearn.runtime import torch_process
 from rayunlearn.runtime.remote import fetch, is_loss, original, sentence
@@ -60,8 +62,7 @@ def train_run(
         RayError: a worker's process or node is gone.
         RayUnlearnError: the run failed for another reason.
     """
-    if workers < 1:
-        raise BadInput("workers", workers, "an integer >= 1", where=name)
+    check_value("workers", workers, PositiveInt, where=name)
     resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
     handed = [ray.put((work, pack(given)))]  # in a list, or Ray would load it before the call
     if workers == 1:

@@ -9,7 +9,10 @@ import math
 import re
 from dataclasses import dataclass, replace
 
+from pydantic import NonNegativeFloat, NonNegativeInt
+
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import Checked
 
 UNITS = {
     "trial": ("trials", 1.0),
@@ -26,7 +29,7 @@ _ALLOWED = "a number above 0 and a unit: '16 trials', '2 cpu-hours', '1 gpu-hour
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spent:
+class Spent(Checked, section="spent"):
     """What a sweep has spent.
 
     Attributes:
@@ -36,16 +39,10 @@ class Spent:
         wall_s: seconds since the first trial began; trials that run side by side share them.
     """
 
-    trials: int = 0
-    cpu_s: float = 0.0
-    gpu_s: float = 0.0
-    wall_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot have been spent."""
-        for name in ("trials", "cpu_s", "gpu_s", "wall_s"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise BadInput(f"spent.{name}", getattr(self, name), "a number >= 0")
+    trials: NonNegativeInt = 0
+    cpu_s: NonNegativeFloat = 0.0
+    gpu_s: NonNegativeFloat = 0.0
+    wall_s: NonNegativeFloat = 0.0
 
     def and_trial(self, seconds: float, *, cpus: float, gpus: float) -> Spent:
         """With one more trial, which held so many CPUs and GPUs for so many seconds."""

@@ -26,12 +26,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from rayunlearn.errors import BadInput
-from rayunlearn.scheduling.bounds import check_count, check_share
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from rayunlearn.fields import Checked, Share
 
 
 @dataclass(frozen=True, kw_only=True)
-class PastRun:
+class PastRun(Checked):
     """What is known of a run that has ended.
 
     Attributes:
@@ -46,21 +47,14 @@ class PastRun:
 
     method: str
     recipe: str
-    forgotten: int
-    seconds: float
+    forgotten: NonNegativeInt
+    seconds: NonNegativeFloat
     passed: bool
-    kept: float | None
-
-    def __post_init__(self) -> None:
-        """Refuse figures that no run can give."""
-        check_count("forgotten", self.forgotten)
-        _check_seconds("seconds", self.seconds)
-        if self.kept is not None:
-            check_share("kept", self.kept)
+    kept: Share | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostSettings:
+class CostSettings(Checked, section="plan.costs"):
     """When a method is good enough, and what stands in for a missing estimate.
 
     Attributes:
@@ -71,17 +65,10 @@ class CostSettings:
         default_s: seconds that a run is taken for where no like run tells.
     """
 
-    min_kept: float = 0.8
-    min_passed: float = 0.5
-    evidence: int = 3
-    default_s: float = 3600.0
-
-    def __post_init__(self) -> None:
-        """Refuse bounds outside 0 to 1, and times that are none."""
-        check_share("costs.min_kept", self.min_kept)
-        check_share("costs.min_passed", self.min_passed)
-        check_count("costs.evidence", self.evidence, least=1)
-        _check_seconds("costs.default_s", self.default_s)
+    min_kept: Share = 0.8
+    min_passed: Share = 0.5
+    evidence: PositiveInt = 3
+    default_s: NonNegativeFloat = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,9 +290,3 @@ def _promise(option: Option) -> tuple[float, float]:
     """What an option that falls short is ranked by: share published, then accuracy left."""
     assert option.estimate is not None, "what is not known does not fall short"
     return option.estimate.passed / option.estimate.runs, option.kept or 0.0
-
-
-def _check_seconds(name: str, value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:  # type: ignore[arg-type,operator]
-        raise BadInput(name, value, "a number of seconds, at least 0")

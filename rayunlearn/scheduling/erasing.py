@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Literal
 
 from rayunlearn.errors import BadInput
-from rayunlearn.scheduling.bounds import check_share
+from rayunlearn.fields import Checked, Share
 
 Erasing = Literal["erased", "still there", "cannot tell"]
 
@@ -35,7 +35,7 @@ MOST_RELATIVE = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recall:
+class Recall(Checked, section="recall"):
     """What a linear probe of a model's features knows of held-out images, as shares in [0, 1].
 
     Attributes:
@@ -43,13 +43,8 @@ class Recall:
         retain: of images of the others.
     """
 
-    forget: float
-    retain: float
-
-    def __post_init__(self) -> None:
-        """Refuse what is no share."""
-        check_share("recall.forget", self.forget)
-        check_share("recall.retain", self.retain)
+    forget: Share
+    retain: Share
 
     @property
     def relative(self) -> float:

@@ -13,19 +13,21 @@ what it is made of, the classes, are to stay. What it keeps is judged by held-ou
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
 from rayunlearn.errors import BadInput
-from rayunlearn.scheduling.bounds import check_correct, check_count, check_forget, check_share
+from rayunlearn.fields import Checked, Share, check_value
+from rayunlearn.scheduling.bounds import check_correct, check_forget
 from rayunlearn.scheduling.erasing import Erasing, Recall, Scale, judge_erasing
 from rayunlearn.scheduling.keeping import Calibration, Kept, standard
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateMeasures:
+class GateMeasures(Checked):
     """What was measured on a result, with the second synthetic set, which stopping never saw.
 
     Attributes:
@@ -43,11 +45,11 @@ class GateMeasures:
             where classes go, of samples of D' that are like them; retain counts are of the others.
     """
 
-    retain_correct: int
-    retain_count: int
-    forget_correct: int
-    forget_count: int
-    parent_retain_correct: int
+    retain_correct: NonNegativeInt
+    retain_count: PositiveInt
+    forget_correct: NonNegativeInt
+    forget_count: NonNegativeInt
+    parent_retain_correct: NonNegativeInt
     recall: Recall | None
     scale: Scale | None
     kept: Kept | None
@@ -56,8 +58,8 @@ class GateMeasures:
 
     def __post_init__(self) -> None:
         """Refuse figures that no measurement can give."""
-        if self.kind not in _CHECKS:
-            raise BadInput("kind", self.kind, ", ".join(_CHECKS))
+        super().__post_init__()
+        check_value("kind", self.kind, Literal["classes", "samples", "examples"])
         check_correct("retain", self.retain_correct, self.retain_count)
         check_forget(self.forget_correct, self.forget_count, samples=self.kind == "samples")
         check_correct("retain", self.parent_retain_correct, self.retain_count, prefix="parent_")
@@ -68,13 +70,13 @@ class GateMeasures:
         if (self.kind == "examples") != (self.kept is None):
             raise BadInput("kept", self.kept, "None for a request of examples, and for no other")
         for class_id, share in self.forgotten_share.items():
-            check_count("class in forgotten_share", class_id)
-            check_share(f"forgotten_share[{class_id}]", share)
+            check_value("class in forgotten_share", class_id, NonNegativeInt)
+            check_value(f"forgotten_share[{class_id}]", share, Share)
         object.__setattr__(self, "forgotten_share", dict(sorted(self.forgotten_share.items())))
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateSettings:
+class GateSettings(Checked, section="gate"):
     """The bounds; a figure at its bound passes, one above it fails.
 
     Attributes:
@@ -91,24 +93,14 @@ class GateSettings:
         calibration: by which D_r is predicted.
     """
 
-    max_forget: float = 0.0
-    max_loss: float = 0.07
-    max_retain_drop: float = 0.10
-    max_position: float = 0.6
-    least_power: float = 0.25
+    max_forget: Share = 0.0
+    max_loss: Share = 0.07
+    max_retain_drop: Share = 0.10
+    max_position: NonNegativeFloat = 0.6
+    least_power: Share = 0.25
     undecided: Literal["park", "publish"] = "park"
-    max_forgotten_share: float = 0.02
+    max_forgotten_share: Share = 0.02
     calibration: Calibration = field(default_factory=standard)
-
-    def __post_init__(self) -> None:
-        """Refuse bounds outside 0 to 1."""
-        shares = ("max_forget", "max_loss", "max_retain_drop", "least_power", "max_forgotten_share")
-        for name in shares:
-            check_share(f"gate.{name}", getattr(self, name))
-        if not 0 <= self.max_position < math.inf:
-            raise BadInput("gate.max_position", self.max_position, "a number >= 0")
-        if self.undecided not in ("park", "publish"):
-            raise BadInput("gate.undecided", self.undecided, "park, publish")
 
 
 Outcome = Literal["passed", "refused", "cannot tell"]
@@ -156,7 +148,7 @@ def judge(measures: GateMeasures, settings: GateSettings) -> Verdict:
     ... ).reasons
     ('forget accuracy is 6.00 % (3 of 50); at most 0.00 % is allowed',)
     """
-    refused = tuple(reason for check in _CHECKS[measures.kind] for reason in check(measures, settings))
+    refused = tuple(reason for judge in _CHECKS[measures.kind] for reason in judge(measures, settings))
     undecided = _undecided(measures, settings)
     outcome: Outcome = "refused" if refused else "cannot tell" if undecided else "passed"
     return Verdict(outcome, refused + undecided)

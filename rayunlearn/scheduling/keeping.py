@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
-from math import isfinite, log
+from math import log
 
-from rayunlearn.errors import BadInput
-from rayunlearn.scheduling.bounds import check_share
+from rayunlearn.fields import Checked, Share
 
 STANDARD = "calibration.json"
 """Beside this file: what `python -m benchmarks.judge --calibrate` fitted to the whole zoo."""
@@ -93,7 +92,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(Checked, section="gate.calibration"):
     """What D_r is worth that a model's measures show.
 
     Attributes:
@@ -112,14 +111,7 @@ class Calibration:
     broken: float
     independent: float
     independent_cut: float
-    spread: float
-
-    def __post_init__(self) -> None:
-        """Refuse what is no number, and a spread that is no share."""
-        for field in fields(self):
-            if not isfinite(getattr(self, field.name)):
-                raise BadInput(f"calibration.{field.name}", getattr(self, field.name), "a finite number")
-        check_share("calibration.spread", self.spread)
+    spread: Share
 
     @classmethod
     def of(cls, offset: float, slopes: Sequence[float], spread: float) -> Calibration:

@@ -19,8 +19,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, StatisticsError, correlation
+from typing import Annotated
+
+from annotated_types import Gt, Lt
 
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.fields import check_value
 from rayunlearn.scheduling.stopping import CheckpointRecord, StoppingSettings, choose, first_stop
 
 
@@ -146,13 +150,11 @@ def spearman(
     Raises:
         BadInput: a confidence outside (0, 1), or a score that is no finite number.
     """
-    if not 0 < confidence < 1:
-        raise BadInput("confidence", confidence, "a number in (0, 1)")
+    check_value("confidence", confidence, Annotated[float, Gt(0), Lt(1)])
     trials = sorted(synthetic.keys() & real.keys())
     for trial in trials:
         for score in (synthetic[trial], real[trial]):
-            if not math.isfinite(score):
-                raise BadInput(f"score of trial {trial}", score, "a finite number")
+            check_value(f"score of trial {trial}", score, float)
     n = len(trials)
     try:
         rho = correlation(*(_ranks([side[trial] for trial in trials]) for side in (synthetic, real)))

@@ -28,10 +28,13 @@ import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from annotated_types import DocInfo, Ge, Le
+from pydantic import NonNegativeInt, PositiveInt
 
 from rayunlearn.errors import BadInput, nearest
-from rayunlearn.scheduling.bounds import check_count
+from rayunlearn.fields import Checked, check_value
 from rayunlearn.scheduling.costs import Costs, CostSettings, PastRun, duration
 from rayunlearn.scheduling.queue import (
     Blocked,
@@ -77,7 +80,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanSettings:
+class PlanSettings(Checked, section="plan"):
     """What the plan goes by.
 
     Attributes:
@@ -91,20 +94,16 @@ class PlanSettings:
 
     order: tuple[str, ...]
     retrain: str | None = "retrain"
-    max_classes: int = 4
-    longest_wait_days: float = 30.0
+    max_classes: PositiveInt = 4
+    longest_wait_days: Annotated[float, Ge(0), Le(36_500), DocInfo("a number of days from 0 to 36500")] = 30.0
     costs: CostSettings = field(default_factory=CostSettings)
 
     def __post_init__(self) -> None:
-        """Refuse an order that contradicts itself, and bounds that are none."""
+        """Check every field; refuse an order that contradicts itself."""
+        super().__post_init__()
         if len(set(self.order)) != len(self.order) or self.retrain in self.order:
             allowed = f"each method once, without {self.retrain!r}, which comes last by itself"
             raise BadInput("plan.order", self.order, allowed)
-        check_count("plan.max_classes", self.max_classes, least=1)
-        days = self.longest_wait_days
-        is_number = isinstance(days, (int, float)) and not isinstance(days, bool)
-        if not is_number or not 0 <= days <= 36_500:  # NaN is refused, too
-            raise BadInput("plan.longest_wait_days", days, "a number of days from 0 to 36500")
 
     @property
     def escalation(self) -> tuple[str, ...]:
@@ -281,7 +280,7 @@ def _check(
     settings: PlanSettings,
     now: datetime,
 ) -> None:
-    check_count("slots", slots)
+    check_value("slots", slots, NonNegativeInt)
     if now.utcoffset() is None:
         raise BadInput("now", now.isoformat(), "a time with its offset from UTC")
     for name in settings.escalation:

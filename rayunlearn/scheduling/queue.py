@@ -18,10 +18,12 @@ from collections import deque
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from annotated_types import Ge
 
 from rayunlearn.errors import BadInput
-from rayunlearn.scheduling.bounds import check_count, check_share
+from rayunlearn.fields import Checked, Share
 from rayunlearn.scheduling.costs import Choice, Costs
 from rayunlearn.scheduling.requests import LEAST_RETAINED, Request
 
@@ -29,7 +31,7 @@ _NO_DEADLINE = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pending:
+class Pending(Checked):
     """A request that waits to be served.
 
     Attributes:
@@ -44,10 +46,9 @@ class Pending:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be put in order."""
+        super().__post_init__()
         if self.request.received_at is None:
             raise BadInput("received_at", None, "a time, which the queue fills in")
-        if isinstance(self.priority, bool) or not isinstance(self.priority, int):
-            raise BadInput("priority", self.priority, "a whole number")
 
     @classmethod
     def of(cls, request: Request) -> Pending:
@@ -75,7 +76,7 @@ class RunUnderWay:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lineage:
+class Lineage(Checked):
     """Where a lineage stands.
 
     Attributes:
@@ -92,15 +93,14 @@ class Lineage:
     name: str
     version: str
     recipe: str
-    num_classes: int
+    num_classes: Annotated[int, Ge(LEAST_RETAINED)]
     forgotten: frozenset[int] = frozenset()
-    kept: float = 1.0
+    kept: Share = 1.0
     under_way: RunUnderWay | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no lineage can be."""
-        check_count("num_classes", self.num_classes, least=LEAST_RETAINED)
-        check_share("kept", self.kept)
+        super().__post_init__()
         object.__setattr__(self, "forgotten", frozenset(self.forgotten))
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import NonNegativeInt
+
 from rayunlearn.errors import BadInput, nearest, shown
-from rayunlearn.scheduling.bounds import check_count
+from rayunlearn.fields import check_value
 
 DEFAULT_LINEAGE = "default"
 KINDS = ("classes", "samples", "examples")
@@ -304,7 +306,7 @@ def run_id(lineage: str, request_ids: Sequence[str], config_hash: str, attempt: 
         raise BadInput("request_ids", list(request_ids), "at least one id, each once")
     if not isinstance(config_hash, str) or not config_hash:
         raise BadInput("config_hash", config_hash, "a non-empty string")
-    check_count("attempt", attempt)
+    check_value("attempt", attempt, NonNegativeInt)
     canonical = json.dumps([lineage, ids, config_hash, attempt], separators=(",", ":"))
     others = f"-and-{len(ids) - 1}" if len(ids) > 1 else ""
     return f"run-{ids[0][:32]}{others}-a{attempt}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"

@@ -30,19 +30,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import isfinite
 from statistics import median_low
 from typing import Literal
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from rayunlearn.errors import BadInput
-from rayunlearn.scheduling.bounds import check_correct, check_count, check_forget, check_share
+from rayunlearn.fields import Checked, Share
+from rayunlearn.scheduling.bounds import check_correct, check_forget
 
 _ROUNDING = 1e-9
 """Differences of accuracies are compared with this much room; counts below 10^4 differ by far more."""
 
 
 @dataclass(frozen=True)
-class CheckpointRecord:
+class CheckpointRecord(Checked):
     """What was measured on one checkpoint with the synthetic set for stopping.
 
     Attributes:
@@ -57,25 +59,21 @@ class CheckpointRecord:
         predicted: D_r as a share of the version's, not cut off at 1; None where it is not predicted.
     """
 
-    step: int
-    retain_correct: int
-    retain_count: int
-    forget_correct: int
-    forget_count: int
-    forget_mass: float
-    pass_rate: float
+    step: NonNegativeInt
+    retain_correct: NonNegativeInt
+    retain_count: PositiveInt
+    forget_correct: NonNegativeInt
+    forget_count: NonNegativeInt
+    forget_mass: Share
+    pass_rate: Share
     samples: bool = False
     predicted: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse figures that no measurement can give."""
-        check_count("step", self.step)
+        super().__post_init__()
         check_correct("retain", self.retain_correct, self.retain_count)
         check_forget(self.forget_correct, self.forget_count, samples=self.samples)
-        check_share("forget_mass", self.forget_mass)
-        check_share("pass_rate", self.pass_rate)
-        if self.predicted is not None and not isfinite(self.predicted):
-            raise BadInput("predicted", self.predicted, "a finite number, or None")
 
     @property
     def retain_accuracy(self) -> float:
@@ -94,7 +92,7 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoppingSettings:
+class StoppingSettings(Checked, section="stopping"):
     """Settings of `should_stop` and `choose`.
 
     Attributes:
@@ -115,29 +113,22 @@ class StoppingSettings:
         mass_delta: difference of forget masses that is none; the filter's eps by default.
     """
 
-    forget_tolerance: float = 0.0
-    leak: float = 0.05
-    confirm: int = 1
-    guard: int = 1
-    smooth: int = 3
-    min_retain: float = 0.5
-    patience: int | None = 40
+    forget_tolerance: Share = 0.0
+    leak: Share = 0.05
+    confirm: PositiveInt = 1
+    guard: PositiveInt = 1
+    smooth: PositiveInt = 3
+    min_retain: Share = 0.5
+    patience: PositiveInt | None = 40
     score: Literal["predicted", "accuracy"] = "predicted"
-    min_delta: float = 0.002
-    mass_delta: float = 0.01
+    min_delta: Share = 0.002
+    mass_delta: Share = 0.01
 
     def __post_init__(self) -> None:
-        """Refuse settings that contradict themselves or each other."""
-        for name in ("forget_tolerance", "leak", "min_retain", "min_delta", "mass_delta"):
-            check_share(f"stopping.{name}", getattr(self, name))
-        for name in ("confirm", "guard", "smooth"):
-            check_count(f"stopping.{name}", getattr(self, name), least=1)
-        if self.patience is not None:
-            check_count("stopping.patience", self.patience, least=1)
+        """Check every field; refuse those that contradict each other."""
+        super().__post_init__()
         if self.forget_tolerance >= self.leak:
             raise BadInput("stopping.forget_tolerance", self.forget_tolerance, f"below leak, {self.leak}")
-        if self.score not in ("predicted", "accuracy"):
-            raise BadInput("stopping.score", self.score, "predicted, accuracy")
         if self.smooth % 2 == 0:
             raise BadInput("stopping.smooth", self.smooth, "an odd number of checkpoints")
 

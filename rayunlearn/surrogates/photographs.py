@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import Checked, Degrees, PositiveShare, Share
 from rayunlearn.surrogates.colours import LUMA, as_channels
 from rayunlearn.surrogates.draws import Draws, as_indices
 from rayunlearn.surrogates.exact import cosine, log_uniform, power_of_two, sine
@@ -21,41 +24,33 @@ _LEVELS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropSettings:
+class CropSettings(Checked, section="crops"):
     """How crops vary."""
 
-    area_low: float = 0.01
+    area_low: PositiveShare = 0.01
     """A crop's share of the photograph's area, from this to `area_high`, equally many in each octave."""
-    area_high: float = 1.0
-    proportion: float = 1.33
+    area_high: PositiveShare = 1.0
+    proportion: Annotated[float, Ge(1), Le(4)] = 1.33
     """A crop is up to so many times wider or higher than pictures are."""
-    rotation: float = 30.0
+    rotation: Degrees = 30.0
     """Up to so many degrees, to either side."""
-    flips: float = 0.5
+    flips: Share = 0.5
     """Share of crops that are mirrored, left for right."""
-    brightness: float = 0.2
+    brightness: Share = 0.2
     """Pixels are brighter or darker by up to this."""
-    contrast: float = 0.4
+    contrast: Share = 0.4
     """Differences grow or shrink by up to this share."""
-    saturation: float = 0.5
+    saturation: Share = 0.5
     """Colours grow or shrink by up to this share."""
-    hue: float = 0.1
+    hue: Share = 0.1
     """Each channel grows or shrinks by up to this share."""
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if not 0 < self.area_low <= 1:
-            raise BadInput("crops.area_low", self.area_low, "a share above 0, at most 1")
-        if not self.area_low <= self.area_high <= 1:
+        super().__post_init__()
+        if self.area_high < self.area_low:
             allowed = f"a share from crops.area_low, {self.area_low}, to 1"
             raise BadInput("crops.area_high", self.area_high, allowed)
-        if not 1 <= self.proportion <= 4:
-            raise BadInput("crops.proportion", self.proportion, "a number from 1 to 4")
-        if not 0 <= self.rotation <= 180:
-            raise BadInput("crops.rotation", self.rotation, "degrees from 0 to 180")
-        for name in ("flips", "brightness", "contrast", "saturation", "hue"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadInput(f"crops.{name}", getattr(self, name), "a number from 0 to 1")
 
 
 def _checked(photographs: Sequence[Tensor]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
+from rayunlearn.fields import Checked, PositiveShare
 from rayunlearn.surrogates.colours import as_channels, planes_for
 from rayunlearn.surrogates.draws import Draws, as_indices
 from rayunlearn.surrogates.leaves import dead_leaves, objects, textured_leaves
@@ -25,43 +28,36 @@ _CHUNK = 2**18
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProceduralSettings:
+class ProceduralSettings(Checked, section="partial_restart.procedural"):
     """Which pictures are drawn.
 
     The default weights are for a data set of which nothing is known.
     """
 
-    dead_leaves: float = 0.2
+    dead_leaves: NonNegativeFloat = 0.2
     """Weight of the family, as of those that follow; their sum is what each is a share of."""
-    textured_leaves: float = 0.25
-    noise: float = 0.1
-    strokes: float = 0.2
-    objects: float = 0.25
-    exponent_low: float = 0.5
+    textured_leaves: NonNegativeFloat = 0.25
+    noise: NonNegativeFloat = 0.1
+    strokes: NonNegativeFloat = 0.2
+    objects: NonNegativeFloat = 0.25
+    exponent_low: Annotated[float, Ge(0), Le(6)] = 0.5
     """Of the noise's spectrum 1 / frequency**a, of which each picture draws its a."""
-    exponent_high: float = 3.5
-    smallest: float = 0.03
+    exponent_high: Annotated[float, Ge(0), Le(6)] = 3.5
+    smallest: PositiveShare = 0.03
     """Half the longer axis of the smallest leaf, as a share of the picture's side."""
-    largest: float = 0.5
+    largest: PositiveShare = 0.5
     """That of the largest leaf."""
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for name in FAMILIES:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise BadInput(f"procedural.{name}", getattr(self, name), "a number >= 0")
+        super().__post_init__()
         if not any(self.weights):
-            raise BadInput("procedural", self.weights, f"a weight above 0 among {', '.join(FAMILIES)}")
-        if not 0 <= self.exponent_low <= 6:
-            raise BadInput("procedural.exponent_low", self.exponent_low, "a number from 0 to 6")
-        if not self.exponent_low <= self.exponent_high <= 6:
-            allowed = f"a number from procedural.exponent_low, {self.exponent_low}, to 6"
-            raise BadInput("procedural.exponent_high", self.exponent_high, allowed)
-        if not 0 < self.smallest <= 1:
-            raise BadInput("procedural.smallest", self.smallest, "a share above 0, at most 1")
-        if not self.smallest <= self.largest <= 1:
-            allowed = f"a share from procedural.smallest, {self.smallest}, to 1"
-            raise BadInput("procedural.largest", self.largest, allowed)
+            allowed = f"a weight above 0 among {', '.join(FAMILIES)}"
+            raise BadInput(self.section, self.weights, allowed)
+        for low, high in (("exponent_low", "exponent_high"), ("smallest", "largest")):
+            if getattr(self, high) < (least := getattr(self, low)):
+                allowed = f"a finite number >= {self.section}.{low}, {least}"
+                raise BadInput(f"{self.section}.{high}", getattr(self, high), allowed)
 
     @property
     def weights(self) -> tuple[float, ...]:

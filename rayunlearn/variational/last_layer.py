@@ -32,23 +32,24 @@ architecture, which is what every other method publishes.
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, RayUnlearnError
+from rayunlearn.fields import Checked
 from rayunlearn.models.classifiers import Classifier
-from rayunlearn.variational.objectives import Gaussian, LogLikelihood, UnlearnSettings, unlearn
+from rayunlearn.variational.objectives import Gaussian, LogLambda, LogLikelihood, UnlearnSettings, unlearn
 
 LEAST_GRADIENT = 1e-5
 """At the mode, as a share of the number of samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LastLayerSettings:
+class LastLayerSettings(Checked, section="last_layer"):
     """The posterior, and how it unlearns.
 
     Attributes:
@@ -63,20 +64,10 @@ class LastLayerSettings:
         unlearn: of the objective.
     """
 
-    prior_precision: float = 1.0
-    max_iterations: int = 500
-    log_lambda_per_parameter: float = -1.0
+    prior_precision: PositiveFloat = 1.0
+    max_iterations: PositiveInt = 500
+    log_lambda_per_parameter: LogLambda = -1.0
     unlearn: UnlearnSettings = field(default_factory=lambda: UnlearnSettings(steps=200, samples=32, lr=0.05))
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        if not 0 < self.prior_precision < math.inf:
-            raise BadInput("last_layer.prior_precision", self.prior_precision, "a number > 0")
-        if type(self.max_iterations) is not int or self.max_iterations < 1:
-            raise BadInput("last_layer.max_iterations", self.max_iterations, "a whole number >= 1")
-        if not self.log_lambda_per_parameter <= 0:
-            allowed = "a number <= 0, or -inf for lambda 0"
-            raise BadInput("last_layer.log_lambda_per_parameter", self.log_lambda_per_parameter, allowed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

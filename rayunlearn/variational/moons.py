@@ -32,15 +32,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from annotated_types import DocInfo, Gt, Lt
+from pydantic import PositiveFloat, PositiveInt
 from scipy.optimize import brentq
 from sklearn.datasets import make_moons
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.extras import require
+from rayunlearn.fields import Checked, Share, check_value
 from rayunlearn.inversion.knee import Knee, knee_threshold
 from rayunlearn.inversion.relabelling import relabel
 from rayunlearn.inversion.similarity import similarity
@@ -61,7 +64,7 @@ POINTS_OF_ERASED = (0.1, 1e4)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoonsSettings:
+class MoonsSettings(Checked, section="moons"):
     """Settings of the example that are no part of its data or model.
 
     Attributes:
@@ -71,19 +74,10 @@ class MoonsSettings:
         unlearn: of EUBO and RKL.
     """
 
-    samples: int = 1000
-    t_ent: float = 0.5
-    until: float = 0.5
+    samples: PositiveInt = 1000
+    t_ent: PositiveFloat = 0.5
+    until: Annotated[float, Gt(0), Lt(1), DocInfo("a probability above 0 and below 1")] = 0.5
     unlearn: UnlearnSettings = field(default_factory=UnlearnSettings)
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        if type(self.samples) is not int or self.samples < 1:
-            raise BadInput("moons.samples", self.samples, "a whole number >= 1")
-        if not 0 < self.t_ent < math.inf:
-            raise BadInput("moons.t_ent", self.t_ent, "a number of nats above 0")
-        if not 0 < self.until < 1:
-            raise BadInput("moons.until", self.until, "a probability above 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -309,8 +303,7 @@ def log_of(value: float) -> float:
     Raises:
         BadInput: not from 0 to 1.
     """
-    if not 0 <= value <= 1:
-        raise BadInput("lambda", value, "a number from 0 to 1")
+    check_value("lambda", value, Share)
     return math.log(value) if value else -math.inf
 
 

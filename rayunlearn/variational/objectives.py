@@ -20,16 +20,20 @@ all posteriors: it is in their standard deviations.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import DocInfo, Le
+from pydantic import AllowInfNan, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, RayUnlearnError, nearest
+from rayunlearn.fields import Checked, check_value
 from rayunlearn.seeds import generator
 
+LogLambda = Annotated[float, Le(0), AllowInfNan(True), DocInfo("a number <= 0, or -inf for lambda 0")]
 LogLikelihood = Callable[[Tensor], Tensor]
 """log p(D_e|theta) `[S]` of thetas `[S, P]`, differentiable."""
 
@@ -62,7 +66,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnlearnSettings:
+class UnlearnSettings(Checked, section="last_layer.unlearn"):
     """How an objective is minimised. The defaults are for the moons example.
 
     The authors' published code takes 30,000 steps of Adam at 1e-3 in theta itself. Here a step is in standard
@@ -75,18 +79,9 @@ class UnlearnSettings:
         lr: learning rate of the first step, standard deviations of the posterior.
     """
 
-    steps: int = 500
-    samples: int = 1000
-    lr: float = 0.03
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for name in ("steps", "samples"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise BadInput(f"unlearn.{name}", value, "a whole number >= 1")
-        if not 0 < self.lr < math.inf:
-            raise BadInput("unlearn.lr", self.lr, "a number > 0")
+    steps: PositiveInt = 500
+    samples: PositiveInt = 1000
+    lr: PositiveFloat = 0.03
 
 
 def adjusted_log_likelihood(log_likelihood: Tensor, z: Tensor, log_lambda: float) -> Tensor:
@@ -205,7 +200,7 @@ def unlearn(
     """
     if method not in OBJECTIVES:
         raise BadInput("method", method, nearest(method, OBJECTIVES))
-    check_log_lambda(log_lambda)
+    check_value("log_lambda", log_lambda, LogLambda)
     mean = posterior.mean
     shift = torch.zeros_like(mean).requires_grad_()
     below = torch.zeros_like(posterior.cholesky).requires_grad_()
@@ -228,13 +223,3 @@ def unlearn(
         schedule.step()
     with torch.no_grad():
         return Gaussian(mean=posterior.at(shift), cholesky=posterior.cholesky @ scale())
-
-
-def check_log_lambda(log_lambda: float) -> None:
-    """Refuse a lambda outside 0 to 1.
-
-    Raises:
-        BadInput: its logarithm is NaN or above 0.
-    """
-    if not log_lambda <= 0:
-        raise BadInput("log_lambda", log_lambda, "a number <= 0, or -inf for lambda 0")

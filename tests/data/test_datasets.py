@@ -202,7 +202,7 @@ def test_an_official_test_part_is_held_out_unless_told_otherwise(shard, here):
     official = set(data.official_test_ids.tolist())
     default = DataSettings(dataset="parquet:made").test_fraction
     assert set(split(data, default, 0).test_ids.tolist()) == official
-    assert split(data, default, 0).manifest()["test_fraction"] is None
+    assert split(data, default, 0).test_fraction is None
     for fraction in (0.5, 0.2):
         drawn = split(data, DataSettings(dataset="parquet:made", test_fraction=fraction).test_fraction, 0)
         assert len(drawn.test_ids) == 60 * fraction and official & set(drawn.train_ids.tolist())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rayunlearn.data.mislabelling import Mislabelling, mislabel, misled
+from rayunlearn.data.mislabelling import Mislabelling, mislabel
 from rayunlearn.errors import BadInput
 
 SEVENS = Mislabelling(of=7, to=(2, 3, 7))
@@ -142,15 +142,3 @@ def test_a_share_of_nothing_is_refused(to: tuple[int, ...], share: float) -> Non
     with pytest.raises(BadInput, match="mislabelling.share is .*class 7's 4 samples that a label changes"):
         mislabel(labels, torch.arange(5), Mislabelling(of=7, to=to, share=share), seed=0)
     assert len(mislabel(labels, torch.arange(5), Mislabelling(of=7, to=(2,), share=0.25), 0).changed_ids) == 1
-
-
-def test_misled_is_the_class_answered_with_an_erased_label() -> None:
-    """Not a 7 taken for a 1 or a 7, nor a 2 for a 3; one that answers as it was taught shows all of D_e."""
-    right = torch.tensor([7, 7, 7, 7, 2, 3])
-    assert misled(right, torch.tensor([2, 3, 1, 7, 3, 3]), SEVENS).tolist() == [0, 1]
-    assert len(misled(right, right, SEVENS)) == 0
-    right = shuffled((50,) * 10)
-    given = mislabel(right, torch.arange(500), SEVENS, seed=0)
-    assert torch.equal(misled(right, given.labels, SEVENS), given.changed_ids)
-    with pytest.raises(BadInput, match="predicted is"):
-        misled(right, right[1:], SEVENS)

@@ -375,13 +375,13 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
 )  # fmt: skip
 def test_settings_are_checked(name: str, value: object) -> None:
     """Each wrong field is refused by its name."""
-    with pytest.raises(BadInput, match=f"RelearnSettings.{name}"):
+    with pytest.raises(BadInput, match=f"audit.relearn.{name}"):
         RelearnSettings(**{name: value})  # type: ignore[arg-type]
 
 
 def test_something_must_be_shown() -> None:
     """Neither forget nor retain images is refused; each alone is not."""
-    with pytest.raises(BadInput, match="RelearnSettings.retain_data is False; allowed: True where"):
+    with pytest.raises(BadInput, match="audit.relearn.retain_data is False; allowed: True where"):
         RelearnSettings(forget_per_class=0, retain_data=False)
     assert RelearnSettings(forget_per_class=0).retain_data
     assert RelearnSettings(retain_data=False).forget_per_class is None

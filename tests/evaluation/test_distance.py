@@ -19,7 +19,6 @@ from rayunlearn.evaluation.distance import (
     calibration_error,
     class_membership,
     divergences,
-    membership_distribution,
 )
 from rayunlearn.evaluation.predictions import Predictions
 
@@ -216,6 +215,11 @@ def test_answers_for_other_images_or_classes_are_refused() -> None:
 # Class membership.
 
 
+def membership(answers: Predictions, retain: list[int]) -> torch.Tensor:
+    """The mean distribution of answers, which stand beside themselves."""
+    return class_membership(answers, answers, retain).model
+
+
 def test_membership_is_renormalised_image_by_image() -> None:
     """(1/2 | 1/2, 0) and (9/10 | 0, 1/10) over classes 1 and 2 are (1, 0) and (0, 1): the mean is (1/2, 1/2).
 
@@ -223,7 +227,7 @@ def test_membership_is_renormalised_image_by_image() -> None:
     give (5/6, 1/6).
     """
     answers = saying([[0.5, 0.5, 0.0], [0.9, 0.0, 0.1]])
-    assert membership_distribution(answers, [1, 2]).tolist() == pytest.approx([0.5, 0.5], abs=1e-12)
+    assert membership(answers, [1, 2]).tolist() == pytest.approx([0.5, 0.5], abs=1e-12)
     mean = answers.log_probs.double().exp()[:, 1:].mean(dim=0)
     assert (mean / mean.sum()).tolist() == pytest.approx([5 / 6, 1 / 6], rel=1e-6)
 
@@ -231,10 +235,10 @@ def test_membership_is_renormalised_image_by_image() -> None:
 def test_membership_keeps_the_order_of_the_classes() -> None:
     """Retain classes 3 and 1 of (0, 1/4, 1/4, 1/2): 2/3 and 1/3, in that order; class 2 is left out."""
     answers = saying([[0.0, 0.25, 0.25, 0.5]])
-    found = membership_distribution(answers, [3, 1])
+    found = membership(answers, [3, 1])
     assert found.dtype == torch.float64
     assert found.tolist() == pytest.approx([2 / 3, 1 / 3], rel=1e-6)
-    assert membership_distribution(answers, [2]).tolist() == [1.0]
+    assert membership(answers, [2]).tolist() == [1.0]
 
 
 def test_swapped_images_show_in_the_images_and_not_in_the_mean() -> None:
@@ -260,7 +264,6 @@ def test_membership_equals_a_slow_reference() -> None:
     found = class_membership(model, reference, retain)
     assert found.model.tolist() == pytest.approx(m.mean(axis=0).tolist(), rel=1e-12)
     assert found.reference.tolist() == pytest.approx(r.mean(axis=0).tolist(), rel=1e-12)
-    assert torch.equal(found.model, membership_distribution(model, retain))
     assert found.js_of_means == pytest.approx(jensenshannon(m.mean(axis=0), r.mean(axis=0)) ** 2, rel=1e-9)
     assert found.tv_of_means == pytest.approx(np.abs(m.mean(axis=0) - r.mean(axis=0)).sum() / 2, rel=1e-12)
     js = sum(jensenshannon(a, b) ** 2 for a, b in zip(m, r, strict=True))
@@ -313,8 +316,8 @@ def test_membership_of_what_is_no_forget_image_is_refused() -> None:
         (answers, [], r"classes is \[\]"),
         (none, [1], "number of images is 0; allowed: at least 1"),
     ):
-        with pytest.raises(BadInput, match=f"membership_distribution: .*{message}"):
-            membership_distribution(given_answers, retain)
+        with pytest.raises(BadInput, match=f"class_membership: .*{message}"):
+            membership(given_answers, retain)
 
 
 # Calibration.
@@ -400,7 +403,7 @@ def test_finer_bins_never_lower_the_error(seed: int, n: int, bins: int) -> None:
 
 def test_no_images_or_no_bins_have_no_calibration() -> None:
     """Each is refused by name rather than divided by zero."""
-    with pytest.raises(BadInput, match="calibration_error: bins is 0; allowed: at least 1"):
+    with pytest.raises(BadInput, match="calibration_error: bins is 0; allowed: a whole number > 0"):
         calibration_error(labelled(0), bins=0)
     with pytest.raises(BadInput, match="calibration_error: number of images is 0; allowed: at least 1"):
         calibration_error(Predictions(torch.zeros(0, 2), torch.zeros(0).long()))

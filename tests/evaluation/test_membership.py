@@ -247,7 +247,7 @@ def test_fewer_images_where_they_are_allowed() -> None:
 )
 def test_settings_are_checked(name: str, value: object) -> None:
     """Each wrong field is refused by its name."""
-    with pytest.raises(BadInput, match=f"EntropyAttackSettings.{name}"):
+    with pytest.raises(BadInput, match=f"audit.entropy.{name}"):
         EntropyAttackSettings(**{name: value})  # type: ignore[arg-type]
 
 

@@ -246,5 +246,5 @@ def test_features_that_are_not_finite_are_an_error() -> None:
 )
 def test_settings_are_checked(name: str, value: object) -> None:
     """Each wrong field is refused by its name."""
-    with pytest.raises(BadInput, match=f"NeighbourSettings.{name} is"):
+    with pytest.raises(BadInput, match=f"audit.neighbours.{name} is"):
         NeighbourSettings(**{name: value})  # type: ignore[arg-type]

@@ -294,7 +294,7 @@ def test_logits_of_another_shape_name_the_model(shape: tuple[int, ...]) -> None:
     [
         ("", 5, torch.zeros(5).long(), 2, r"predict: models is \[\]; allowed: at least one"),
         ("a", 0, torch.zeros(0).long(), 2, "predict: number of images is 0; allowed: at least 1"),
-        ("a", 5, torch.zeros(5).long(), 0, "predict: batch_size is 0; allowed: at least 1"),
+        ("a", 5, torch.zeros(5).long(), 0, "predict: batch_size is 0; allowed: a whole number > 0"),
         ("a", 5, torch.zeros(4).long(), 2, "predict: number of labels is 4; allowed: 5, one an image"),
         ("a", 5, torch.full((5,), 3), 2, r"predict: range of the labels is \[3, 3\]; allowed: 0..2"),
         ("a", 5, torch.zeros(5), 2, "predict: labels is 'torch.float32 .*integers of shape"),

@@ -170,5 +170,5 @@ def test_features_that_are_not_finite_are_an_error() -> None:
 @pytest.mark.parametrize(("name", "value"), [("C", 0.0), ("max_iter", 0), ("train_per_class", 0)])
 def test_settings_are_checked(name: str, value: object) -> None:
     """Each wrong field is refused by its name."""
-    with pytest.raises(BadInput, match=f"ProbeSettings.{name}"):
+    with pytest.raises(BadInput, match=f"audit.probe.{name}"):
         ProbeSettings(**{name: value})  # type: ignore[arg-type]

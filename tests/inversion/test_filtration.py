@@ -18,11 +18,11 @@ from rayunlearn.inversion.filtration import (
     Candidates,
     FiltrationSettings,
     Tally,
-    collect,
     compose,
     gather,
     judge_chunk,
     prediction_entropy,
+    sampled,
     unjudged,
 )
 from rayunlearn.inversion.knee import knee_threshold
@@ -192,6 +192,22 @@ def test_the_plain_image_is_tested_under_both() -> None:
             entropies = [entropy(image) for image in candidates.images.flatten(1).tolist()]
             assert 0 < len(entropies) < 20 and max(entropies) < 0.5
         assert torch.equal(found[0].indices, found[1].indices)
+
+
+def collect(
+    generator: nn.Module,
+    classifier: nn.Module,
+    transformations: Sequence[Callable[[Tensor], Tensor]],
+    settings: FiltrationSettings,
+    seed: int,
+    roles: Roles,
+) -> ApproximatedSet:
+    """D' in this process: chunk by chunk and class by class, until each has enough or its budget is spent."""
+    parts: list[Candidates] = []
+    for label in sampled(roles):
+        while left := unjudged((part.tally for part in parts), settings, label):
+            parts.append(judge_chunk(generator, classifier, transformations, settings, seed, label, left[0]))
+    return gather(parts, compose((part.tally for part in parts), settings, roles))
 
 
 # D'.

@@ -315,7 +315,7 @@ def test_bad_settings_are_named(field, value):
     with pytest.raises(BadInput) as error:
         TrainSettings(**{field: value})
     said = value[0] if field == "transformations" else value
-    assert (error.value.thing, error.value.value) == (field, said) or value != value
+    assert (error.value.thing, error.value.value) == (f"train.{field}", said) or value != value
 
 
 def test_bad_calls_are_refused():

@@ -182,7 +182,7 @@ def test_wrong_settings_are_refused(original: Classifier) -> None:
             mask_logit(original, [0], offset=offset)
         with pytest.raises(BadInput, match="offset"):
             delete_head_row(original, [0], offset=offset)
-    with pytest.raises(BadInput, match="GaussianHeadSettings.samples"):
+    with pytest.raises(BadInput, match="trivial.gaussian.samples"):
         GaussianHeadSettings(samples=0)
 
 

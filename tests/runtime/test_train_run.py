@@ -93,6 +93,6 @@ def test_ctrl_c_is_ours_during_a_run_and_after_it(tmp_path: Path) -> None:
 
 def test_a_run_needs_a_worker(tmp_path: Path) -> None:
     """None is refused before anything is started or written."""
-    with pytest.raises(BadInput, match="doubling: workers is 0; allowed: an integer >= 1"):
+    with pytest.raises(BadInput, match="doubling: workers is 0; allowed: a whole number > 0"):
         run(lambda given, shard: given, 1, tmp_path, workers=0)
     assert list(tmp_path.iterdir()) == []

@@ -148,10 +148,10 @@ def test_the_reason_gives_the_figures_of_every_option():
         (lambda: runs("gkt", 1, seconds=-1.0), "seconds"),
         (lambda: runs("gkt", 1, seconds=True), "seconds"),
         (lambda: runs("gkt", 1, seconds=1.0, kept=1.1), "kept"),
-        (lambda: CostSettings(min_kept=2.0), "costs.min_kept"),
-        (lambda: CostSettings(min_passed=-0.1), "costs.min_passed"),
-        (lambda: CostSettings(evidence=0), "costs.evidence"),
-        (lambda: CostSettings(default_s=float("inf")), "costs.default_s"),
+        (lambda: CostSettings(min_kept=2.0), "plan.costs.min_kept"),
+        (lambda: CostSettings(min_passed=-0.1), "plan.costs.min_passed"),
+        (lambda: CostSettings(evidence=0), "plan.costs.evidence"),
+        (lambda: CostSettings(default_s=float("inf")), "plan.costs.default_s"),
     ],
 )
 def test_bad_figures_are_refused(make, thing):

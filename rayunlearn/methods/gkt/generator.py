@@ -13,10 +13,11 @@ from rayunlearn.inversion.augmentations import cut_together, moved
 from rayunlearn.methods.gkt.cycle import Pull
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.models.generators import Generator as Network
+from rayunlearn.models.resuming import Resumable
 from rayunlearn.seeds import generator as seeded
 
 
-class Generator:
+class Generator(Resumable):
     """Makes the images that teach: adversarial ones, and a bank to learn from again.
 
     Args:
@@ -26,6 +27,12 @@ class Generator:
         inverted: DeepInversion images of retain classes `[N, C, H, W]`, or None.
         device: where it is trained.
     """
+
+    saved = {
+        "model": "model", "optimizer": "optimizer", "snapshot": "snapshot", "replayed": "replayed",
+        "watch": ("attempt", "low_cycles", "healthy_cycles"),
+        "tally": ("_seen", "_passed", "_loss_sum", "_updates"),
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -158,23 +165,3 @@ class Generator:
             "stalled": self.low_cycles > 0,
             "recoveries": self.attempt,
         }
-
-    def state(self) -> dict[str, Any]:
-        """Everything that `load` needs to go on from here to the same bits."""
-        return {
-            "model": {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()},
-            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
-            "snapshot": {k: v.detach().cpu().clone() for k, v in self.snapshot.items()},
-            "replayed": [b.cpu().clone() for b in self.replayed],
-            "watch": (self.attempt, self.low_cycles, self.healthy_cycles),
-            "tally": (self._seen, self._passed, self._loss_sum, self._updates),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self.snapshot = copy.deepcopy(state["snapshot"])
-        self.replayed = [b.to(self.device) for b in state["replayed"]]
-        self.attempt, self.low_cycles, self.healthy_cycles = state["watch"]
-        self._seen, self._passed, self._loss_sum, self._updates = state["tally"]

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from functools import cache
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Literal
 
-from rayunlearn.errors import BadInput, nearest
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-
-@cache
-def _hints(settings: type[Any]) -> dict[str, Any]:
-    """`get_type_hints`, which evaluates every annotation anew at each call."""
-    return get_type_hints(settings)
+from rayunlearn.errors import BadInput
+from rayunlearn.fields import AtLeastTwo, Checked, PositiveShare, Share
 
 
 @dataclass(frozen=True, kw_only=True)
-class GKTSettings:
+class GKTSettings(Checked, section="gkt"):
     """Settings of gated knowledge transfer; the defaults are the paper's (section V.A).
 
     Attributes:
@@ -73,81 +68,46 @@ class GKTSettings:
         snapshot_every: healthy generator steps between snapshots.
     """
 
-    section: ClassVar[str] = "gkt"
-
-    cycles: int = 4000
-    generator_steps: int = 1
-    student_steps: int = 10
-    batch_size: int = 256
-    z_dim: int = 128
-    generator_width: float = 1.0
+    cycles: PositiveInt = 4000
+    generator_steps: PositiveInt = 1
+    student_steps: PositiveInt = 10
+    batch_size: AtLeastTwo = 256
+    z_dim: PositiveInt = 128
+    generator_width: PositiveFloat = 1.0
     generator_output: Literal["batchnorm", "pixel_range"] = "batchnorm"
-    epsilon: float = 0.01
-    beta: float = 250.0
-    temperature: float = 1.0
+    epsilon: PositiveShare = 0.01
+    beta: NonNegativeFloat = 250.0
+    temperature: PositiveFloat = 1.0
     divergence: Literal["kl", "js"] = "kl"
     divergence_mean: Literal["samples", "elements"] = "elements"
     attention: Literal["squared", "norm"] = "squared"
     targets: Literal["teacher", "masked", "row_minimum"] = "teacher"
-    generator_lr: float = 1e-3
-    student_lr: float = 1e-3
-    student_weight_decay: float = 0.0
+    generator_lr: PositiveFloat = 1e-3
+    student_lr: PositiveFloat = 1e-3
+    student_weight_decay: NonNegativeFloat = 0.0
     student_schedule: Literal["constant", "one_cycle", "plateau"] = "constant"
-    generator_halving: int = 0
-    schedule_cycles: int = 4000
-    plateau_checkpoints: int = 10
-    plateau_patience: int = 2
-    clip_norm: float = 5.0
-    adversarial_weight: float = 1.0
-    generator_bn_weight: float = 0.0
+    generator_halving: NonNegativeInt = 0
+    schedule_cycles: PositiveInt = 4000
+    plateau_checkpoints: PositiveInt = 10
+    plateau_patience: NonNegativeInt = 2
+    clip_norm: PositiveFloat = 5.0
+    adversarial_weight: NonNegativeFloat = 1.0
+    generator_bn_weight: NonNegativeFloat = 0.0
     generator_attention: bool = False
-    generator_gate_weight: float = 0.0
-    inverted_per_class: int = 0
-    replayed_batches: int = 0
-    generated_share: float = 0.5
+    generator_gate_weight: NonNegativeFloat = 0.0
+    inverted_per_class: NonNegativeInt = 0
+    replayed_batches: NonNegativeInt = 0
+    generated_share: Share = 0.5
     mixing: Literal["none", "cutmix"] = "none"
-    jitter: int = 0
-    contrast: float = 1.0
-    stall_pass_rate: float = 0.1
-    stall_cycles: int = 10
-    snapshot_every: int = 10
+    jitter: NonNegativeInt = 0
+    contrast: PositiveShare = 1.0
+    stall_pass_rate: Share = 0.1
+    stall_cycles: PositiveInt = 10
+    snapshot_every: PositiveInt = 10
 
     def __post_init__(self) -> None:
         """Check every field."""
-        own: Any = type(self)
-        hints = _hints(own)
-        for field in (f.name for f in fields(self)):
-            value, declared = getattr(self, field), hints[field]
-            names = get_args(declared)
-            if names and value not in names:
-                raise BadInput(f"{self.section}.{field}", value, nearest(str(value), names))
-            if declared is int and type(value) is not int:
-                raise BadInput(f"{self.section}.{field}", value, "a whole number")
-            if declared is bool and type(value) is not bool:
-                raise BadInput(f"{self.section}.{field}", value, "True or False")
-        counts = ("cycles", "generator_steps", "student_steps", "z_dim", "schedule_cycles", "stall_cycles")
-        for field in (*counts, "snapshot_every", "plateau_checkpoints"):
-            if getattr(self, field) < 1:
-                raise BadInput(f"{self.section}.{field}", getattr(self, field), "a whole number >= 1")
-        if self.batch_size < 2:
-            raise BadInput(f"{self.section}.batch_size", self.batch_size, "a whole number >= 2 (BatchNorm)")
-        for field in ("temperature", "generator_lr", "student_lr", "clip_norm", "generator_width"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise BadInput(f"{self.section}.{field}", getattr(self, field), "a number above 0")
-        for field in (
-            "beta", "student_weight_decay", "adversarial_weight", "generator_bn_weight",
-            "generator_gate_weight", "inverted_per_class", "replayed_batches", "generator_halving",
-            "plateau_patience", "jitter",
-        ):  # fmt: skip
-            if not 0 <= getattr(self, field) < math.inf:
-                raise BadInput(f"{self.section}.{field}", getattr(self, field), "a number >= 0")
-        if not 0 < self.epsilon <= 1:
-            raise BadInput(f"{self.section}.epsilon", self.epsilon, "a probability in (0, 1]")
-        if not 0 < self.contrast <= 1:
-            raise BadInput(f"{self.section}.contrast", self.contrast, "a share in (0, 1]")
-        for field in ("generated_share", "stall_pass_rate"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise BadInput(f"{self.section}.{field}", getattr(self, field), "a share in [0, 1]")
+        super().__post_init__()
         for field, neutral in (("mixing", "none"), ("jitter", 0), ("contrast", 1.0)):
             if getattr(self, field) != neutral and not self.learns_from_bank:
                 allowed = f"{neutral!r} without inverted_per_class or replayed_batches"
@@ -160,15 +120,13 @@ class GKTSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedInversionSettings(GKTSettings):
+class GatedInversionSettings(GKTSettings, section="gated_inversion"):
     """The same settings with the project's own defaults; those of `GKTSettings` are the paper's.
 
     The student learns from DeepInversion images of the retain classes and from replayed generator
     batches, cut together, a fresh batch each step. Targets (forget logits at the row's minimum),
     temperature, schedule and generator losses differ as well; docs/log.md has the trials.
     """
-
-    section: ClassVar[str] = "gated_inversion"
 
     cycles: int = 60
     batch_size: int = 128

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +12,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from rayunlearn.methods.gkt.cycle import Challenge, Judged, attention_difference, divergence
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.resuming import MeanLoss, Resumable
 
 STATISTICS_MOMENTUM = 0.1
 """Of the statistics averaged over cycles; BatchNorm's own, over steps, in torch."""
 
 
-class Student:
+class Student(Resumable):
     """The model to publish: random at first, taught by what the filter lets through.
 
     Args:
@@ -26,6 +26,11 @@ class Student:
         settings: of the run.
         device: where it is trained.
     """
+
+    saved = {
+        "model": "model", "statistics": "statistics", "optimizer": "optimizer", "cycles": "cycles",
+        "steps": "steps", "loss": "_loss", "plateau": ("_heard", "plateau"),
+    }  # fmt: skip
 
     def __init__(self, model: Classifier, settings: GKTSettings, device: str = "cpu") -> None:
         self.device = torch.device(device)
@@ -43,7 +48,7 @@ class Student:
             self.statistics = {k: v.detach().clone() for k, v in self._running_statistics()}
         self.cycles = 0
         self.steps = 0
-        self._loss_sum, self._loss_count = 0.0, 0
+        self._loss = MeanLoss()
         self._heard: list[float] = []
 
     def challenge(self, judged: Judged) -> Challenge:
@@ -91,8 +96,7 @@ class Student:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
             self.optimizer.step()
             self.steps += 1
-            self._loss_sum += float(loss.detach())
-            self._loss_count += 1
+            self._loss.add(loss)
         if self.statistics and self.steps > before:
             for name, now in self._running_statistics():
                 self.statistics[name].lerp_(now, STATISTICS_MOMENTUM)
@@ -135,33 +139,7 @@ class Student:
 
     def report(self) -> dict[str, float | int | None]:
         """Mean loss of the steps since the last report, None where there was no step; and all steps taken."""
-        mean = self._loss_sum / self._loss_count if self._loss_count else None
-        self._loss_sum, self._loss_count = 0.0, 0
-        return {"student_loss": mean, "student_steps": self.steps}
-
-    def state(self) -> dict[str, Any]:
-        """Everything that `load` needs to go on from here to the same bits."""
-        return {
-            "model": {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()},
-            "statistics": {k: v.cpu().clone() for k, v in self.statistics.items()},
-            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
-            "cycles": self.cycles,
-            "steps": self.steps,
-            "loss": (self._loss_sum, self._loss_count),
-            "plateau": (list(self._heard), self.plateau.state_dict() if self.plateau else None),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self.statistics = {k: v.to(self.device, copy=True) for k, v in state["statistics"].items()}
-        self.cycles, self.steps = state["cycles"], state["steps"]
-        self._loss_sum, self._loss_count = state["loss"]
-        heard, plateau = state["plateau"]
-        self._heard = list(heard)
-        if self.plateau is not None:
-            self.plateau.load_state_dict(copy.deepcopy(plateau))
+        return {"student_loss": self._loss.take(), "student_steps": self.steps}
 
 
 def one_cycle(step: int, total: int, *, warm_up: float = 0.1, floor: float = 0.01) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
-from rayunlearn.errors import BadInput
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from rayunlearn.fields import AtLeastTwo, Checked, PositiveShare, Share
 from rayunlearn.surrogates.procedural import ProceduralSettings
 
 KEPT_SHARE = 0.6
@@ -16,7 +17,7 @@ UNSURE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartialRestartSettings:
+class PartialRestartSettings(Checked, section="partial_restart"):
     """How much is kept, what is learned from, and for how long.
 
     Attributes:
@@ -38,36 +39,16 @@ class PartialRestartSettings:
         procedural: which pictures.
     """
 
-    kept: int | None = None
-    cycles: int = 30
-    student_steps: int = 40
-    batch_size: int = 128
-    student_lr: float = 3e-3
-    student_weight_decay: float = 1e-4
-    temperature: float = 1.0
-    clip_norm: float = 5.0
-    pictures: int = 20_000
-    cut_share: float = 0.5
-    most_forget: float = 0.03
-    least_share: float = 0.25
+    kept: NonNegativeInt | None = None
+    cycles: PositiveInt = 30
+    student_steps: PositiveInt = 40
+    batch_size: AtLeastTwo = 128
+    student_lr: PositiveFloat = 3e-3
+    student_weight_decay: NonNegativeFloat = 1e-4
+    temperature: PositiveFloat = 1.0
+    clip_norm: PositiveFloat = 5.0
+    pictures: AtLeastTwo = 20_000
+    cut_share: Share = 0.5
+    most_forget: PositiveShare = 0.03
+    least_share: Share = 0.25
     procedural: ProceduralSettings = field(default_factory=ProceduralSettings)
-
-    def __post_init__(self) -> None:
-        """Check every field; whether a network has so many layers is checked where there is one."""
-        where = "partial_restart"
-        if self.kept is not None and (type(self.kept) is not int or self.kept < 0):
-            raise BadInput(f"{where}.kept", self.kept, "a whole number >= 0, or None")
-        for name, least in (("cycles", 1), ("student_steps", 1), ("batch_size", 2), ("pictures", 2)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise BadInput(f"{where}.{name}", value, f"a whole number >= {least}")
-        for name in ("student_lr", "temperature", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise BadInput(f"{where}.{name}", getattr(self, name), "a number above 0")
-        if not 0 <= self.student_weight_decay < math.inf:
-            raise BadInput(f"{where}.student_weight_decay", self.student_weight_decay, "a number >= 0")
-        for name in ("cut_share", "least_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadInput(f"{where}.{name}", getattr(self, name), "a share in [0, 1]")
-        if not 0 < self.most_forget <= 1:
-            raise BadInput(f"{where}.most_forget", self.most_forget, "a probability in (0, 1]")

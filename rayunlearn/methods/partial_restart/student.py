@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,10 @@ from rayunlearn.methods.gkt.cycle import Judged
 from rayunlearn.methods.gkt.student import one_cycle
 from rayunlearn.methods.partial_restart.settings import PartialRestartSettings
 from rayunlearn.models.classifiers import Classifier
+from rayunlearn.models.resuming import MeanLoss, Resumable
 
 
-class Student:
+class Student(Resumable):
     """What will be published.
 
     Args:
@@ -26,6 +26,8 @@ class Student:
         settings: of the run.
         device: where it is trained.
     """
+
+    saved = {"model": "model", "optimizer": "optimizer", "steps": "steps", "loss": "_loss"}
 
     def __init__(
         self, model: Classifier, kept: Sequence[str], settings: PartialRestartSettings, device: str = "cpu"
@@ -40,7 +42,7 @@ class Student:
             learning, lr=settings.student_lr, weight_decay=settings.student_weight_decay
         )
         self.steps = 0
-        self._loss_sum, self._loss_count = 0.0, 0
+        self._loss = MeanLoss()
 
     def keep(self, weights: Mapping[str, Tensor]) -> int:
         """Take the weights of the kept modules; returns how many there are."""
@@ -71,8 +73,7 @@ class Student:
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
             self.optimizer.step()
-            self._loss_sum += float(loss.detach())
-            self._loss_count += 1
+            self._loss.add(loss)
         return self.steps
 
     def _set_lr(self) -> None:
@@ -89,22 +90,4 @@ class Student:
 
     def report(self) -> dict[str, float | int | None]:
         """Mean loss of the steps since the last report, None where there was none; and all steps taken."""
-        mean = self._loss_sum / self._loss_count if self._loss_count else None
-        self._loss_sum, self._loss_count = 0.0, 0
-        return {"student_loss": mean, "student_steps": self.steps}
-
-    def state(self) -> dict[str, Any]:
-        """Everything that `load` needs to go on from here to the same bits."""
-        return {
-            "model": {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()},
-            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
-            "steps": self.steps,
-            "loss": (self._loss_sum, self._loss_count),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self.steps = state["steps"]
-        self._loss_sum, self._loss_count = state["loss"]
+        return {"student_loss": self._loss.take(), "student_steps": self.steps}
