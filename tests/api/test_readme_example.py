@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from rayunlearn.recipes import RECIPES
 from tests.api.tiny import SHORTER, original
 from tests.runtime.tiny import tiny_recipe
 
-EXAMPLE = Path(__file__).with_name("readme_example.txt")
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.mark.usefixtures("few_draws")
@@ -23,7 +24,7 @@ def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     data = load_dataset("digits")
     loader = DataLoader(TensorDataset(data.images[:200], data.labels[:200]), batch_size=100)
     names = {"model": original(), "gold": original(), "loader": loader, "mean": data.mean, "std": data.std}
-    text = EXAMPLE.read_text()
+    (text,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len([line for line in text.splitlines() if line]) <= 6
-    exec(compile(text, str(EXAMPLE), "exec"), names)
+    exec(compile(text, str(README), "exec"), names)
     assert capsys.readouterr().out.startswith("True () 1 ")
