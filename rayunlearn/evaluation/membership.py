@@ -107,6 +107,7 @@ def output_entropy(logits: Tensor) -> Tensor:
 
     Log-probabilities do as well as logits.
 
+    >>> import math
     >>> bool((output_entropy(torch.zeros(1, 4)) - math.log(4)).abs() < 1e-12)
     True
     """

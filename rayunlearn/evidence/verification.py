@@ -196,15 +196,16 @@ def _included(statement: Statement, checkpoint: Checkpoint) -> str:
         if not found:
             told = f"entry {entry.seq} ({entry.table})"
             raise NotVerified("inclusion", f"{told} is not in the log as it is shown")
-    named = sorted((entry["number"], entry["table"]) for entry in _told(statement))
-    if named != sorted((entry.seq, entry.table) for entry in entries):
+    if _told(statement) != sorted((entry.seq, entry.table) for entry in entries):
         raise NotVerified("inclusion", "the entries that are shown are not those that the certificate names")
     return f"{len(entries)} entries that the certificate rests on are in the log, each with its own proof"
 
 
-def _told(statement: Statement) -> Sequence[Mapping[str, object]]:
+def _told(statement: Statement) -> list[tuple[int, str]]:
+    """Number and table of the entries that the certificate names."""
     try:
-        return list(statement.certificate["ledger"]["entries"])
+        named = statement.certificate["ledger"]["entries"]
+        return sorted((entry["number"], entry["table"]) for entry in named)
     except (KeyError, TypeError) as error:
         raise NotVerified("format", f"the certificate names no entries ({error!r})") from error
 
@@ -214,10 +215,9 @@ def _borne_out(statement: Statement) -> str:
     for entry in sorted(statement.entries, key=lambda entry: entry.seq):
         rows.setdefault(entry.table, []).extend(entry.rows[place] for place in sorted(entry.rows))
     try:
-        found = list(contradictions(statement.certificate, rows))
+        found = [*contradictions(statement.certificate, rows), *_misnamed(statement)]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise NotVerified("claims", f"certificate or entries cannot be compared ({error!r})") from error
-    found += _misnamed(statement)
     if found:
         raise NotVerified("claims", "; ".join(found))
     many = sum(map(len, rows.values()))

@@ -111,6 +111,7 @@ class Discriminator(nn.Module):
 def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
     """-mean log D(x, y) - mean log(1 - D(G(z, y), y)) in nats, from the logits `[B]` of each.
 
+    >>> import math
     >>> blind = torch.zeros(3)
     >>> bool(torch.isclose(discriminator_loss(blind, blind), torch.tensor(2 * math.log(2))))
     True
@@ -121,6 +122,7 @@ def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
 def generator_loss(generated: Tensor) -> Tensor:
     """-mean log D(G(z, y), y) in nats, from the logits `[B]`: the form that does not saturate.
 
+    >>> import math
     >>> bool(torch.isclose(generator_loss(torch.zeros(3)), torch.tensor(math.log(2))))
     True
     """

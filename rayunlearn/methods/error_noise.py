@@ -70,6 +70,7 @@ def noise_loss(
         settings: which penalty, and lambda.
         maximise: whether noise is to maximise the error.
 
+    >>> import math
     >>> settings = NoiseSettings(
     ...     noise_steps=1, noise_patience=None, penalty="squared_norm", penalty_weight=0.5,
     ...     impair_epochs=1, impair_lr=0.1,

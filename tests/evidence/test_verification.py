@@ -374,6 +374,21 @@ def test_odd_statements_end_in_a_sentence(value: Any, data: st.DataObject) -> No
     assert lines or kind in KINDS
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "kind"),
+    [
+        ("ledger.entries", ["9"], "format"),
+        ("ledger.entries", [{"number": 0}], "format"),
+        ("ledger.entries", [{"number": 0, "table": "runs"}, {"number": "1", "table": "runs"}], "format"),
+        ("ledger.entries", [], "inclusion"),
+        ("versions", {"after": 3}, "claims"),
+    ],
+)
+def test_what_a_certificate_names_may_be_of_any_kind(path: str, value: Any, kind: str) -> None:
+    """Text for an entry, an entry without its table, numbers that cannot be sorted, none, no version."""
+    refused(restated(served()[0], set_in(C + path, value)), kind)
+
+
 def test_what_is_nested_too_deeply_ends_in_a_sentence() -> None:
     """A row, and a claim, of a thousand lists in each other."""
     deep: Any = []

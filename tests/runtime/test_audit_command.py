@@ -125,7 +125,7 @@ def test_figures_go_to_a_folder_and_nowhere_else(
         ({"measures": "accuracy,prob"}, ["measure", "prob", "probe"]),
         ({"measures": " , "}, ["measures", "at least one of accuracy"]),
         ({"recipe": "digit"}, ["--recipe", "digit", "digits"]),
-        ({"golds": 0}, ["audit.golds", "0", ">= 1"]),
+        ({"golds": 0}, ["audit.golds", "0", "a whole number > 0"]),
         ({"set": ("audit.golds=3",)}, ["--set", "--data and --golds"]),
         ({"storage": Path("/nowhere/at/all")}, ["/nowhere/at/all"]),
     ],

@@ -213,7 +213,7 @@ def test_a_job_without_requests(on_cluster: Run, tmp_path: Path) -> None:
     [
         (["--recipe", "digit"], ["--recipe", "'digit'", "'digits'"]),
         (["--set", "gkt.epsilom=0.1"], ["gkt.epsilom", "'gkt.epsilon'"]),
-        (["--set", "gkt.epsilon=2"], ["gkt.epsilon", "2", "(0, 1]"]),
+        (["--set", "gkt.epsilon=2"], ["gkt.epsilon", "2", "> 0 and <= 1"]),
         (["--set", "gkt.cycles=many"], ["gkt.cycles", "'many'", "integer"]),
         (["--set", "gkt.cycles"], ["--set", "'gkt.cycles'", "key.path=value"]),
         (["--storage", "{foreign}"], ["storage", "{foreign}", "holds thesis.txt"]),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.datasets import make_moons
 
-from rayunlearn.errors import BadInput
+from rayunlearn.errors import BadInput, NotInstalled
 from rayunlearn.variational.moons import (
     Moons,
     MoonsSettings,
@@ -174,7 +174,7 @@ def test_without_gpytorch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
         if name.split(".")[0] == "gpytorch" or name == "rayunlearn.variational.sparse_gp":
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gpytorch", None)
-    with pytest.raises(BadInput, match=r"gpytorch.*rayunlearn\[bayes\]"):
+    with pytest.raises(NotInstalled, match=r"gpytorch.*rayunlearn\[bayes\]"):
         prepare(0)
 
 
