@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rayunlearn.evaluation.judged import Evidence
 from rayunlearn.evaluation.layer_probe import layer_recalls
-from rayunlearn.evaluation.synthetic import balanced_labels
+from rayunlearn.evaluation.synthetic import balanced_labels, mean_probe_recall
 from rayunlearn.methods.registry import method_named
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe
@@ -33,7 +33,7 @@ from rayunlearn.scheduling.keeping import MEASURED, Kept, plain_share
 from rayunlearn.scheduling.stopping import CheckpointRecord, Choice
 from rayunlearn.seeds import derive_seed
 from rayunlearn.unlearning.ensemble import Job
-from rayunlearn.unlearning.work import invert, measure, measure_kept, probe, probe_stand_in
+from rayunlearn.unlearning.work import Probe, invert, measure, measure_kept, probe, probe_stand_in
 
 Weights = dict[str, Tensor]
 PREDICTED = "predicted_d_r"
@@ -126,11 +126,24 @@ def layer_jobs(
     """What is measured of a version's layers, and of stand-ins', before a method that keeps some begins."""
     asked = (sets["stop"],)
     jobs: list[Job] = [(probe, (spec, version, asked, roles, seed, layer_recalls))]
-    for number in range(recipe.stand_ins.number):
-        own = derive_seed(seed, "stand-in", number)
-        given = (spec, version, sets["keep"], asked, roles, recipe.stand_ins, own, layer_recalls)
-        jobs.append((probe_stand_in, given))
-    return jobs
+    return jobs + _stand_in_jobs(spec, version, sets, asked, roles, recipe, seed, layer_recalls)
+
+
+def _stand_in_jobs(
+    spec: ClassifierSpec,
+    version: Weights,
+    sets: Mapping[str, Evidence],
+    asked: Sequence[Evidence],
+    roles: Roles,
+    recipe: Recipe,
+    seed: int,
+    known: Probe,
+) -> list[Job]:
+    """A probe of each stand-in; they learn from the third set."""
+    return [
+        (probe_stand_in, (spec, version, sets["keep"], asked, roles, recipe.stand_ins, own, known))
+        for own in (derive_seed(seed, "stand-in", number) for number in range(recipe.stand_ins.number))
+    ]
 
 
 def layer_scales(answers: Sequence[Any]) -> list[Scale]:
@@ -170,11 +183,9 @@ def gate_jobs(
     if not roles.erased:
         jobs.append((measure_kept, (spec, candidate, parent, sets["keep"], roles, seed)))
     if roles.target:
-        jobs += [(probe, (spec, model, (check, sets["stop"]), roles, seed)) for model in (candidate, parent)]
-        for number in range(recipe.stand_ins.number):
-            own = derive_seed(seed, "stand-in", number)
-            shown, asked = sets["keep"], (check, sets["stop"])
-            jobs.append((probe_stand_in, (spec, parent, shown, asked, roles, recipe.stand_ins, own)))
+        asked = (check, sets["stop"])
+        jobs += [(probe, (spec, model, asked, roles, seed)) for model in (candidate, parent)]
+        jobs += _stand_in_jobs(spec, parent, sets, asked, roles, recipe, seed, mean_probe_recall)
     return jobs
 
 
