@@ -18,13 +18,13 @@ from statistics import median
 import torch
 import tyro
 
+from rayunlearn.execution.cluster import KEEP_FREED_MEMORY
+from rayunlearn.execution.machine import machine_facts
 from rayunlearn.methods.gkt.run import METHOD
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.cluster import KEEP_FREED_MEMORY
-from rayunlearn.runtime.machine import machine_facts
 
 CYCLES = 8
 CHILD = "from benchmarks.allocator import cycles; cycles()"

@@ -50,11 +50,11 @@ from benchmarks.chaos_round import (
 )
 from benchmarks.local_cluster import LocalCluster
 from rayunlearn.errors import IntegrityError
+from rayunlearn.execution.machine import code_version, machine_facts
+from rayunlearn.ledger.ledger import LedgerReader, verify
+from rayunlearn.ledger.lineage import request_events, status, versions
+from rayunlearn.ledger.verification import findings
 from rayunlearn.models.weights import version_id, weights_from_bytes
-from rayunlearn.results.custody import findings
-from rayunlearn.results.ledger import LedgerReader, verify
-from rayunlearn.results.lineage import request_events, status, versions
-from rayunlearn.runtime.machine import code_version, machine_facts
 
 HEAD_CPUS, WORKER_CPUS = 2, [4, 4]
 """Two runs of three actors are placed on the workers, and fit on what is left when one of these is lost."""

@@ -34,13 +34,14 @@ import ray
 import tyro
 
 from jobs.sequential_unlearn import Options
-from rayunlearn.results.ledger import Ledger
-from rayunlearn.results.store import Store
-from rayunlearn.runtime import recovery, unlearning_run
-from rayunlearn.runtime.console import leave
-from rayunlearn.runtime.ensemble import ColocatedEnsemble, SplitEnsemble
-from rayunlearn.runtime.job import run_job
-from rayunlearn.runtime.scheduler import Scheduler
+from rayunlearn.cli.console import leave
+from rayunlearn.cli.job import run_job
+from rayunlearn.execution import recovery
+from rayunlearn.execution.ensemble import ColocatedEnsemble, SplitEnsemble
+from rayunlearn.ledger.ledger import Ledger
+from rayunlearn.serving import unlearning_run
+from rayunlearn.serving.scheduler import Scheduler
+from rayunlearn.storage.store import Store
 
 FOLDER = "RAYUNLEARN_CHAOS"
 

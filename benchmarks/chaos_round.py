@@ -21,9 +21,9 @@ import psutil
 from benchmarks.chaos_job import FOLDER, arm, counted, failpoint, read_log
 from benchmarks.local_cluster import LocalCluster, environment, titles
 from rayunlearn.errors import ExitCode
-from rayunlearn.results.inbox import Inbox
-from rayunlearn.results.store import Store
 from rayunlearn.scheduling.requests import Request
+from rayunlearn.storage.inbox import Inbox
+from rayunlearn.storage.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("actor", "worker", "raylet", "driver")

@@ -27,15 +27,15 @@ from scipy import stats
 from benchmarks.rows import finished
 from benchmarks.sequence import METHODS as SETTINGS
 from benchmarks.zero_shot import value
+from papers.run import row_store
+from papers.zero_shot import Row, row
+from papers.zero_shot_figures import SEQUENCE
+from rayunlearn.execution.machine import machine_facts
+from rayunlearn.ledger.history import History
+from rayunlearn.ledger.ledger import LedgerReader
 from rayunlearn.recipes import load_recipe
-from rayunlearn.reproduction.zero_shot import Row, row
-from rayunlearn.reproduction.zero_shot_figures import SEQUENCE
-from rayunlearn.results.history import History
-from rayunlearn.results.ledger import LedgerReader
-from rayunlearn.results.store import Store
-from rayunlearn.runtime.machine import machine_facts
-from rayunlearn.runtime.reproduce import row_store
 from rayunlearn.scheduling.costs import Costs, CostSettings, PastRun
+from rayunlearn.storage.store import Store
 
 METHODS = SETTINGS | {"retrain": ()}
 DEFAULT = "gated_inversion"

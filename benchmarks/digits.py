@@ -28,27 +28,27 @@ from scipy import stats
 from torch import Tensor
 
 from benchmarks.rows import processor
+from rayunlearn.auditing.audit import AuditInputs, audit
+from rayunlearn.auditing.training import TrainingJob, classifier_spec, fit, fit_gold, training_job
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import split
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.anamnesis import distance_from_one
+from rayunlearn.execution.cluster import connect
+from rayunlearn.execution.machine import machine_facts
+from rayunlearn.ledger.ledger import Ledger
+from rayunlearn.ledger.lineage import versions
+from rayunlearn.lineages.context import Context
+from rayunlearn.lineages.published import load_version
+from rayunlearn.lineages.runs import RunFiles
 from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import ClassifierSpec, version_model
 from rayunlearn.recipes import Recipe, load_recipe
-from rayunlearn.results.ledger import Ledger
-from rayunlearn.results.lineage import versions
-from rayunlearn.results.store import Store
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.audit import AuditInputs, audit
-from rayunlearn.runtime.cluster import connect
-from rayunlearn.runtime.context import Context
-from rayunlearn.runtime.machine import machine_facts
-from rayunlearn.runtime.published import load_version
-from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.scheduler import Scheduler
-from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, fit_gold, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
+from rayunlearn.serving.scheduler import Scheduler
+from rayunlearn.storage.store import Store
 from rayunlearn.unlearning.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.unlearning.progress import Quiet
 from rayunlearn.unlearning.requested import run_seed

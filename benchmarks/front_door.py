@@ -23,7 +23,7 @@ from rich.console import Console
 from benchmarks.tamperings import CONTROL, ORIGIN, Made, made, tamperings
 from rayunlearn.evidence.keys import SigningKey
 from rayunlearn.evidence.notes import Checkpoint, Note
-from rayunlearn.runtime.machine import machine_facts
+from rayunlearn.execution.machine import machine_facts
 
 MOST_VERIFY_S, LEAST_TAMPERINGS = 1.0, 200
 SMALL_LOG = 64

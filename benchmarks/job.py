@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 import tyro
 
-from rayunlearn.results.ledger import LedgerReader
-from rayunlearn.results.store import Store
-from rayunlearn.runtime.machine import machine_facts
+from rayunlearn.execution.machine import machine_facts
+from rayunlearn.ledger.ledger import LedgerReader
+from rayunlearn.storage.store import Store
 
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "sequential_unlearn.py"
 MOST_SECONDS = 8 * 60

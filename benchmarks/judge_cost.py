@@ -18,8 +18,8 @@ import tyro
 from benchmarks.zoo.cache import Cache, default_folder
 from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.rows import tasks
+from rayunlearn.execution.machine import machine_facts
 from rayunlearn.methods.unlearning import Handed
-from rayunlearn.runtime.machine import machine_facts
 from rayunlearn.unlearning.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.unlearning.judging import compared, gate_jobs, synthesis_jobs
 

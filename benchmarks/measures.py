@@ -24,30 +24,30 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.digits import trained, trained_gold
+from rayunlearn.auditing.audit import AuditInputs, audit_task, shadow_candidates
+from rayunlearn.auditing.shadows import ShadowModels, shadow_jobs, shadow_models
+from rayunlearn.auditing.training import classifier_spec, training_job
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.data.splits import retain_forget, split
 from rayunlearn.evaluation.distance import calibration_error, class_membership, divergences
 from rayunlearn.evaluation.lira import shadow_plan
 from rayunlearn.evaluation.measures import MEASURES
 from rayunlearn.evaluation.predictions import predict
+from rayunlearn.execution.cluster import connect
+from rayunlearn.execution.machine import machine_facts
+from rayunlearn.ledger.ledger import Ledger
+from rayunlearn.lineages.context import Context
+from rayunlearn.lineages.runs import RunFiles
 from rayunlearn.methods.in_roles import RunInRoles
 from rayunlearn.methods.training import train_classifier
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier, version_model
 from rayunlearn.recipes import Recipe, load_recipe
-from rayunlearn.results.comparison import Comparison, compare, comparison_table
-from rayunlearn.results.ledger import Ledger
-from rayunlearn.results.store import Store
+from rayunlearn.reports.comparison import Comparison, compare, comparison_table
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.audit import AuditInputs, audit_task, shadow_candidates
-from rayunlearn.runtime.cluster import connect
-from rayunlearn.runtime.context import Context
-from rayunlearn.runtime.machine import machine_facts
-from rayunlearn.runtime.runs import RunFiles
-from rayunlearn.runtime.scheduler import Scheduler
-from rayunlearn.runtime.shadows import ShadowModels, shadow_jobs, shadow_models
-from rayunlearn.runtime.training import classifier_spec, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
+from rayunlearn.serving.scheduler import Scheduler
+from rayunlearn.storage.store import Store
 from rayunlearn.unlearning.ensemble import InlineEnsemble, RunInputs
 from rayunlearn.unlearning.progress import Quiet
 

@@ -33,22 +33,22 @@ from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.setups import SETUPS as ZOO
 from benchmarks.zoo.setups import WHOLE_MNIST, Setup, Task
 from benchmarks.zoo.truth import first_images
+from rayunlearn.auditing.training import fit, training_job
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.probe import ProbeSettings, linear_probes, recall
+from rayunlearn.execution.machine import machine_facts
+from rayunlearn.ledger.ledger import Ledger, LedgerReader
+from rayunlearn.ledger.schemas import ALL_TABLES
+from rayunlearn.lineages.context import Context
 from rayunlearn.methods.training import StepInfo
 from rayunlearn.models.classifiers import version_model
 from rayunlearn.models.weights import weights_from_bytes
 from rayunlearn.recipes import Recipe
-from rayunlearn.results.ledger import Ledger, LedgerReader
-from rayunlearn.results.schemas import ALL_TABLES
-from rayunlearn.results.store import Store
-from rayunlearn.runtime.context import Context
-from rayunlearn.runtime.machine import machine_facts
-from rayunlearn.runtime.scheduler import Scheduler
-from rayunlearn.runtime.training import fit, training_job
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
+from rayunlearn.serving.scheduler import Scheduler
 from rayunlearn.settings import override
+from rayunlearn.storage.store import Store
 from rayunlearn.unlearning.ensemble import InlineEnsemble
 from rayunlearn.unlearning.progress import Quiet
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from rich.console import Console
 
+from papers.results import Result, arithmetic_of
+from papers.run import cut_short, results_of, row_store, run_rows
+from papers.zero_shot import Row
 from rayunlearn.errors import BadInput
-from rayunlearn.reproduction.results import Result, arithmetic_of
-from rayunlearn.reproduction.zero_shot import Row
-from rayunlearn.results.store import Store
-from rayunlearn.results.terminal import JobProgress
-from rayunlearn.runtime.cluster import connect
-from rayunlearn.runtime.machine import machine_facts
-from rayunlearn.runtime.reproduce import cut_short, results_of, row_store, run_rows
+from rayunlearn.execution.cluster import connect
+from rayunlearn.execution.machine import machine_facts
+from rayunlearn.reports.terminal import JobProgress
+from rayunlearn.storage.store import Store
 
 
 def finished(rows: Sequence[Row], seeds: int, storage: Path, console: Console) -> list[dict[str, Any]]:

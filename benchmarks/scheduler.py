@@ -25,20 +25,20 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rayunlearn.execution.cluster import Placement, connect
+from rayunlearn.execution.machine import machine_facts
+from rayunlearn.ledger.history import History
+from rayunlearn.ledger.ledger import Ledger, LedgerReader, verify
+from rayunlearn.ledger.lineage import OpenRequests
+from rayunlearn.lineages.context import Context
 from rayunlearn.methods.registry import METHODS
 from rayunlearn.recipes import load_recipe
-from rayunlearn.results.history import History
-from rayunlearn.results.ledger import Ledger, LedgerReader, verify
-from rayunlearn.results.lineage import OpenRequests
-from rayunlearn.results.store import Store
-from rayunlearn.runtime.cluster import Placement, connect
-from rayunlearn.runtime.context import Context
-from rayunlearn.runtime.machine import machine_facts
-from rayunlearn.runtime.service import Place, Service
 from rayunlearn.scheduling.plan import PlanSettings, plan
 from rayunlearn.scheduling.queue import Lineage, Pending
 from rayunlearn.scheduling.requests import Request
+from rayunlearn.serving.service import Place, Service
 from rayunlearn.settings import override, to_json
+from rayunlearn.storage.store import Store
 from rayunlearn.unlearning.ensemble import Ensemble
 from rayunlearn.unlearning.progress import Quiet
 

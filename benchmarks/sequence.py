@@ -20,11 +20,11 @@ from rich.table import Table
 
 from benchmarks.rows import endings, finished
 from benchmarks.zero_shot import value
+from papers.zero_shot import Row, row
+from papers.zero_shot_figures import SEQUENCE
+from rayunlearn.execution.machine import machine_facts
 from rayunlearn.recipes import load_recipe
-from rayunlearn.reproduction.zero_shot import Row, row
-from rayunlearn.reproduction.zero_shot_figures import SEQUENCE
-from rayunlearn.results.comparison import returned_classes
-from rayunlearn.runtime.machine import machine_facts
+from rayunlearn.reports.comparison import returned_classes
 
 METHODS: dict[str, tuple[str, ...]] = {
     "gated_inversion": (),

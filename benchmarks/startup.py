@@ -16,7 +16,7 @@ from statistics import median
 
 import tyro
 
-from rayunlearn.runtime.machine import machine_facts
+from rayunlearn.execution.machine import machine_facts
 
 PASS = "python -c pass"
 CALLS = {

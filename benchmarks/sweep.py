@@ -24,24 +24,24 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rayunlearn.execution.cluster import Placement, connect
+from rayunlearn.execution.machine import machine_facts
+from rayunlearn.ledger.ledger import Ledger
+from rayunlearn.ledger.lineage import Version, versions
+from rayunlearn.ledger.sweeps import SweepView
+from rayunlearn.lineages.context import Context
 from rayunlearn.recipes import Recipe, load_recipe
-from rayunlearn.results.ledger import Ledger
-from rayunlearn.results.lineage import Version, versions
-from rayunlearn.results.store import Store
-from rayunlearn.results.sweeps import SweepView
-from rayunlearn.results.terminal import JobProgress
-from rayunlearn.runtime.cluster import Placement, connect
-from rayunlearn.runtime.context import Context
-from rayunlearn.runtime.machine import machine_facts
-from rayunlearn.runtime.search_space import space_of
-from rayunlearn.runtime.service import Place, Service
-from rayunlearn.runtime.sweep import Sweep, where_for
-from rayunlearn.runtime.sweep_audit import audit_sweep
-from rayunlearn.runtime.sweep_record import SweepSettings
+from rayunlearn.reports.terminal import JobProgress
 from rayunlearn.scheduling.budget import parse_budget
 from rayunlearn.scheduling.objective import Correlation, regret, spearman
 from rayunlearn.scheduling.requests import Request
+from rayunlearn.serving.service import Place, Service
 from rayunlearn.settings import override
+from rayunlearn.storage.store import Store
+from rayunlearn.tuning.search_space import space_of
+from rayunlearn.tuning.sweep import Sweep, where_for
+from rayunlearn.tuning.sweep_audit import audit_sweep
+from rayunlearn.tuning.sweep_record import SweepSettings
 from rayunlearn.unlearning.progress import Progress, Quiet
 
 SETTINGS = ("model.width=0.125", "gkt.cycles=240", "gkt.schedule_cycles=240")

@@ -24,10 +24,10 @@ from rayunlearn.evidence.statement import Evidence, ShownEntry, Statement, subje
 from rayunlearn.evidence.tree import Tree, leaf_hash
 from rayunlearn.evidence.verification import Given, verify
 from rayunlearn.evidence.weights_digest import weights_digest
-from rayunlearn.results.certificate import certificate, to_html, to_json
-from rayunlearn.results.ledger import Ledger
-from rayunlearn.results.store import Store
-from rayunlearn.results.transparency import log_of
+from rayunlearn.ledger.ledger import Ledger
+from rayunlearn.ledger.transparency import log_of
+from rayunlearn.reports.certificate import certificate, to_html, to_json
+from rayunlearn.storage.store import Store
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MADE_AT = NOON + timedelta(days=1)

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.rows import finished
+from papers.zero_shot import Row, row
+from rayunlearn.execution.machine import machine_facts
 from rayunlearn.recipes import load_recipe
-from rayunlearn.reproduction.zero_shot import Row, row
-from rayunlearn.runtime.machine import machine_facts
 
 METHODS: dict[str, tuple[str, ...]] = {"gated_inversion": (), "ispf": ("ispf.epochs=34",), "delete": ()}
 """With the settings that give each the seconds that the default takes; ISPF publishes 200 epochs."""

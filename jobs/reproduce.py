@@ -14,8 +14,10 @@ from typing import Literal
 
 import tyro
 
-from rayunlearn.runtime.console import carry_out
-from rayunlearn.runtime.reproduce_command import run_reproduction
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `papers` is no part of the installed package
+
+from papers.command import run_reproduction  # noqa: E402
+from rayunlearn.cli.console import carry_out  # noqa: E402
 
 
 @dataclass(frozen=True, kw_only=True)

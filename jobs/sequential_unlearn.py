@@ -14,9 +14,9 @@ from pathlib import Path
 
 import tyro
 
-from rayunlearn.runtime.commands import CONFIG, run
-from rayunlearn.runtime.console import carry_out, leave
-from rayunlearn.runtime.options.serve import ServeOptions
+from rayunlearn.cli.commands import CONFIG, run
+from rayunlearn.cli.console import carry_out, leave
+from rayunlearn.cli.options.serve import ServeOptions
 
 HERE = Path(__file__).resolve().parent
 

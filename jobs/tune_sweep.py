@@ -15,9 +15,9 @@ from pathlib import Path
 
 import tyro
 
-from rayunlearn.runtime.commands import CONFIG, run
-from rayunlearn.runtime.console import carry_out, leave
-from rayunlearn.runtime.options.tune import TuneOptions
+from rayunlearn.cli.commands import CONFIG, run
+from rayunlearn.cli.console import carry_out, leave
+from rayunlearn.cli.options.tune import TuneOptions
 
 HERE = Path(__file__).resolve().parent
 

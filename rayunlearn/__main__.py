@@ -7,8 +7,8 @@ from typing import NoReturn
 
 import tyro
 
-from rayunlearn.runtime.commands import ABOUT, CONFIG, NAMES, options_of, run
-from rayunlearn.runtime.console import carry_out, leave
+from rayunlearn.cli.commands import ABOUT, CONFIG, NAMES, options_of, run
+from rayunlearn.cli.console import carry_out, leave
 
 
 def main() -> int:

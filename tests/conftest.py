@@ -40,6 +40,8 @@ from rayunlearn.data.datasets import LabelledImages, load_dataset  # noqa: E402
 from rayunlearn.models.classifiers import Classifier  # noqa: E402
 from tests.stored.models import DIGITS, stored, trained_on_half  # noqa: E402
 
+pytest_plugins = ["tests.local_ray", "tests.local_s3"]
+
 torch.set_num_threads(ARITHMETIC.threads)
 torch.backends.mkldnn.set_flags(ARITHMETIC.onednn)
 

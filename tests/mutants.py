@@ -61,7 +61,7 @@ MUTANTS = (
 def found(mutant: Mutant, setting: str) -> tuple[bool, str]:
     """Whether a learned test failed, and pytest's last line."""
     with tempfile.TemporaryDirectory() as name:
-        for part in ("rayunlearn", "tests", "jobs", "benchmarks"):
+        for part in ("rayunlearn", "papers", "tests", "jobs", "benchmarks"):
             shutil.copytree(ROOT / part, Path(name) / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", name)
         path = Path(name) / "rayunlearn" / mutant.file

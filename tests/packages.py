@@ -8,11 +8,13 @@ EXTRAS_OF = {
     "rayunlearn/data/pixels.py": {"images"},
     "rayunlearn/data/torchvision_layouts.py": {"images"},
     "rayunlearn/evidence/": {"evidence"},
-    "rayunlearn/reproduction/": {"report"},
-    "rayunlearn/results/": {"report"},
-    "rayunlearn/results/s3.py": {"s3"},
-    "rayunlearn/runtime/": {"ray"},
-    "rayunlearn/variational/": {"bayes", "report"},
+    "papers/": {"bayes", "dev", "ray", "report"},
+    "rayunlearn/auditing/": {"ray"},
+    "rayunlearn/execution/": {"ray"},
+    "rayunlearn/reports/": {"report"},
+    "rayunlearn/serving/": {"ray"},
+    "rayunlearn/storage/s3.py": {"s3"},
+    "rayunlearn/tuning/": {"ray"},
 }
 """Start of a path -> the extras whose packages such a file may import besides the dependencies."""
 

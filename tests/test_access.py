@@ -30,7 +30,7 @@ READS = {
     "torchvision read_image": "load('torchvision.io').read_image(data + '/files/x/a.png')",
     "PIL": "load('PIL.Image').open(data + '/files/x/a.png').load()",
     "load_dataset": "load('rayunlearn.data.datasets').load_dataset('digits')",
-    "the ledger": "load('rayunlearn.results.ledger')",
+    "the ledger": "load('rayunlearn.ledger.ledger')",
     "np.load": "np.load(data + '/a.npy')",
     "np.load mmap": "np.load(data + '/a.npy', mmap_mode='r')",
     "np.fromfile": "np.fromfile(data + '/a.npy')",

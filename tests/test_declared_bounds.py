@@ -14,10 +14,10 @@ import pytest
 
 from rayunlearn.errors import BadInput
 from rayunlearn.fields import Checked, Digest, _allowed, _declared, check_value
+from rayunlearn.methods.last_layer import LastLayerSettings
 from rayunlearn.recipes import digits
 from rayunlearn.recipes.recipe import AuditSettings
 from rayunlearn.scheduling.plan import PlanSettings
-from rayunlearn.variational.last_layer import LastLayerSettings
 
 BOUNDS: dict[str, tuple[str, ...]] = {
     "a finite number > 0": (

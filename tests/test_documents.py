@@ -54,7 +54,7 @@ def test_the_log_has_what_is_cited_of_it() -> None:
     """Each number that a file gives beside the log's name is an entry's."""
     entries = set(re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "log.md").read_text(), re.MULTILINE))
     assert len(entries) > 50
-    folders = ("rayunlearn", "jobs", "benchmarks", "tests")
+    folders = ("rayunlearn", "papers", "jobs", "benchmarks", "tests")
     files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
     cited = {
         (number, str(file.relative_to(ROOT)))

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from rayunlearn import extras
+from rayunlearn.cli.commands import NAMES, NEEDS
 from rayunlearn.errors import ExitCode, NotInstalled
 from rayunlearn.extras import EXTRAS, require
-from rayunlearn.runtime.commands import NAMES, NEEDS
 from tests.packages import DISTRIBUTION, extras_of
 from tests.test_architecture import failed_imports_without_ray
 
 ROOT = Path(__file__).resolve().parents[1]
 MISSING = "no_such_package_of_ours"
 PARTS = (
-    "recipes", "settings", "methods.registry", "data.datasets", "results.ledger", "results.store",
-    "runtime.commands",
+    "recipes", "settings", "methods.registry", "data.datasets", "ledger.ledger", "storage.store",
+    "cli.commands", "lineages.requested",
 )  # fmt: skip
 """What an installation without any extra can import, besides the commands that `NEEDS` does not list."""
 
@@ -36,7 +36,7 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> str:
 def test_an_import_of_ours_names_the_extra(statement: str, missing: str) -> None:
     """Of the package itself and of a part; it is an ImportError, for those who go on without."""
     with pytest.raises(NotInstalled, match=rf"{missing} is not .* 'rayunlearn\[ray\]' brings it") as caught:
-        exec(statement.format(missing), {"__name__": "rayunlearn.runtime.planted"})
+        exec(statement.format(missing), {"__name__": "rayunlearn.cli.planted"})
     assert isinstance(caught.value, ImportError)
     assert (caught.value.name, caught.value.exit_code) == (missing, ExitCode.BAD_INPUT)
 
@@ -79,15 +79,16 @@ def test_the_table_is_that_of_the_project() -> None:
 
 def test_extras_are_of_few_files() -> None:
     """A bucket's file takes no plots, one of models no package of an extra."""
-    assert extras_of("rayunlearn/results/s3.py") == {"s3"}
-    assert extras_of("rayunlearn/results/store.py") == {"report"}
+    assert extras_of("rayunlearn/storage/s3.py") == {"s3"}
+    assert extras_of("rayunlearn/reports/page.py") == {"report"}
+    assert extras_of("rayunlearn/storage/store.py") == set()
     assert extras_of("rayunlearn/models/weights.py") == extras_of("jobs/reproduce.py") == set()
 
 
 def test_commands_that_need_no_extra_import_without_any() -> None:
     """Where all extras are blocked; negative control: those that serve fail to."""
-    free = [f"rayunlearn.runtime.{name}_command" for name in NAMES if name not in NEEDS]
+    free = [f"rayunlearn.cli.{name}_command" for name in NAMES if name not in NEEDS]
     parts = [f"rayunlearn.{part}" for part in PARTS]
     assert len(free) > 5 and failed_imports_without_ray([*free, *parts], blocked=tuple(EXTRAS)) == {}
-    needy = ["rayunlearn.runtime.serve_command", "rayunlearn.runtime.tune_command"]
+    needy = ["rayunlearn.cli.serve_command", "rayunlearn.cli.tune_command"]
     assert failed_imports_without_ray(needy, blocked=tuple(EXTRAS)).keys() == set(needy)

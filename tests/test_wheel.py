@@ -16,7 +16,7 @@ import pytest
 
 from rayunlearn.errors import ExitCode
 from rayunlearn.extras import EXTRAS
-from tests.runtime.tiny import BANK, environment
+from tests.serving.tiny import BANK, environment
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,6 +132,6 @@ def test_the_wheel_without_any_extra(wheel: Path, tmp_path: Path) -> None:
         ended = place.run("rayunlearn", *words)
         assert ended.returncode == ExitCode.BAD_INPUT and "Traceback" not in ended.stderr
         assert f"pip install 'rayunlearn[{extra}]' brings it" in ended.stdout
-    imported = place.run("python", "-c", "import rayunlearn.runtime.job")
+    imported = place.run("python", "-c", "import rayunlearn.cli.job")
     assert imported.stderr.rstrip().endswith("pip install 'rayunlearn[ray]' brings it")
     assert not os.path.exists(tmp_path / "storage")

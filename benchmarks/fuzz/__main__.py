@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.fuzz import data, requests, settings, stored
 from benchmarks.fuzz.kinds import Ending, Tally, tally
-from rayunlearn.runtime.machine import machine_facts
+from rayunlearn.execution.machine import machine_facts
 
 KINDS = (*requests.KINDS, *settings.KINDS, *stored.KINDS, *data.KINDS)
 

@@ -33,19 +33,19 @@ from benchmarks.fuzz.mutations import (
     written,
 )
 from rayunlearn.__main__ import main
+from rayunlearn.cli.console import carry_out
 from rayunlearn.errors import ExitCode
+from rayunlearn.ledger.ledger import Ledger, LedgerReader
+from rayunlearn.ledger.lineage import request_events
+from rayunlearn.ledger.status import standings
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id, weights_to_bytes
-from rayunlearn.results.inbox import REQUESTS, Inbox
-from rayunlearn.results.ledger import Ledger, LedgerReader
-from rayunlearn.results.lineage import request_events
-from rayunlearn.results.standing import standings
-from rayunlearn.results.store import Store
-from rayunlearn.runtime.console import carry_out
-from rayunlearn.runtime.examples import keep_examples, load_examples, referred_to, require_fitting
-from rayunlearn.runtime.intake import Intake, Row, drain, read_requests, take_in
 from rayunlearn.scheduling.requests import EXAMPLES_PREFIX, Rejected, Request, parse_requests
+from rayunlearn.serving.examples import keep_examples, load_examples, referred_to, require_fitting
+from rayunlearn.serving.intake import Intake, Row, drain, read_requests, take_in
+from rayunlearn.storage.inbox import REQUESTS, Inbox
+from rayunlearn.storage.store import Store
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 NOON_TEXT = NOON.isoformat()

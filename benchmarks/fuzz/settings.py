@@ -14,11 +14,11 @@ from benchmarks.fuzz.mutations import TEXTS, mangled_text
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import Recipe, load_recipe
-from rayunlearn.runtime.search_space import draw as drawn
-from rayunlearn.runtime.search_space import space_of
 from rayunlearn.scheduling.keeping import TERMS
 from rayunlearn.scheduling.space import SPACES, as_text, assignments
 from rayunlearn.settings import override, paths, to_json
+from rayunlearn.tuning.search_space import draw as drawn
+from rayunlearn.tuning.search_space import space_of
 
 # settings
 

@@ -22,16 +22,16 @@ from torch import Tensor
 
 from benchmarks.fuzz.kinds import Answer, Kind, scratch
 from benchmarks.fuzz.mutations import TEXTS, VALUES, json_text, mangled, mangled_mapping, mangled_text
+from papers.stored_page import from_json
 from rayunlearn.errors import BadInput, IntegrityError, RayUnlearnError
+from rayunlearn.ledger.chain import named_link, read_link
+from rayunlearn.ledger.ledger import HEAD, Ledger, LedgerReader, verify
+from rayunlearn.ledger.schemas import ALL_TABLES
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
 from rayunlearn.models.weights import load_into, load_weights_file, version_id, weights_to_bytes
-from rayunlearn.reproduction.stored_page import from_json
-from rayunlearn.results import s3
-from rayunlearn.results.chain import named_link, read_link
-from rayunlearn.results.claim import Claim, Holder, Pace
-from rayunlearn.results.ledger import HEAD, Ledger, LedgerReader, verify
-from rayunlearn.results.schemas import ALL_TABLES
-from rayunlearn.results.store import MARKER, NotStored, Store
+from rayunlearn.storage import s3
+from rayunlearn.storage.lease import Claim, Holder, Pace
+from rayunlearn.storage.store import MARKER, NotStored, Store
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 Files = dict[str, bytes]

@@ -14,6 +14,8 @@ from benchmarks.zoo.cache import Cache, Weights
 from benchmarks.zoo.pictures import drawn, photographed
 from benchmarks.zoo.setups import Task
 from benchmarks.zoo.students import StudentSettings, shaken, taught
+from rayunlearn.auditing.labelled import open_data
+from rayunlearn.auditing.training import TrainingJob, classifier_spec, fit, training_job
 from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.evaluation.stand_ins import stand_in
 from rayunlearn.evaluation.synthetic import assess, balanced_labels
@@ -27,8 +29,6 @@ from rayunlearn.models.classifiers import ClassifierSpec, build_classifier, vers
 from rayunlearn.models.weights import version_id
 from rayunlearn.recipes import Recipe
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.labelled import open_data
-from rayunlearn.runtime.training import TrainingJob, classifier_spec, fit, training_job
 from rayunlearn.scheduling.stopping import CheckpointRecord, choose
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import stated

@@ -18,9 +18,9 @@ from benchmarks.zoo.setups import SETUPS, Task
 from benchmarks.zoo.truth import truth
 from benchmarks.zoo.without_data import measured, questions
 from rayunlearn.errors import BadInput, nearest
+from rayunlearn.execution.machine import machine_facts
 from rayunlearn.models.classifiers import version_model
 from rayunlearn.models.weights import version_id
-from rayunlearn.runtime.machine import machine_facts
 
 FORMS = {"truth": 2, "without_data": 10}
 """Counted up when what is measured changes."""

@@ -68,10 +68,10 @@ def load(
 
 
 def _version(place: str, name: str | None, lineage: str | None) -> Classifier:
-    from rayunlearn.results.custody import find_version, held_versions
-    from rayunlearn.results.ledger import LedgerReader
-    from rayunlearn.results.store import Store
-    from rayunlearn.runtime.published import load_version
+    from rayunlearn.ledger.ledger import LedgerReader
+    from rayunlearn.ledger.verification import find_version, held_versions
+    from rayunlearn.lineages.published import load_version
+    from rayunlearn.storage.store import Store
 
     store = Store.open(place, create=False)
     held = held_versions(LedgerReader(store))

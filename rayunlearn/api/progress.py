@@ -32,7 +32,7 @@ def shown(progress: bool | Progress | None) -> Iterator[Progress]:
     if progress is False or progress is None and not console.is_terminal:
         yield Quiet()
         return
-    from rayunlearn.results.terminal import (
+    from rayunlearn.reports.terminal import (
         JobProgress,  # it brings Arrow and more, which a quiet run does without
     )
 

@@ -176,7 +176,7 @@ def _opened(executor: str, version: Version, device: str) -> Iterator[Ensemble]:
     if executor == "inline":
         yield InlineEnsemble(device)
         return
-    from rayunlearn.runtime.executor import on_cluster
+    from rayunlearn.execution.executor import on_cluster
 
     threads, held = torch.get_num_threads(), (version.key, version.make)
     with on_cluster(version.spec, held, threads=threads, gpu=device.startswith("cuda")) as ensemble:
@@ -184,7 +184,7 @@ def _opened(executor: str, version: Version, device: str) -> Iterator[Ensemble]:
 
 
 def _checkpoints(kept: InMemory, request: Request) -> pa.Table:
-    from rayunlearn.results.schemas import table_from_rows
+    from rayunlearn.ledger.schemas import table_from_rows
 
     run = run_id(request.lineage, [request.request_id], kept.case.recipe.config_hash, 1)
     stamp = {"run_id": run, "lineage": request.lineage, "phase": "unlearn", "at": request.received_at}

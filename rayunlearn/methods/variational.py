@@ -1,6 +1,6 @@
 """EUBO and RKL: the head unlearns as the mean of a Gaussian posterior; the body stays bit for bit.
 
-Comparison systems of the few-shot paper (section 4); `rayunlearn.variational.last_layer` has the mathematics.
+Comparison systems of the few-shot paper (section 4); `rayunlearn.methods.last_layer` has the mathematics.
 The paper trains its originals with a Bayesian last layer. A version here is an ordinary classifier, so that
 q(theta|D) is fitted when a run begins, on the features of D = retain + forget. Deviation: it is the posterior
 given the body's features, not what training a body together with it would have given.
@@ -19,7 +19,7 @@ RKL forgets the whole class in one of ten runs on the 8x8 digits, where the pape
 
 **lambda**: the paper takes 0 on MNIST, where EUBO ruins D_r (29.6 %, 0 % on D_e), and 10^-2410, chosen on
 real accuracies, for figure 5. The default is e^-P, P being the number of the head's parameters, by the
-reason and the figures in `rayunlearn.variational.last_layer`. RKL takes its thetas from the posterior, where
+reason and the figures in `rayunlearn.methods.last_layer`. RKL takes its thetas from the posterior, where
 none lies so far out: for it the default is the paper's 0.
 """
 
@@ -30,8 +30,8 @@ from functools import partial
 import torch
 
 from rayunlearn.inversion.similarity import features_of
+from rayunlearn.methods.last_layer import LastLayerEdit, LastLayerSettings
 from rayunlearn.methods.unlearning import Edit, Handed, Method, required
-from rayunlearn.variational.last_layer import LastLayerEdit, LastLayerSettings
 
 
 def begin(objective: str, handed: Handed, settings: LastLayerSettings, device: str) -> Edit:

@@ -25,6 +25,7 @@ from rayunlearn.methods.fine_tune import FineTuneSettings
 from rayunlearn.methods.fisher import FisherSettings
 from rayunlearn.methods.gkt.settings import GatedInversionSettings, GKTSettings
 from rayunlearn.methods.ispf import ISPFSettings
+from rayunlearn.methods.last_layer import LastLayerSettings
 from rayunlearn.methods.min_max import MinMaxSettings
 from rayunlearn.methods.partial_restart.settings import PartialRestartSettings
 from rayunlearn.methods.registry import METHODS, method_named
@@ -38,7 +39,6 @@ from rayunlearn.scheduling.gate import GateSettings
 from rayunlearn.scheduling.stopping import StoppingSettings
 from rayunlearn.settings import config_hash
 from rayunlearn.task import Input, Task
-from rayunlearn.variational.last_layer import LastLayerSettings
 
 Shadows = Annotated[int, Ge(4), MultipleOf(2), DocInfo("an even number >= 4: two with, two without")]
 

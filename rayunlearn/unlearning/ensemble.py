@@ -1,7 +1,7 @@
 """The run of a method, wherever its parts are; here as an object of this process.
 
 One interface, three executions with the same weights: `InlineEnsemble`, and two on sealed Ray actors
-(`rayunlearn.runtime.ensemble`).
+(`rayunlearn.execution.ensemble`).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from rayunlearn.evaluation.accuracy import class_counts
 from rayunlearn.methods.trivial import mask_logit
 from rayunlearn.models.classifiers import Classifier
 from tests.api.tiny import SHORTER, given, original, plain, state
-from tests.runtime.tiny import same_bits
+from tests.serving.tiny import same_bits
 
 QUICK = {"relearn.max_steps": 3, "probe_draws": 2}
 

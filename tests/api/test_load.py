@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import rayunlearn
+from rayunlearn.cli.models_command import ExportOptions, run_models
 from rayunlearn.errors import BadInput
+from rayunlearn.ledger.ledger import LedgerReader
+from rayunlearn.ledger.lineage import versions
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.weights import version_id, weights_to_bytes
-from rayunlearn.results.ledger import LedgerReader
-from rayunlearn.results.lineage import versions
-from rayunlearn.results.store import Store
-from rayunlearn.runtime.models_command import ExportOptions, run_models
+from rayunlearn.storage.store import Store
 from tests.api.tiny import original, plain, state
-from tests.runtime.tiny import forget, same_bits, stored_original, tiny_recipe, tiny_scheduler
+from tests.serving.tiny import forget, same_bits, stored_original, tiny_recipe, tiny_scheduler
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 

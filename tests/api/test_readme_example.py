@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from rayunlearn.data.datasets import load_dataset
 from rayunlearn.recipes import RECIPES
 from tests.api.tiny import SHORTER, original
-from tests.runtime.tiny import tiny_recipe
+from tests.serving.tiny import tiny_recipe
 
 README = Path(__file__).parents[2] / "README.md"
 

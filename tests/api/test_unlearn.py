@@ -22,7 +22,7 @@ from rayunlearn.methods.gkt.settings import GatedInversionSettings
 from rayunlearn.models import given as given_networks
 from tests.api.tiny import IMAGES, SHORTER, Stops, given, original, plain, published, served, state
 from tests.models.own_networks import Small, Tokens
-from tests.runtime.tiny import ROOT, environment, same_bits
+from tests.serving.tiny import ROOT, environment, same_bits
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 
@@ -37,7 +37,7 @@ def children() -> set[str]:
 def test_it_gives_the_weights_that_are_served(name: str) -> None:
     """Where the judge chooses the layers, and where there is no bank; another seed gives others.
 
-    Both in this process; tests/runtime/test_executor.py compares with what Ray serves.
+    Both in this process; tests/execution/test_executor.py compares with what Ray serves.
     """
     store, outcome = served(name)
     assert outcome.version is not None, outcome

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 import rayunlearn
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.weights import weights_from_bytes
-from rayunlearn.results.store import Store
-from rayunlearn.runtime.scheduler import Outcome
+from rayunlearn.serving.scheduler import Outcome
+from rayunlearn.storage.store import Store
 from rayunlearn.unlearning.ensemble import Ensemble, InlineEnsemble
-from tests.runtime.tiny import forget, memory_store, stored_original, tiny_recipe, tiny_scheduler
+from tests.serving.tiny import forget, memory_store, stored_original, tiny_recipe, tiny_scheduler
 from tests.stored.models import TINY, stored
 
 IMAGES = rayunlearn.Input(shape=(1, 8, 8), mean=(0.3053,), std=(0.376,))

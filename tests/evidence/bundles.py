@@ -15,11 +15,11 @@ from rayunlearn.evidence.history import KeyHistory
 from rayunlearn.evidence.keys import COSIGNS, SIGNS, SigningKey
 from rayunlearn.evidence.statement import Evidence
 from rayunlearn.evidence.verification import Given, verify
-from rayunlearn.results.attested import attested
-from rayunlearn.results.certificate import certificate, to_html, to_json
-from rayunlearn.results.store import Store
-from tests.results.ledgers import in_memory
-from tests.results.two_requests import Rows, tell
+from rayunlearn.reports.attested import attested
+from rayunlearn.reports.certificate import certificate, to_html, to_json
+from rayunlearn.storage.store import Store
+from tests.ledger.ledgers import in_memory
+from tests.reports.two_requests import Rows, tell
 
 MADE_AT = datetime(2026, 1, 1, tzinfo=UTC)
 METHODS = {"gkt": {"data_access": ["weights"], "summary": "gated transfer", "source": "section IV.C"}}

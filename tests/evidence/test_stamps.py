@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from rayunlearn.cli.log_command import StampOptions, run_log
 from rayunlearn.errors import BadInput, ExitCode, NotVerified
 from rayunlearn.evidence.stamps import stamp, stamped_at
 from rayunlearn.evidence.statement import Evidence, Statement
-from rayunlearn.runtime.log_command import StampOptions, run_log
 from tests.evidence.authority import AT, Authority, AuthorityServer
 from tests.evidence.bundles import given, served, shown
 

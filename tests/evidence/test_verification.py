@@ -25,9 +25,9 @@ from rayunlearn.evidence.history import KeyHistory, hand_over
 from rayunlearn.evidence.notes import Checkpoint, Note
 from rayunlearn.evidence.statement import PREDICATE, STATEMENT, Evidence, Statement
 from rayunlearn.evidence.verification import KINDS
-from rayunlearn.results.attested import checkpoint_now, keep_rotation
-from rayunlearn.results.ledger import Ledger
-from rayunlearn.results.transparency import log_of
+from rayunlearn.ledger.ledger import Ledger
+from rayunlearn.ledger.transparency import log_of
+from rayunlearn.reports.attested import checkpoint_now, keep_rotation
 from tests.evidence.bundles import (
     KEY,
     MADE_AT,
@@ -41,9 +41,9 @@ from tests.evidence.bundles import (
     shown,
     told,
 )
-from tests.results.demo_ledger import REQUEST_IDS, demo_store
-from tests.results.ledgers import row_of
-from tests.results.two_requests import BYTES, IDS, story
+from tests.ledger.ledgers import row_of
+from tests.reports.demo_ledger import REQUEST_IDS, demo_store
+from tests.reports.two_requests import BYTES, IDS, story
 
 SCHEMA = "erasure-certificate-v1.schema.json"
 

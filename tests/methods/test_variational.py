@@ -1,4 +1,4 @@
-"""EUBO and RKL as requests on digits; the mathematics is tested in tests/variational/test_last_layer.py."""
+"""EUBO and RKL as requests on digits; the mathematics is tested in tests/methods/test_last_layer.py."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from rayunlearn.data.datasets import LabelledImages
 from rayunlearn.errors import BadInput
 from rayunlearn.inversion.similarity import features_of
+from rayunlearn.methods.last_layer import LastLayerEdit, LastLayerSettings
 from rayunlearn.methods.unlearning import Method
 from rayunlearn.methods.variational import EUBO, RKL
+from rayunlearn.methods.variational_objectives import UnlearnSettings
 from rayunlearn.models.classifiers import Classifier
-from rayunlearn.variational.last_layer import LastLayerEdit, LastLayerSettings
-from rayunlearn.variational.objectives import UnlearnSettings
 from tests.methods.requests_on_digits import (
     accuracies,
     check_run,

@@ -44,8 +44,8 @@ def trained_on_half(data: LabelledImages, without: tuple[int, ...] = (), seed: i
 
 def write() -> None:
     """Train each model and write its file."""
-    from rayunlearn.runtime.training import fit
-    from tests.runtime.tiny import original_job
+    from rayunlearn.auditing.training import fit
+    from tests.serving.tiny import original_job
 
     torch.set_num_threads(1)
 

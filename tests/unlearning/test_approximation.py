@@ -13,18 +13,18 @@ from rayunlearn.errors import BadInput
 from rayunlearn.inversion.filtration import Candidates, Tally
 from rayunlearn.inversion.model_inversion import ModelInversionSettings
 from rayunlearn.inversion.unlearning_set import Part, UnlearningSet, joined
+from rayunlearn.lineages.runs import RunFiles
 from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier, version_model
-from rayunlearn.results.approximated import threshold_of
-from rayunlearn.results.store import Store
-from rayunlearn.results.wording import like_examples
+from rayunlearn.reports.approximated import threshold_of
+from rayunlearn.reports.wording import like_examples
 from rayunlearn.roles import Roles
-from rayunlearn.runtime.runs import RunFiles
+from rayunlearn.storage.store import Store
 from rayunlearn.unlearning import approximation, sampling
 from rayunlearn.unlearning.approximation import Approximation, filtered_rows
 from rayunlearn.unlearning.ensemble import InlineEnsemble
-from tests.runtime.tiny import Quiet, memory_store, stored_original
+from tests.serving.tiny import Quiet, memory_store, stored_original
 
 ERASED = 9
 PARTS: tuple[Part, ...] = ("learn", "stop", "check")

@@ -17,7 +17,7 @@ from rayunlearn.unlearning.ensemble import InlineEnsemble
 from rayunlearn.unlearning.memory import InMemory
 from rayunlearn.unlearning.phases import Case, Checkpoint, Granted, Left
 from rayunlearn.unlearning.progress import Quiet
-from tests.runtime.tiny import same_bits, stored_original, tiny_recipe
+from tests.serving.tiny import same_bits, stored_original, tiny_recipe
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 ROLES = Roles(retain=tuple(c for c in range(10) if c != 3), target=(3,))

@@ -1,0 +1,1 @@
+"""Opens real data, decides nothing: originals, Retrain models, measures after publication."""

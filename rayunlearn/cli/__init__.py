@@ -1,0 +1,1 @@
+"""The commands: from flags to what is printed, and an exit code."""

@@ -1,0 +1,1 @@
+"""The one room that knows actors: executor, sealed processes, placement, recovery, Ray Train."""

@@ -1,0 +1,1 @@
+"""What is kept of every run: schemas, the chain of entries, compaction, views, verification."""

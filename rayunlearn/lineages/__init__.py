@@ -1,0 +1,1 @@
+"""What serving, auditing and tuning know of a lineage: its settings, requests, runs and versions."""

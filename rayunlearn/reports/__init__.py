@@ -1,0 +1,1 @@
+"""The ledger as people read it: summary, table, report pages, certificate."""

@@ -1,1 +1,0 @@
-"""Where the project meets Ray: actors, placement, Train loops, and the driver that serves requests."""

@@ -1,0 +1,1 @@
+"""An accepted request becomes a published version."""

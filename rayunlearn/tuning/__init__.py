@@ -1,0 +1,1 @@
+"""Sweeps: Ray Tune searches settings, judged by synthetic sets alone."""
