@@ -29,7 +29,9 @@ SEALED_MODULES = frozenset(
     {
         "rayunlearn.data",
         "rayunlearn.evidence",  # it signs: a process that runs methods has no use for it
-        "rayunlearn.results",
+        "rayunlearn.ledger",
+        "rayunlearn.reports",
+        "rayunlearn.storage",
         "sklearn.datasets",
         "torchvision.datasets",
         "torchvision.io",

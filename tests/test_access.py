@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rayunlearn.access import SEALED_MODULES
 from tests.waiting import HANG_S
 
 # Each is tried in turn; {data} holds files of every kind, {bundled} scikit-learn's own digits file.
@@ -31,6 +33,7 @@ READS = {
     "PIL": "load('PIL.Image').open(data + '/files/x/a.png').load()",
     "load_dataset": "load('rayunlearn.data.datasets').load_dataset('digits')",
     "the ledger": "load('rayunlearn.ledger.ledger')",
+    "the storage": "load('rayunlearn.storage.store')",
     "np.load": "np.load(data + '/a.npy')",
     "np.load mmap": "np.load(data + '/a.npy', mmap_mode='r')",
     "np.fromfile": "np.fromfile(data + '/a.npy')",
@@ -289,3 +292,10 @@ def test_a_late_seal_refuses_what_is_imported_again(name: str, late: dict[str, d
 def test_ordinary_work_goes_on(process: str, name: str, request: pytest.FixtureRequest) -> None:
     """Imports of every method, training, inversion, a cycle, weights and tables in memory, granted files."""
     assert request.getfixturevalue(process)["work"][name] == "ok"
+
+
+def test_sealed_modules_of_ours_exist() -> None:
+    """A room that was renamed would be open without a word; negative control: a name of old."""
+    ours = [name for name in SEALED_MODULES if name.startswith("rayunlearn.")]
+    assert len(ours) >= 5 and all(importlib.util.find_spec(name) for name in ours)
+    assert importlib.util.find_spec("rayunlearn.results") is None

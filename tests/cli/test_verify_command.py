@@ -243,7 +243,7 @@ import sys
 from rayunlearn.access import seal
 key = sys.argv[1]
 seal()
-for way, to in ((open, key), (__import__, "rayunlearn.evidence.keys"), (__import__, "rayunlearn.results")):
+for way, to in ((open, key), (__import__, "rayunlearn.evidence.keys"), (__import__, "rayunlearn.ledger")):
     try:
         way(to)
     except Exception as error:

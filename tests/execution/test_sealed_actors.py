@@ -130,7 +130,7 @@ def test_the_ledger_s_reader_is_refused(actor: Any, storage: Path) -> None:
 
         return LedgerReader(Store.open(root, create=False), ["audits"]).read("audits").num_rows
 
-    with pytest.raises(AccessDenied, match=r"rayunlearn\.results.* in a sealed process"):
+    with pytest.raises(AccessDenied, match=r"rayunlearn\.ledger.* in a sealed process"):
         ask(actor, planted, str(storage))
 
 
