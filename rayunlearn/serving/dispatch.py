@@ -90,6 +90,7 @@ class Dispatcher:
         self.outcomes: dict[str, Outcome] = {}
         self.held: dict[str, Exception] = {}
         self._told: set[tuple[str, ...]] = set()
+        self._failed: dict[str, str | None] = {}  # reason on record; None: by a run
 
     def drain(self, requests: Iterable[Request]) -> dict[str, Outcome]:
         """Serve requests, and those that come meanwhile; request id -> what became of it.
@@ -124,6 +125,8 @@ class Dispatcher:
             if request.lineage in self.held:
                 continue
             known = events.get(request.request_id)
+            if known:
+                self._note_failure(request, known[-1])
             at = known[0]["received_at"] if known else request.received_at or self.context.clock()
             self.waiting[request.request_id] = replace(request, received_at=at)
         published = self.reader.read("versions", columns=["lineage"], event="published")
@@ -133,6 +136,20 @@ class Dispatcher:
                 self.begin_lineage(lineage)
             except Exception as error:
                 self._hold(lineage, error)
+
+    def _note_failure(self, request: Request, last: Mapping[str, Any]) -> None:
+        """Know of the failure on record; record the one that a killed driver's run left unrecorded."""
+        if last["event"] == "failed":
+            self._failed[request.request_id] = None if last["run_id"] else last["reason"]
+        elif last["event"] == "planned":
+            ends = self.reader.read("runs", run_id=str(last["run_id"]), event="failed").to_pylist()
+            if ends:
+                row = request_row(
+                    request, "failed", self.context.clock(), received_at=last["received_at"],
+                    run_id=last["run_id"], reason=ends[-1]["reason"],
+                )  # fmt: skip
+                self.context.ledger.append("requests", [row])
+                self._failed[request.request_id] = None
 
     def _hold(self, lineage: str, error: BaseException, also: Sequence[str] = ()) -> None:
         """Leave a lineage alone until the next job, with what was raised."""
@@ -252,12 +269,13 @@ class Dispatcher:
                     self.waiting[request.request_id] = request
 
     def _park(self, request_id: str, why: str) -> None:
-        """Take a request out of the queue for a person; one that no run has refused is recorded as failed."""
+        """Take a request out of the queue for a person; what no run has refused is recorded as failed, once."""
         request = self.waiting.pop(request_id)
         if request_id in self.outcomes:
             return
-        row = request_row(request, "failed", self.context.clock(), reason=why)
-        self.context.ledger.append("requests", [row])
+        if self._failed.get(request_id, "") not in (None, why):
+            row = request_row(request, "failed", self.context.clock(), reason=why)
+            self.context.ledger.append("requests", [row])
         self.outcomes[request_id] = Outcome(
             requests=(request,), run_id="", version=None, reason=why, choice=None
         )

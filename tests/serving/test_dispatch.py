@@ -213,3 +213,42 @@ def test_a_killed_driver_loses_nothing_and_serves_nothing_twice(settings: PlanSe
         chain = versions(LedgerReader(store), "default")
         assert [v.version for v in chain] == ends, change
         assert statuses(store) == {"forget-0": "served", "forget-2": "served"}
+
+
+def failures(store: Store) -> list[tuple[str, bool]]:
+    """Failed requests by the ledger, one for each row, and whether a run is named."""
+    return [(row["request_id"], bool(row["run_id"])) for row in rows(store, "requests", event="failed")]
+
+
+def test_a_killed_driver_records_a_failure_once() -> None:
+    """From whatever was stored around the run's end: one row that names the run, however many jobs follow."""
+    strict = tiny_recipe("digits_gkt", "stopping.min_retain=1", "stopping.forget_tolerance=0")
+    undisturbed = Recording()
+    served(undisturbed, forget(0), recipe=strict)
+    assert failures(undisturbed) == [("forget-0", True)]
+    ended = [files for _, files in undisturbed.before if _run_failed(files)]
+    assert len(ended) > 1, "the run's end and the request's are two writes"
+    for files in ended:
+        store = memory_store(files)
+        for _ in range(2):
+            outcome = dispatcher(store, recipe=strict).drain([forget(0)])["forget-0"]
+            assert outcome.version is None and "No method is left" in str(outcome.reason)
+            assert failures(store) == [("forget-0", True)]
+    begun = {row["run_id"] for row in rows(store, "runs", event="started")}
+    assert {row["run_id"] for row in rows(store, "requests", event="failed")} == begun
+
+
+def _run_failed(files: dict[str, bytes]) -> bool:
+    there = any(name.startswith("ledger/runs") for name in files)
+    return there and bool(rows(memory_store(files), "runs", event="failed"))
+
+
+def test_what_no_method_may_serve_is_recorded_once() -> None:
+    """A later job parks the request again and says so, without another row; a new reason is a new row."""
+    store, asked = memory_store(), replace(forget(0), method="gkd")
+    served(store, asked)
+    again = dispatcher(store).drain([asked])["forget-0"]
+    assert again.version is None and failures(store) == [("forget-0", False)]
+    other = replace(asked, method="gke")
+    dispatcher(store).drain([other])
+    assert failures(store) == [("forget-0", False)] * 2
