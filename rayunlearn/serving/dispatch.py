@@ -269,7 +269,7 @@ class Dispatcher:
                     self.waiting[request.request_id] = request
 
     def _park(self, request_id: str, why: str) -> None:
-        """Take a request out of the queue for a person; what no run has refused is recorded as failed, once."""
+        """Take a request out of the queue for a person; one that no run has refused fails on record, once."""
         request = self.waiting.pop(request_id)
         if request_id in self.outcomes:
             return
