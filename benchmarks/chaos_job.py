@@ -7,8 +7,8 @@
     armed   JSON, failpoint -> how often it must have come up in the log for the job to end there
 
 A failpoint is the same moment for all files of a kind: `before put runs/state`. Nothing in the package knows
-of any of this: the store's three writes and the ensembles' `advance` are wrapped here. The ledger folds its
-entries sooner than it would.
+of any of this: the store's three writes and the executors' `advance` are wrapped here. The ledger compacts
+its entries sooner than it would.
 
 Three lineages are of tenants whose requests never succeed. Of `raises` every step raises; the original of
 `diverges` has weights that no synthesis outlives; the processes of `memory` are killed at every step, as the
@@ -37,7 +37,7 @@ from jobs.sequential_unlearn import Options
 from rayunlearn.cli.console import leave
 from rayunlearn.cli.job import run_job
 from rayunlearn.execution import recovery
-from rayunlearn.execution.ensemble import ColocatedEnsemble, SplitEnsemble
+from rayunlearn.execution.executor import ColocatedExecutor, SplitExecutor
 from rayunlearn.ledger.ledger import Ledger
 from rayunlearn.serving import unlearning_run
 from rayunlearn.serving.scheduler import Scheduler
@@ -53,7 +53,7 @@ MEMORY_LOSSES = 3
 """Losses in a row that end a run of `memory`."""
 
 FOLDED_AT = 16
-"""Entries of the ledger that are folded: few, so that folding is disturbed as well."""
+"""Entries of the ledger that are compacted: few, so that compaction is disturbed as well."""
 
 
 def failpoint(moment: str) -> str:
@@ -138,18 +138,18 @@ class Watched:
         return watched
 
     def advance(self, method: Callable[..., None]) -> Callable[..., None]:
-        """An ensemble's method that takes steps."""
+        """An executor's method that takes steps."""
 
-        def watched(ensemble: Any, first: int, last: int) -> None:
+        def watched(executor: Any, first: int, last: int) -> None:
             lineage = lineage_here()
             if lineage == "raises":
                 raise ArithmeticError("a fault of this tenant's own")
             if lineage == "memory":
-                for actor in ensemble.actors:
+                for actor in executor.actors:
                     ray.kill(actor)
-                method(ensemble, first, last)
+                method(executor, first, last)
             self.note(f"advance {first} {last}")
-            method(ensemble, first, last)
+            method(executor, first, last)
 
         return watched
 
@@ -157,7 +157,7 @@ class Watched:
         """Wrap what is watched, for good."""
         for action, method in (("create", "_create"), ("put", "put"), ("delete", "delete")):
             setattr(Store, method, self.write(action, getattr(Store, method)))
-        for kind in (SplitEnsemble, ColocatedEnsemble):
+        for kind in (SplitExecutor, ColocatedExecutor):
             kind.advance = self.advance(kind.advance)  # type: ignore[method-assign]
 
 
@@ -197,8 +197,8 @@ def disturb_tenants() -> None:
 
 
 def fold_often() -> None:
-    """Have the ledger fold its entries at once where there are a few."""
-    setattr(Ledger, "__init__", partialmethod(Ledger.__init__, folded_at=FOLDED_AT))  # noqa: B010
+    """Have the ledger compact its entries at once where there are a few."""
+    setattr(Ledger, "__init__", partialmethod(Ledger.__init__, compact_at=FOLDED_AT))  # noqa: B010
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
-from torch import Tensor
 
 from benchmarks.rows import processor
 from rayunlearn.auditing.audit import AuditInputs, audit
@@ -43,13 +42,14 @@ from rayunlearn.lineages.published import load_version
 from rayunlearn.lineages.runs import RunFiles
 from rayunlearn.methods.unlearning import Handed
 from rayunlearn.models.classifiers import ClassifierSpec, version_model
+from rayunlearn.models.weights import Weights
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.roles import Roles
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
 from rayunlearn.serving.scheduler import Scheduler
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble, RunInputs
+from rayunlearn.unlearning.executor import InlineExecutor, RunInputs
 from rayunlearn.unlearning.progress import Quiet
 from rayunlearn.unlearning.requested import run_seed
 
@@ -65,7 +65,6 @@ COME_BACK = 0.2
 """... or until this share of the real forget images is recognised again."""
 BASELINES = ("mask_logit", "delete_head_row", "gaussian_head")
 SUBJECTS = ("original", "unlearned", "gold", *BASELINES)
-Weights = dict[str, Tensor]
 
 
 def order_of(seed: int) -> tuple[int, ...]:
@@ -105,7 +104,7 @@ def sequence(
                 clock=lambda: datetime.now(UTC),
                 progress=Quiet(),
             ),
-            open_ensemble=InlineEnsemble,
+            open_executor=InlineExecutor,
             placement="inline",
         )
         scheduler.publish(
@@ -185,8 +184,8 @@ def trajectory(
     cycle, end = state["step"], TRAJECTORY * stop
     if any(came_back(weights) for weights in checkpoints.values()):
         return checkpoints
-    ensemble = InlineEnsemble()
-    ensemble.begin(
+    executor = InlineExecutor()
+    executor.begin(
         RunInputs(
             method=recipe.method,
             settings=recipe.method_settings,
@@ -200,11 +199,11 @@ def trajectory(
             stop_set=sets["stop"],
         )
     )
-    ensemble.load(state["run"])
+    executor.load(state["run"])
     while cycle < end:
         last = min(cycle + recipe.validation.checkpoint_every, end)
-        ensemble.advance(cycle + 1, last)
-        _, weights = ensemble.checkpoint()
+        executor.advance(cycle + 1, last)
+        _, weights = executor.checkpoint()
         checkpoints[last], cycle = weights, last
         if came_back(weights):
             break

@@ -20,7 +20,7 @@ from benchmarks.zoo.members import Workshop
 from benchmarks.zoo.rows import tasks
 from rayunlearn.execution.machine import machine_facts
 from rayunlearn.methods.unlearning import Handed
-from rayunlearn.unlearning.ensemble import InlineEnsemble, RunInputs
+from rayunlearn.unlearning.executor import InlineExecutor, RunInputs
 from rayunlearn.unlearning.judging import compared, gate_jobs, synthesis_jobs
 
 STORED = Path(__file__).parents[1] / "docs" / "results" / "judge-cost.json"
@@ -38,7 +38,7 @@ def seconds_of(setup: str, folder: Path) -> dict[str, float]:
         began = perf_counter()
         sets[name] = make(*arguments)
         took[name] = perf_counter() - began
-    ensemble = InlineEnsemble()
+    executor = InlineExecutor()
     handed = Handed(
         spec=shop.spec, weights=version, roles=roles, seed=task.seed, inverted=sets.get("bank")
     )
@@ -47,15 +47,15 @@ def seconds_of(setup: str, folder: Path) -> dict[str, float]:
         compared=compared(recipe),
     )  # fmt: skip
     began = perf_counter()
-    steps, done = ensemble.begin(inputs), 0
+    steps, done = executor.begin(inputs), 0
     while done < steps:
         until = min(done + recipe.validation.checkpoint_every, steps)
-        ensemble.advance(done + 1, until)
-        _, student = ensemble.checkpoint()
+        executor.advance(done + 1, until)
+        _, student = executor.checkpoint()
         done = until
     took["unlearn"] = perf_counter() - began
     began = perf_counter()
-    ensemble.map(gate_jobs(shop.spec, student, version, sets, roles, recipe, task.seed))
+    executor.map(gate_jobs(shop.spec, student, version, sets, roles, recipe, task.seed))
     took["gate"] = perf_counter() - began
     return took
 

@@ -21,7 +21,6 @@ import ray
 import torch
 import tyro
 from rich.console import Console
-from torch import Tensor
 
 from benchmarks.digits import trained, trained_gold
 from rayunlearn.auditing.audit import AuditInputs, audit_task, shadow_candidates
@@ -41,6 +40,7 @@ from rayunlearn.lineages.runs import RunFiles
 from rayunlearn.methods.in_roles import RunInRoles
 from rayunlearn.methods.training import train_classifier
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier, version_model
+from rayunlearn.models.weights import Weights
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.reports.comparison import Comparison, compare, comparison_table
 from rayunlearn.roles import Roles
@@ -48,7 +48,7 @@ from rayunlearn.scheduling.requests import Request
 from rayunlearn.seeds import derive_seed
 from rayunlearn.serving.scheduler import Scheduler
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble, RunInputs
+from rayunlearn.unlearning.executor import InlineExecutor, RunInputs
 from rayunlearn.unlearning.progress import Quiet
 
 GOLDS = 5
@@ -58,10 +58,9 @@ TARGET = 3
 FINE_TUNED_EPOCHS = 10
 SPEED_IMAGES = 10_000
 SPEED_REPEATS = 5
-Weights = dict[str, Tensor]
 
 
-class WarmStarted(InlineEnsemble):
+class WarmStarted(InlineExecutor):
     """A run whose student begins with the teacher's weights instead of random ones."""
 
     def begin(self, inputs: RunInputs) -> int:
@@ -74,7 +73,7 @@ class WarmStarted(InlineEnsemble):
 
 @ray.remote(num_cpus=1)
 def unlearned(
-    recipe: Recipe, spec: ClassifierSpec, original: Weights, ensemble: Callable[[], InlineEnsemble]
+    recipe: Recipe, spec: ClassifierSpec, original: Weights, executor: Callable[[], InlineExecutor]
 ) -> tuple[Weights, str | None]:
     """What the scheduler's run chose, and why it was refused, if it was.
 
@@ -88,7 +87,7 @@ def unlearned(
             store=store, ledger=Ledger(store), recipe=recipe, seed=SEED,
             clock=lambda: datetime.now(UTC), progress=Quiet(),
         )  # fmt: skip
-        scheduler = Scheduler(context, open_ensemble=ensemble, placement="inline")
+        scheduler = Scheduler(context, open_executor=executor, placement="inline")
         scheduler.publish(
             lineage="default", weights=original, spec=spec, parent=None, request_ids=[],
             classes_forgotten=(), run=None,
@@ -205,7 +204,7 @@ def main(out: Path = Path("docs/results/measures.json"), golds: int = GOLDS) -> 
     spec = classifier_spec(recipe.data, recipe.model.name, recipe.model.width)
     original = trained.remote(training_job(recipe, spec, SEED))
     made = {
-        "unlearned": unlearned.remote(recipe, spec, original, InlineEnsemble),
+        "unlearned": unlearned.remote(recipe, spec, original, InlineExecutor),
         "warm_started": unlearned.remote(recipe, spec, original, WarmStarted),
     }
     tuned = fine_tuned.remote(recipe, spec, original)

@@ -49,7 +49,7 @@ from rayunlearn.seeds import derive_seed
 from rayunlearn.serving.scheduler import Scheduler
 from rayunlearn.settings import override
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from rayunlearn.unlearning.progress import Quiet
 
 STORED = Path(__file__).parents[1] / "docs" / "results" / "natural.json"
@@ -96,7 +96,7 @@ def served(shop: Workshop, recipe: Recipe, forget: tuple[int, ...]) -> dict[str,
             store=store, ledger=Ledger(store), recipe=recipe, seed=shop.seed,
             clock=lambda: datetime.now(UTC), progress=Quiet(),
         )  # fmt: skip
-        scheduler = Scheduler(context, open_ensemble=InlineEnsemble, placement="inline")
+        scheduler = Scheduler(context, open_executor=InlineExecutor, placement="inline")
         scheduler.publish(
             lineage="default", weights=shop.original, spec=shop.spec, parent=None, request_ids=[],
             classes_forgotten=(), run=None,

@@ -39,7 +39,7 @@ from rayunlearn.scheduling.requests import Request
 from rayunlearn.serving.service import Place, Service
 from rayunlearn.settings import override, to_json
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.executor import Executor
 from rayunlearn.unlearning.progress import Quiet
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -137,7 +137,7 @@ def checkpoint(run: int, step: int, lineage: str) -> dict[str, Any]:
 
 def write_checkpoints(folder: Path, rows: int, per_entry: int, *, folded: bool = True) -> Figures:
     """Append checkpoints, the lineages taking turns; what an append costs."""
-    ledger = Ledger(Store.open(folder, sync=False), **({} if folded else {"folded_at": 10**9}))
+    ledger = Ledger(Store.open(folder, sync=False), **({} if folded else {"compact_at": 10**9}))
     lineages, began = max(1, rows // ROWS_OF_LINEAGE), perf_counter()
     for run in range(rows // per_entry):
         lineage = f"lineage-{run % lineages}"
@@ -187,10 +187,10 @@ class Timed:
 
     seconds = 0.0
 
-    def __init__(self, begin: Callable[[], Ensemble]) -> None:
+    def __init__(self, begin: Callable[[], Executor]) -> None:
         self.begin = begin
 
-    def __call__(self) -> Ensemble:
+    def __call__(self) -> Executor:
         """Start them."""
         began = perf_counter()
         try:
@@ -208,7 +208,7 @@ def overhead(folder: Path) -> Figures:
         clock=lambda: datetime.now(UTC), progress=Quiet(),
     )  # fmt: skip
     service = Service(context, Place(placement=Placement.COLOCATED))
-    service.scheduler.open_ensemble = Timed(service.scheduler.open_ensemble)
+    service.scheduler.open_executor = Timed(service.scheduler.open_executor)
     service.begin_lineage("default")
     requests = [Request(request_id=f"forget-{n}", target=(n,)) for n in range(SERVED)]
     intake = service.take_in(requests)

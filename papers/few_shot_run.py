@@ -26,7 +26,7 @@ from rayunlearn.lineages.runs import RunFiles, States
 from rayunlearn.methods.registry import method_named
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec
-from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to_bytes
+from rayunlearn.models.weights import Weights, version_id, weights_from_bytes, weights_to_bytes
 from rayunlearn.recipes import Recipe
 from rayunlearn.roles import Roles
 from rayunlearn.scheduling.requests import DEFAULT_LINEAGE, Request
@@ -35,11 +35,9 @@ from rayunlearn.serving.examples import keep_examples
 from rayunlearn.serving.generators import train_on_data
 from rayunlearn.storage.store import Store
 from rayunlearn.unlearning.approximation import Approximation
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from rayunlearn.unlearning.progress import Quiet
 from rayunlearn.unlearning.requested import run_seed
-
-Weights = dict[str, Tensor]
 
 GALLERY = "gallery.safetensors"
 """Samples of D' that a page shows, in a row's storage location."""
@@ -109,7 +107,7 @@ def inverted_generator(
     none = torch.zeros(0, dtype=torch.int64)
     resumed = files.kept()
     made = Approximation(
-        InlineEnsemble(own_device()), files, spec=spec, weights=original, settings=recipe.few_shot, seed=run,
+        InlineExecutor(own_device()), files, spec=spec, weights=original, settings=recipe.few_shot, seed=run,
         roles=Roles(retain=tuple(range(spec.num_classes)), target=()), progress=Quiet(),
         shared=States(store),
         examples=Samples(images=none, labels=none, ids=none),

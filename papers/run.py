@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from torch import Tensor
 
 from papers.few_shot_plots import Gallery
 from papers.few_shot_run import (
@@ -50,7 +49,7 @@ from rayunlearn.lineages.context import Context
 from rayunlearn.lineages.published import load_version
 from rayunlearn.lineages.runs import RunFiles
 from rayunlearn.models.classifiers import ClassifierSpec
-from rayunlearn.models.weights import weights_from_bytes
+from rayunlearn.models.weights import Weights, weights_from_bytes
 from rayunlearn.reports.inverted_images import InvertedImages
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed
@@ -58,10 +57,9 @@ from rayunlearn.serving.examples import purge_examples
 from rayunlearn.serving.grants import grant
 from rayunlearn.serving.scheduler import Scheduler
 from rayunlearn.storage.store import MARKER, Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from rayunlearn.unlearning.progress import Progress, Quiet
 
-Weights = dict[str, Tensor]
 ReadTables = Mapping[str, Sequence[Mapping[str, Any]]]
 
 MACHINE = "machine.json"
@@ -99,7 +97,7 @@ def run_row(
         progress=Quiet(), generators=shared,
     )  # fmt: skip
     scheduler = Scheduler(
-        context, open_ensemble=lambda: InlineEnsemble(own_device()), placement="inline", grant=grant,
+        context, open_executor=lambda: InlineExecutor(own_device()), placement="inline", grant=grant,
         pretrained=None if generator is None else lambda parent: generator.weights,
     )  # fmt: skip
     if generator is not None:

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any
 
 import ray
-from torch import Tensor
 
 from papers.few_shot_run import data_generator, inverted_generator
 from papers.rows import Row
@@ -18,11 +17,9 @@ from rayunlearn.auditing.training import TrainingJob, describe, fit, fit_gold, t
 from rayunlearn.execution import torch_process
 from rayunlearn.methods.registry import method_named
 from rayunlearn.models.classifiers import ClassifierSpec
-from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
+from rayunlearn.models.weights import Weights, weights_from_bytes, weights_to_bytes
 from rayunlearn.seeds import derive_seed
 from rayunlearn.storage.store import Store
-
-Weights = dict[str, Tensor]
 
 
 def trained(root: str, job: TrainingJob, original: Weights | None, threads: int) -> Weights:

@@ -30,7 +30,7 @@ from rayunlearn.ledger.schemas import ALL_TABLES
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
 from rayunlearn.models.weights import load_into, load_weights_file, version_id, weights_to_bytes
 from rayunlearn.storage import s3
-from rayunlearn.storage.lease import Claim, Holder, Pace
+from rayunlearn.storage.lease import Holder, Lease, Pace
 from rayunlearn.storage.store import MARKER, NotStored, Store
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
@@ -75,8 +75,8 @@ class Whole:
 
 @functools.cache
 def ledgers() -> tuple[Whole, ...]:
-    """A short ledger, and one of which a part is folded."""
-    return _ledger(5), _ledger(12, folded_at=4)
+    """A short ledger, and one of which a part is compacted."""
+    return _ledger(5), _ledger(12, compact_at=4)
 
 
 def _ledger(entries: int, **more: Any) -> Whole:
@@ -241,11 +241,11 @@ def _claimed(case: tuple[Files, bool]) -> Answer:
     pace = Pace(clock=lambda: 0.0, sleep=sleep)
     here = Holder(host="here", pid=1, since="now", system=None, began=None)
     released = files.get(f"claims/{highest:012d}.heartbeat.json") == b'{"renewals": null, "released": true}'
-    claim = Claim.take(store, pace=pace, holder=here)
-    claim.check()
-    claim.release()
+    lease = Lease.take(store, pace=pace, holder=here)
+    lease.check()
+    lease.release()
     wrong = ["a live holder was replaced"] * (alive and highest > 0 and not released)
-    return Answer(wrong=wrong + ["its token is not the highest"] * (claim.token <= highest))
+    return Answer(wrong=wrong + ["its token is not the highest"] * (lease.token <= highest))
 
 
 def _is_claim(name: str) -> bool:

@@ -11,9 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from rayunlearn.inversion.deep_inversion import SyntheticSet
-from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
+from rayunlearn.models.weights import Weights, weights_from_bytes, weights_to_bytes
 
-Weights = dict[str, Tensor]
 FORM = 2
 """Counted up when what makes the models changes, so that nothing made before is taken for them."""
 

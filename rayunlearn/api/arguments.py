@@ -16,12 +16,11 @@ from rayunlearn.methods.registry import METHODS, method_named
 from rayunlearn.models.adapted import INSIDE
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
 from rayunlearn.models.given import Anew, Make, copied, held, spec_of
-from rayunlearn.models.weights import require_weights
+from rayunlearn.models.weights import Weights, require_weights
 from rayunlearn.recipes import Recipe, load_recipe
 from rayunlearn.settings import override
 from rayunlearn.task import Input
 
-Weights = dict[str, Tensor]
 SMALL = 28
 """Pixels: lower or narrower images are served by the recipe `digits` by default, others by `cifar10`."""
 

@@ -22,7 +22,7 @@ from rayunlearn.scheduling.gate import Verdict
 from rayunlearn.scheduling.requests import Request, check, run_id
 from rayunlearn.task import Input
 from rayunlearn.unlearning.attempt import attempt
-from rayunlearn.unlearning.ensemble import Ensemble, InlineEnsemble
+from rayunlearn.unlearning.executor import Executor, InlineExecutor
 from rayunlearn.unlearning.memory import InMemory
 from rayunlearn.unlearning.phases import Case
 from rayunlearn.unlearning.progress import Progress
@@ -131,8 +131,8 @@ def unlearn(
         title = f"forget {', '.join(map(str, target))}"
         with shown(progress) as told:
             kept = InMemory(case, title, told)
-            with _opened(executor, version, own) as ensemble:
-                made = attempt(case, ensemble, kept)
+            with _opened(executor, version, own) as place:
+                made = attempt(case, place, kept)
         after = version.with_weights(made.candidate) if made.published and made.candidate else None
         if after is not None:
             _FORGOTTEN[after] = case.roles.forget
@@ -171,16 +171,16 @@ def forgotten_by(model: nn.Module) -> tuple[int, ...] | None:
 
 
 @contextmanager
-def _opened(executor: str, version: Version, device: str) -> Iterator[Ensemble]:
+def _opened(executor: str, version: Version, device: str) -> Iterator[Executor]:
     """A place for a run, given back afterwards."""
     if executor == "inline":
-        yield InlineEnsemble(device)
+        yield InlineExecutor(device)
         return
-    from rayunlearn.execution.executor import on_cluster
+    from rayunlearn.execution.on_cluster import on_cluster
 
     threads, held = torch.get_num_threads(), (version.key, version.make)
-    with on_cluster(version.spec, held, threads=threads, gpu=device.startswith("cuda")) as ensemble:
-        yield ensemble
+    with on_cluster(version.spec, held, threads=threads, gpu=device.startswith("cuda")) as place:
+        yield place
 
 
 def _checkpoints(kept: InMemory, request: Request) -> pa.Table:

@@ -29,16 +29,14 @@ from rayunlearn.evaluation.measures import inversion_attacks, left_out, mean_ima
 from rayunlearn.execution import torch_process
 from rayunlearn.execution.cluster import role_share
 from rayunlearn.execution.device import own_device
+from rayunlearn.ledger.schemas import Row
 from rayunlearn.methods.trivial import delete_head_row, gaussian_head, mask_logit
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
-from rayunlearn.models.weights import version_id
+from rayunlearn.models.weights import Weights, version_id
 from rayunlearn.recipes import AuditSettings, DataSettings
 from rayunlearn.reports.inverted_images import InvertedImages
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed
-
-Row = dict[str, Any]
-Weights = dict[str, Tensor]
 
 INVERTED = ("original", "gold", "unlearned")
 """Subjects whose inverted images are shown, as in the zero-shot paper's Fig. 3."""

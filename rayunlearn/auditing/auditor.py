@@ -9,10 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import ray
-from torch import Tensor
 
 from rayunlearn.auditing.audit import AuditInputs, audit_task, inverted_images_task, shadow_candidates
 from rayunlearn.auditing.labelled import mislabelled_by_task
@@ -25,20 +23,17 @@ from rayunlearn.execution.cluster import role_share
 from rayunlearn.execution.remote import fetch
 from rayunlearn.ledger.ledger import LedgerReader
 from rayunlearn.ledger.lineage import Version, request_events, versions
-from rayunlearn.ledger.schemas import ALL_TABLES
+from rayunlearn.ledger.schemas import ALL_TABLES, Row
 from rayunlearn.lineages.context import Context
 from rayunlearn.lineages.fixed_settings import OF_THE_MODEL, require_fixed
 from rayunlearn.lineages.published import load_version
 from rayunlearn.lineages.requested import data_of
 from rayunlearn.lineages.runs import RunFiles, kept_runs
 from rayunlearn.models.classifiers import ClassifierSpec
-from rayunlearn.models.weights import version_id
+from rayunlearn.models.weights import Weights, version_id
 from rayunlearn.reports.inverted_images import InvertedImages
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed
-
-Weights = dict[str, Tensor]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rayunlearn.auditing.auditor import Auditor, VersionAudit
 from rayunlearn.cli.cluster_errors import EXPECTED, say_ended
 from rayunlearn.cli.console import make_folder, write_file
-from rayunlearn.cli.job import claimed
+from rayunlearn.cli.job import leased
 from rayunlearn.cli.options.audit import AuditOptions
 from rayunlearn.errors import BadInput, ExitCode
 from rayunlearn.evaluation.measures import MEASURES, check_measures
@@ -42,7 +42,7 @@ def run_audit(options: AuditOptions) -> int:
         store = Store.open(options.storage, create=False)
         if options.figures is not None:
             _check_figures(options.figures, measures or tuple(MEASURES))
-        with JobProgress(console) as progress, claimed(store, 0.0, progress) as claim:
+        with JobProgress(console) as progress, leased(store, 0.0, progress) as lease:
             progress.phase("Ray", "connect")
             connect(options.address)
             progress.done()
@@ -55,7 +55,7 @@ def run_audit(options: AuditOptions) -> int:
                     seed=options.seed,
                     clock=lambda: datetime.now(UTC),
                     progress=progress,
-                    claim=claim,
+                    lease=lease,
                 )
                 invert = options.figures is not None and "inversion" in (measures or MEASURES)
                 by_hand = {assignment.partition("=")[0].strip() for assignment in options.set}

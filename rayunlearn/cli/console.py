@@ -147,7 +147,7 @@ def leave(code: int) -> NoReturn:
     """End this process; at once where a signal asked for that.
 
     What Python and its libraries do at their end takes seconds, of which `ray job stop` gives three; and the
-    threads of runs side by side would go on for as long, without the claim.
+    threads of runs side by side would go on for as long, without the lease.
     """
     if code == ExitCode.INTERRUPTED:
         if (ray := sys.modules.get("ray")) is not None:

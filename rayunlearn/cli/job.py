@@ -35,7 +35,7 @@ from rayunlearn.serving.retention import retain_images
 from rayunlearn.serving.service import Place, Service, exit_code, interruptible
 from rayunlearn.settings import override, to_json
 from rayunlearn.storage.folder import Memory
-from rayunlearn.storage.lease import Claim, held
+from rayunlearn.storage.lease import Lease, held
 from rayunlearn.storage.store import NotBegun, Store
 from rayunlearn.unlearning.progress import Progress
 
@@ -80,7 +80,7 @@ def run_job(
             placement=Placement(placement), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role,
             workers=workers, together=together, node_wait_s=node_wait,
         )  # fmt: skip
-        with JobProgress(console) as progress, claimed(store, wait, progress, dry_run=dry_run) as claim:
+        with JobProgress(console) as progress, leased(store, wait, progress, dry_run=dry_run) as lease:
             progress.phase("Ray", "connect")
             connect(address, **found_by_workers(settings.model.name, address))
             progress.done()
@@ -93,7 +93,7 @@ def run_job(
                     clock=lambda: datetime.now(UTC),
                     progress=progress,
                     sweep=tuned,
-                    claim=claim,
+                    lease=lease,
                 )
                 service = Service(
                     context, place, checkpoint=model.checkpoint, checkpoint_key=model.checkpoint_key,
@@ -158,7 +158,7 @@ def _until_something_waits(service: Service) -> None:
     while not (inbox.entries() or inbox.cancellations()):
         if service.held and time.monotonic() - began > HELD_FOR_S:
             return
-        service.context.check_claim()
+        service.context.check_lease()
         time.sleep(LOOK_EVERY_S)
 
 
@@ -181,16 +181,16 @@ def _dry_store(storage: str) -> Store:
 
 
 @contextmanager
-def claimed(
+def leased(
     store: Store, wait_s: float, progress: JobProgress, *, dry_run: bool = False
-) -> Iterator[Claim | None]:
+) -> Iterator[Lease | None]:
     """Hold the storage location, unless nothing is to be written; waiting for it can be interrupted."""
     with ExitStack() as until_the_end:
-        claim = None
+        lease = None
         if not dry_run:
             with interruptible():
-                claim = until_the_end.enter_context(held(store, wait_s=wait_s, tell=progress.say))
-        yield claim
+                lease = until_the_end.enter_context(held(store, wait_s=wait_s, tell=progress.say))
+        yield lease
 
 
 def _finish(console: Console, service: Service, recipe: Recipe, intake: Intake, *, keep: bool) -> None:

@@ -62,7 +62,7 @@ def _scheduler(store: Store, held: Holding | None) -> str:
         return f"No scheduler is at work in {store.where}."
     said = f"{store.where} is held by {held.who}"
     if held.alive is None:
-        return f"{said}, as its claim says; from this machine nobody can see at once whether it is alive."
+        return f"{said}, as its lease says; from this machine nobody can see at once whether it is alive."
     return f"{said}, which is {'at work.' if held.alive else 'no more; the next one takes over.'}"
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rayunlearn.cli.cluster_errors import EXPECTED, say_ended
-from rayunlearn.cli.job import claimed
+from rayunlearn.cli.job import leased
 from rayunlearn.cli.model_flags import ModelFlags
 from rayunlearn.cli.options.tune import TuneOptions
 from rayunlearn.errors import BadInput, ExitCode
@@ -81,14 +81,14 @@ def run_sweep(
             allowed = "a request that forgets whole classes: of a behaviour nobody knows the test images"
             raise BadInput("--audit", f"of {practised.request_id}, {practised.kind}", allowed)
         store = Store.open(storage)
-        with JobProgress(console) as progress, claimed(store, wait, progress) as claim:
+        with JobProgress(console) as progress, leased(store, wait, progress) as lease:
             progress.phase("Ray", "connect")
             connect(address, **found_by_workers(settings.model.name, address))
             progress.done()
             with interruptible():
                 context = Context(
                     store=store, ledger=Ledger(store), recipe=settings, seed=seed,
-                    clock=lambda: datetime.now(UTC), progress=progress, claim=claim,
+                    clock=lambda: datetime.now(UTC), progress=progress, lease=lease,
                 )  # fmt: skip
                 service = Service(
                     context, Place(placement=Placement.COLOCATED), checkpoint=model.checkpoint,

@@ -15,10 +15,10 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from rayunlearn.data_root import DATA_VARIABLE, OF_DRIVER, handed_on
 from rayunlearn.errors import BadInput
 from rayunlearn.execution.autoscaling import ceiling
-from rayunlearn.execution.ensemble import ColocatedEnsemble, SplitEnsemble
+from rayunlearn.execution.executor import ColocatedExecutor, SplitExecutor
 from rayunlearn.execution.placement import Placement
 from rayunlearn.execution.remote import sentence
-from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.executor import Executor
 
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
@@ -167,7 +167,7 @@ def removed_on_error(group: PlacementGroup) -> Iterator[None]:
         raise
 
 
-def open_ensemble(
+def open_executor(
     placement: Placement,
     *,
     cpus_per_role: float | None = None,
@@ -176,7 +176,7 @@ def open_ensemble(
     workers: int = 1,
     node_wait_s: float | None = None,
     imports: Sequence[str] = (),
-) -> Ensemble:
+) -> Executor:
     """Actors for the roles of a run, or so many workers of a colocated one, in one placement group.
 
     Args:
@@ -196,17 +196,17 @@ def open_ensemble(
         placement, ceiling(), cpus_per_role=cpus_per_role, gpus_per_role=gpus_per_role, workers=workers,
         bounded=node_wait_s is None,
     )  # fmt: skip
-    kind = SplitEnsemble if placement is Placement.SPLIT else ColocatedEnsemble
+    kind = SplitExecutor if placement is Placement.SPLIT else ColocatedExecutor
     place = reserve(wanted, timeout_s=NODE_WAIT_S if node_wait_s is None else node_wait_s)
     with removed_on_error(place):
         return kind(place, _options(wanted), threads, imports=imports)
 
 
-def ensemble_in(
+def executor_in(
     group: PlacementGroup, placement: Placement, *, threads: int = 1, imports: Sequence[str] = ()
-) -> ColocatedEnsemble | SplitEnsemble:
+) -> ColocatedExecutor | SplitExecutor:
     """Actors in a placement group that is somebody else's, one in each of its bundles."""
-    kind = SplitEnsemble if placement is Placement.SPLIT else ColocatedEnsemble
+    kind = SplitExecutor if placement is Placement.SPLIT else ColocatedExecutor
     return kind(group, _options(group.bundle_specs), threads, imports=imports, lent=True)
 
 

@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 
 def is_of_the_service(error: BaseException) -> bool:
-    """Whether no run has to do with it: the storage, the claim to it, or the cluster is gone.
+    """Whether no run has to do with it: the storage, the lease to it, or the cluster is gone.
 
     Such an error ends the job, and requests go on waiting. Any other is the fault of the run that raised it.
     """

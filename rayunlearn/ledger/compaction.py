@@ -1,20 +1,20 @@
-"""Folded entries: many small files of a ledger become few, and the chain stays.
+"""Compacted entries: many small files of a ledger become few, and the chain stays.
 
-Reading thousands of entries means opening thousands of files. So an appender folds them, a range at a time:
+Reading thousands of entries means opening thousands of files. So an appender compacts a range at a time:
 
     ledger/<table>/<first>-<last>.<start of sha256>.parquet   the table's rows of these entries: what readers
                                                               read
     ledger/chain/<first>-<last>.<start of sha256>.parquet     the archive: each entry's bytes as they were,
                                                               so that the chain can be followed from 1 on
 
-and says by an entry of the table "segments", which lists all that are in force, that these now stand for the
-entries. Only then are the entries and their links deleted. Small ranges are folded again into larger ones, by
-eights, twice. What is not in force (a crash, a superseded file) is never read.
+and says by an entry of the table "segments", which lists all that are in force, that these stand for the
+entries. Only then the entries and their links are deleted. Small ranges are compacted again,
+by eights, twice. What is not in force (a crash, a superseded file) is never read.
 
 A segment has the columns of an entry, so that other tools can read a table's files as one. Which rows are of
 which entry is told by the file's metadata, under `ENTRIES`: JSON, [[number of the entry, its rows], ...] in
 the order of the rows. Segments of schema versions before 6 have a column `ENTRY` instead. Segments and
-entries whose columns are not today's are rewritten by the next folding.
+entries whose columns are not today's are rewritten by the next compaction.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ LISTED_BY = "listed_by"
 """The key of a segment under which its metadata tells the number of the entry that is to put it in force."""
 
 FOLDED_AT = 128
-"""So many single entries are folded."""
+"""So many single entries are compacted."""
 
 _TOLD_APART = 6
 """The schema version since which a table's segment has no column of entry numbers."""
@@ -258,8 +258,8 @@ def _opened(store: Store, segment: Segment) -> pq.ParquetFile:
 def is_awaited(store: Store, name: str, last: int) -> bool:
     """Whether a segment that is not in force may still come into force.
 
-    One that was written anew for a range already folded looks like a superseded one. Another appender may be
-    about to list it, or was killed before it linked the list.
+    One that was written anew for a range already compacted looks like a superseded one. Another appender may
+    be about to list it, or was killed before it linked the list.
 
     Args:
         store: of the ledger.
@@ -285,11 +285,11 @@ def is_dated(store: Store, segments: Sequence[Segment], first: bytes | None) -> 
     Args:
         store: of the ledger.
         segments: in force.
-        first: bytes of the first entry that is not folded; None if there is none.
+        first: bytes of the first entry that is not compacted; None if there is none.
     """
     if first is not None:
         schema = pq.read_schema(pa.BufferReader(first))
-        if not has_columns_of_today(schema_version_of(schema, "the first entry that is not folded")):
+        if not has_columns_of_today(schema_version_of(schema, "the first entry that is not compacted")):
             return True
     tables = [segment for segment in segments if segment.table != ARCHIVE]
     if not tables:
@@ -307,10 +307,10 @@ def numbered(seq: int, rows: pa.Table) -> pa.Table:
 # ---- writing
 
 
-def fold(
-    store: Store, entries: Sequence[tuple[Link, bytes]], force: Sequence[Segment], folded_at: int = FOLDED_AT
+def compact(
+    store: Store, entries: Sequence[tuple[Link, bytes]], force: Sequence[Segment], compact_at: int = FOLDED_AT
 ) -> list[Segment]:
-    """Write segments for entries that follow those in force, which are folded with them where it is time.
+    """Write segments for entries that follow those in force, which are compacted with them where it is time.
 
     Segments whose columns are not today's are written anew, each for its own range.
 
@@ -318,7 +318,7 @@ def fold(
         store: of the ledger.
         entries: with their bytes, which were checked; at least one.
         force: the segments in force.
-        folded_at: how many entries a range has at least, before it is folded with others.
+        compact_at: how many entries a range has at least, before it is compacted with others.
 
     Returns:
         Those that are to be in force.
@@ -327,9 +327,9 @@ def fold(
     if is_dated(store, force, None):
         force = [s if s.table == ARCHIVE else _renewed(store, s, last + 1) for s in force]
     ranges = sorted({(s.first, s.last) for s in force})
-    while (order := _order(last + 1 - first, folded_at)) < _ORDERS:
+    while (order := _order(last + 1 - first, compact_at)) < _ORDERS:
         earlier = [r for r in ranges if r[1] < first]
-        alike = [r for r in earlier if _order(r[1] + 1 - r[0], folded_at) == order]
+        alike = [r for r in earlier if _order(r[1] + 1 - r[0], compact_at) == order]
         if len(alike) < _EIGHTS - 1:
             break
         first = alike[0][0]
@@ -363,10 +363,10 @@ def _renewed(store: Store, old: Segment, listed_by: int) -> Segment:
     return _write(store, old.table, old.first, old.last, pieces(store, old, {}), _ROWS, listed_by)
 
 
-def _order(size: int, folded_at: int) -> int:
-    """How often a range of so many entries was folded again."""
+def _order(size: int, compact_at: int) -> int:
+    """How often a range of so many entries was compacted again."""
     order = 0
-    while size >= folded_at * _EIGHTS ** (order + 1):
+    while size >= compact_at * _EIGHTS ** (order + 1):
         order += 1
     return order
 

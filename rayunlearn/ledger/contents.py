@@ -46,7 +46,7 @@ class Names:
         return cls(tuple(sorted(linked)), tuple(files), tuple(listings))
 
     def folded_since(self, before: Names) -> bool:
-        """Whether entries were folded since another look."""
+        """Whether entries were compacted since another look."""
         return self.listings[-1:] > before.listings[-1:]
 
 
@@ -54,11 +54,11 @@ class Contents:
     """What a ledger holds by its names: the segments in force, and the entries since.
 
     Attributes:
-        folded: number of the last entry that segments stand for; 0 if there are none.
+        compacted: number of the last entry that segments stand for; 0 if there are none.
         segments: in force, by range.
         links: numbers of the links since, in order.
         tables_at: number since -> the tables in whose folder an entry of it lies; one, but for races.
-        folded_away: files that a segment in force stands for, and superseded segments.
+        compacted_away: files that a segment in force stands for, and superseded segments.
         unknown: names that no ledger has.
     """
 
@@ -75,51 +75,51 @@ class Contents:
             if link.table == SEGMENTS:
                 self.segments = segments_in(read_entry(store, link))
                 break
-        self.folded = max((segment.last for segment in self.segments), default=0)
-        self.links = [seq for seq in names.linked if seq > self.folded]
+        self.compacted = max((segment.last for segment in self.segments), default=0)
+        self.links = [seq for seq in names.linked if seq > self.compacted]
         self.tables_at: dict[int, list[str]] = {}
-        self.folded_away = [link_name(seq) for seq in names.linked if seq <= self.folded]
+        self.compacted_away = [link_name(seq) for seq in names.linked if seq <= self.compacted]
         self.unknown: list[str] = []
         in_force = {segment.name for segment in self.segments}
         for name in names.files:
             if entry := named_entry(name):
                 table, seq = entry
-                if seq > self.folded:
+                if seq > self.compacted:
                     self.tables_at.setdefault(seq, []).append(table)
                 else:
-                    self.folded_away.append(name)
+                    self.compacted_away.append(name)
             elif (last := named_segment(name)) is not None:
-                if last <= self.folded and name not in in_force:
-                    self.folded_away.append(name)
+                if last <= self.compacted and name not in in_force:
+                    self.compacted_away.append(name)
             elif name != HEAD and named_link(name) is None:
                 self.unknown.append(name)
 
     @property
     def last(self) -> int:
         """The number of the last entry."""
-        return self.links[-1] if self.links else self.folded
+        return self.links[-1] if self.links else self.compacted
 
     def require_whole(self) -> None:
         """`IntegrityError` where a number up to the last link lacks its link or its entry."""
         linked = set(self.links)
-        for seq in range(self.folded + 1, self.last + 1):
+        for seq in range(self.compacted + 1, self.last + 1):
             if seq not in linked:
                 raise IntegrityError(f"{link_name(seq)} was removed: the chain goes on to {self.last}")
             if seq not in self.tables_at:
                 raise IntegrityError(f"{read_link(self._store, seq).entry} was removed")
 
     def links_of(self, numbers: Collection[int]) -> list[Link]:
-        """The links of entries, folded or not, in order."""
+        """The links of entries, compacted or not, in order."""
         found: list[Link] = []
         for segment in self.segments:
             inside = [seq for seq in numbers if segment.first <= seq <= segment.last]
             if segment.table == ARCHIVE and inside:
                 found += archived_links(self._store, segment, inside)
-        return found + [read_link(self._store, seq) for seq in sorted(numbers) if seq > self.folded]
+        return found + [read_link(self._store, seq) for seq in sorted(numbers) if seq > self.compacted]
 
 
 def looked(store: Store, look: Callable[[Contents], _T]) -> _T:
-    """What a look at the ledger gives; taken again where entries were folded under its eyes."""
+    """What a look at the ledger gives; taken again where entries were compacted under its eyes."""
     names = Names.of(store)
     while True:
         try:

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from rayunlearn.ledger.compaction import ENTRY
 from rayunlearn.ledger.contents import looked
 from rayunlearn.ledger.ledger import LedgerReader, verify
-from rayunlearn.ledger.schemas import ALL_TABLES
+from rayunlearn.ledger.schemas import ALL_TABLES, Row
 from rayunlearn.storage.store import Store
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +22,7 @@ class Entry:
     Attributes:
         number: in the chain, from 1.
         table: that its rows belong to.
-        file: its name in the storage location, until it is folded; then an archive holds these bytes.
+        file: its name in the storage location, until it is compacted; then an archive holds these bytes.
         sha256: of that file's bytes, hex.
     """
 

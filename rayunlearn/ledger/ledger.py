@@ -7,7 +7,7 @@ Layout below the store's root::
     ledger/chain/<seq, 12 digits>.json        the link that commits entry seq: table, sha256 of the entry's
                                               bytes, previous
     ledger/HEAD                               seq and sha256 of the last entry
-    ledger/<table>/<first>-<last>.*.parquet   a segment: stands for the entries of a range (see `folding`)
+    ledger/<table>/<first>-<last>.*.parquet   a segment: stands for the entries of a range (see `compaction`)
 
 Sequence numbers run over all tables from 1. An append creates the entry, then creates the link, then replaces
 HEAD. The link is what counts: its name holds no table, so of two appenders at the same number exactly one
@@ -19,7 +19,7 @@ What a crash may leave, and what opening the ledger makes of it:
 - an entry without its link, just after the last link: it is committed now (its append was not acknowledged,
   but its rows are whole); if it is not whole (power failure), it is deleted;
 - an entry whose number was linked to another table (an appender that lost the race and died): deleted;
-- entries and links that were folded, and segments that are no longer in force: deleted;
+- entries and links that were compacted, and segments that are no longer in force: deleted;
 - HEAD behind the last link, by one entry after a crash, by more if two appenders raced: put right. What HEAD
   says must be what the chain has at that number.
 
@@ -62,7 +62,7 @@ from rayunlearn.ledger.compaction import (
     Segment,
     archived,
     check,
-    fold,
+    compact,
     is_awaited,
     is_dated,
     matching,
@@ -79,18 +79,18 @@ from rayunlearn.storage.store import AlreadyExists, NotStored, Store
 class Ledger:
     """The one appender of a storage location's ledger."""
 
-    def __init__(self, store: Store, *, folded_at: int = FOLDED_AT) -> None:
+    def __init__(self, store: Store, *, compact_at: int = FOLDED_AT) -> None:
         """Find the end of the chain, check the last entry and put right what a crash left (see the module).
 
         Args:
             store: the storage location.
-            folded_at: so many single entries are folded.
+            compact_at: so many single entries are compacted.
 
         Raises:
             IntegrityError: the end of the ledger is not what was appended.
         """
         self._store = store
-        self._folded_at = folded_at
+        self._compact_at = compact_at
         self._lock = threading.Lock()
         self._dated = True  # until the first append has looked
         self._tail, self._single = _recover(store)
@@ -104,8 +104,8 @@ class Ledger:
     def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> int:
         """Append rows as one entry; they are durable when this returns.
 
-        Where many single entries have come together, they are folded first, and so is what an earlier version
-        wrote with other columns.
+        Where many single entries have come together, they are compacted first, and so is what an earlier
+        version wrote with other columns.
 
         Any error but `BadInput` and `StorageHeld` leaves open whether the rows were stored; opening the
         ledger again finds out.
@@ -122,7 +122,7 @@ class Ledger:
         with self._lock:
             if not rows:
                 return self._tail.seq
-            if self._single >= self._folded_at or self._dated:
+            if self._single >= self._compact_at or self._dated:
                 self._fold()
             return self._append(table, content)
 
@@ -148,7 +148,7 @@ class Ledger:
             contents = Contents(store, Names.of(store))
             if contents.last != tail.seq:
                 raise _held(store, tail.seq + 1)
-            if self._single < self._folded_at and not self._is_dated(contents):
+            if self._single < self._compact_at and not self._is_dated(contents):
                 self._dated = False
                 return
             links = [read_link(store, seq) for seq in contents.links]
@@ -157,7 +157,7 @@ class Ledger:
             if _folded(store) >= tail.seq:
                 raise _held(store, tail.seq + 1) from error
             raise
-        segments = fold(store, entries, contents.segments, self._folded_at)
+        segments = compact(store, entries, contents.segments, self._compact_at)
         self._append(SEGMENTS, table_from_rows(SEGMENTS, rows_for(segments)))
         self._single, self._dated = 1, False
         _delete_folded(store, Contents(store, Names.of(store)), known=contents.segments)
@@ -187,7 +187,7 @@ class LedgerReader:
         self.tables = frozenset(tables)
         for table in self.tables:
             schema_of(table)
-        self._read: dict[int, tuple[str, pa.Table]] = {}  # entry -> table and rows, of those not folded
+        self._read: dict[int, tuple[str, pa.Table]] = {}  # entry -> table and rows, of those not compacted
 
     def read(self, table: str, *, columns: Sequence[str] | None = None, **equals: Any) -> pa.Table:
         """The rows of a table in the order in which they were appended.
@@ -249,7 +249,7 @@ class LedgerReader:
             skipped = 0
             try:
                 for part in self._pieces(Contents(self._store, names), table, columns, wanted, after):
-                    # rows come in the same order however their entries are folded
+                    # rows come in the same order however their entries are compacted
                     start = min(given - skipped, part.num_rows)
                     skipped += start
                     if start < part.num_rows:
@@ -274,7 +274,7 @@ class LedgerReader:
         for segment in contents.segments:
             if segment.table == table and segment.last > after:
                 yield from pieces(self._store, segment, wanted, columns=columns, after=after)
-        self._read = {seq: known for seq, known in self._read.items() if seq > contents.folded}
+        self._read = {seq: known for seq, known in self._read.items() if seq > contents.compacted}
         for seq in contents.links:
             if seq <= after or table not in contents.tables_at[seq]:
                 continue
@@ -309,22 +309,22 @@ def _verified(store: Store, contents: Contents, head: Tail | None, before: dict[
     if contents.unknown:
         raise IntegrityError(f"{contents.unknown[0]} does not belong into a ledger")
     contents.require_whole()
-    previous, folded = NO_PREVIOUS, 0
+    previous, compacted = NO_PREVIOUS, 0
     for segment in contents.segments:
-        if segment.table == ARCHIVE and segment.first != folded + 1:
-            raise IntegrityError(f"the archive of entry {folded + 1} was removed")
+        if segment.table == ARCHIVE and segment.first != compacted + 1:
+            raise IntegrityError(f"the archive of entry {compacted + 1} was removed")
         if segment.table == ARCHIVE:
             if segment.name not in before:
                 for link, data in archived(store, segment, previous):
                     check_entry(link, data)
                     previous = link.sha256
                 before[segment.name] = previous
-            previous, folded = before[segment.name], segment.last
+            previous, compacted = before[segment.name], segment.last
         elif segment.name not in before:
             check(store, segment)
             before[segment.name] = ""
-    if folded != contents.folded:
-        raise IntegrityError(f"the archive of entry {folded + 1} was removed")
+    if compacted != contents.compacted:
+        raise IntegrityError(f"the archive of entry {compacted + 1} was removed")
     for seq in contents.links:
         link = read_link(store, seq)
         if link.previous != previous:
@@ -389,7 +389,7 @@ def _pending(store: Store, tail: Tail, tables: list[str]) -> Link | None:
 def _commit(store: Store, link: Link) -> Link:
     """Create a link; if the number is taken, take back the entry. Returns the link that is there.
 
-    Where the number was folded since, its name was free again: an archive tells.
+    Where the number was compacted since, its name was free again: an archive tells.
     """
     try:
         store.create(link.name, to_json(link))
@@ -412,7 +412,7 @@ def _folded(store: Store) -> int:
 def _delete_folded(store: Store, contents: Contents, known: Iterable[Segment] = ()) -> None:
     """Delete what segments in force stand for; `known` are those that were in force before."""
     before = {segment.name for segment in known}
-    for name in contents.folded_away:
+    for name in contents.compacted_away:
         is_segment = name not in before and named_segment(name) is not None
         if not (is_segment and is_awaited(store, name, contents.last)):
             store.delete(name)

@@ -16,10 +16,13 @@ import pyarrow as pa
 
 from rayunlearn.errors import BadInput, nearest
 
+Row = dict[str, Any]
+"""A row of a table: column -> value."""
+
 SCHEMA_VERSION = 6
 """Goes up with every change to a schema; entries say which one they were written under.
 
-With 6 no column came: since then segments have the columns of entries (`folding`).
+With 6 no column came: since then segments have the columns of entries (`compaction`).
 """
 
 ADDED = {

@@ -1,7 +1,7 @@
 """The ledger as a log that cannot be rewritten unseen: a Merkle tree over its entries, and its checkpoints.
 
 Leaf `seq - 1` is entry `seq` in its canonical form (`evidence.canonical`), which is made of the entry's rows
-and not of its file: folding changes no leaf. Layout below the store's root, beside the ledger:
+and not of its file: compaction changes no leaf. Layout below the store's root, beside the ledger:
 
     log/checkpoints/<size, 12 digits>.note     a signed checkpoint of the tree at this size
     log/rotations/<number, 4 digits>.json      the hand-over from the key before to the next one

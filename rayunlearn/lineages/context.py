@@ -8,7 +8,7 @@ from datetime import datetime
 
 from rayunlearn.ledger.ledger import Ledger
 from rayunlearn.recipes import Recipe
-from rayunlearn.storage.lease import Claim
+from rayunlearn.storage.lease import Lease
 from rayunlearn.storage.store import Store
 from rayunlearn.unlearning.progress import Progress
 
@@ -29,7 +29,7 @@ class Context:
         generators: where runs share generators that model inversion trained alike, by content; None where
             each trains its own. What is there outlives the runs, so it is for experiments.
         sweep: whose winner's settings the recipe has; None where nobody searched.
-        claim: to the storage location, checked before each publication; None where the ledger alone keeps
+        lease: to the storage location, checked before each publication; None where the ledger alone keeps
             others out.
     """
 
@@ -41,13 +41,13 @@ class Context:
     progress: Progress
     generators: Store | None = None
     sweep: str | None = None
-    claim: Claim | None = None
+    lease: Lease | None = None
 
-    def check_claim(self) -> None:
-        """Make sure that the location is still held, where it is claimed.
+    def check_lease(self) -> None:
+        """Make sure that the location is still held, where it is leased.
 
         Raises:
             StorageHeld: another scheduler has it.
         """
-        if self.claim is not None:
-            self.claim.check()
+        if self.lease is not None:
+            self.lease.check()

@@ -21,13 +21,13 @@ from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.inversion.unlearning_set import UnlearningSet
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, version_model
 from rayunlearn.models.resuming import MeanLoss, Resumable, Stepped
+from rayunlearn.models.weights import Weights
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import generator
 
 if TYPE_CHECKING:
     from rayunlearn.methods.in_roles import InRoles
 
-Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

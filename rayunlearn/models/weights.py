@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
 
+Weights = dict[str, Tensor]
+"""A state dict: names of parameters and buffers -> tensors."""
+
 SAFETENSORS_OR_STATE_DICT = (
     "safetensors bytes, or a file saved by torch.save(model.state_dict(), path): "
     "a flat mapping of names to tensors that torch.load(weights_only=True) accepts"

@@ -73,7 +73,7 @@ class RealPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stop:
+class ChosenStop:
     """Where a stopping rule stopped, against the checkpoint that real data would have picked.
 
     Attributes:
@@ -104,7 +104,7 @@ class RequestSummary:
         parent, version, path: the version it started from, the one it published, and where that lies.
         chosen_step: cycle that the stopping rule picked; None before it did.
         oracle_step: cycle that real data would have picked.
-        regret: of the chosen step; see `Stop`.
+        regret: of the chosen step; see `ChosenStop`.
         stops: rule (synthetic, last, fixed) -> where it stopped.
         phase_seconds: phase -> seconds, in the order of the phases; passes of a resumed run are added up.
         seconds: sum over the phases; None before the first was over.
@@ -139,7 +139,7 @@ class RequestSummary:
     chosen_step: int | None = None
     oracle_step: int | None = None
     regret: float | None = None
-    stops: Mapping[str, Stop] = field(default_factory=dict)
+    stops: Mapping[str, ChosenStop] = field(default_factory=dict)
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
     figures: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
@@ -384,7 +384,7 @@ def _of_audits(rows: Sequence[_Row], forgotten: Sequence[int], *, named: bool) -
     figures: dict[str, dict[str, Figure]] = {}
     by_class: dict[str, dict[int, Figure]] = {}
     curve: dict[str, dict[int, Figure]] = {"retain_accuracy": {}, "forget_accuracy": {}}
-    stops: dict[str, Stop] = {}
+    stops: dict[str, ChosenStop] = {}
     left_out: dict[str, str] = {}
     oracle = None
     for row in rows:
@@ -398,7 +398,7 @@ def _of_audits(rows: Sequence[_Row], forgotten: Sequence[int], *, named: bool) -
             continue
         if measure == "regret":
             oracle = figure.parameters.get("oracle_step")
-            stops[str(figure.parameters["rule"])] = Stop(
+            stops[str(figure.parameters["rule"])] = ChosenStop(
                 step=row["step"], regret=figure, forget_correct=figure.parameters["forget_correct"]
             )
         elif subject == "checkpoint":

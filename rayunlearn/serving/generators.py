@@ -25,14 +25,19 @@ from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.registry import method_named
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.conditional_generator import build_conditional_generator
-from rayunlearn.models.weights import load_into, load_weights_file, weights_from_bytes, weights_to_bytes
+from rayunlearn.models.weights import (
+    Weights,
+    load_into,
+    load_weights_file,
+    weights_from_bytes,
+    weights_to_bytes,
+)
 from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed
 from rayunlearn.serving.grants import not_forgotten
 from rayunlearn.storage.store import Store
 
-Weights = dict[str, Tensor]
 GENERATORS = "generators"
 GAN_LABEL_STD = 0.2
 """Of the label vectors that a training on data begins with; see `conditional_gan` on larger ones."""

@@ -11,6 +11,7 @@ from typing import Any
 from rayunlearn.errors import BadInput
 from rayunlearn.ledger.ledger import Ledger, LedgerReader
 from rayunlearn.ledger.lineage import OpenRequests, Version, request_events, status, versions, waits
+from rayunlearn.ledger.schemas import Row
 from rayunlearn.lineages.requested import request_row
 from rayunlearn.methods.registry import method_named, require_access, require_granularity
 from rayunlearn.roles import Roles
@@ -25,8 +26,6 @@ from rayunlearn.scheduling.requests import (
 )
 from rayunlearn.storage.inbox import Inbox
 from rayunlearn.unlearning.requested import roles_of
-
-Row = dict[str, Any]
 
 MOST_BYTES = 64 * 2**20
 """Of a requests file."""

@@ -11,8 +11,6 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
 from rayunlearn.auditing.training import (
     describe,
     not_at_hand,
@@ -30,13 +28,11 @@ from rayunlearn.methods.registry import METHODS, method_named
 from rayunlearn.models.adapted import Adapted
 from rayunlearn.models.checkpoints import load_checkpoint
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
-from rayunlearn.models.weights import version_id
+from rayunlearn.models.weights import Weights, version_id
 from rayunlearn.reports.wording import numbered
 from rayunlearn.seeds import derive_seed
 from rayunlearn.serving.training_logs import keep_log
 from rayunlearn.task import TASKS
-
-Weights = dict[str, Tensor]
 
 
 class Originals:

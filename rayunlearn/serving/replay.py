@@ -29,7 +29,7 @@ from rayunlearn.serving.intake import request_of
 from rayunlearn.serving.scheduler import Scheduler
 from rayunlearn.storage.folder import Memory
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from rayunlearn.unlearning.progress import Progress
 from rayunlearn.unlearning.requested import run_seed
 
@@ -93,7 +93,7 @@ def replay(
         store=replica, ledger=Ledger(replica), recipe=recipe, seed=seed, clock=lambda: datetime.now(UTC),
         progress=progress,
     )  # fmt: skip
-    scheduler = Scheduler(context, open_ensemble=InlineEnsemble, placement="inline", grant=grant)
+    scheduler = Scheduler(context, open_executor=InlineExecutor, placement="inline", grant=grant)
     outcome = scheduler.serve(*(request_of(events[request_id][0]) for request_id in ids), attempt=attempt)
     return Replayed(
         run=first["run_id"],

@@ -20,7 +20,7 @@ from rayunlearn.scheduling.requests import Request, run_id
 from rayunlearn.serving.grants import Granted, grant_by_task
 from rayunlearn.serving.unlearning_run import Outcome, Run
 from rayunlearn.unlearning.attempt import unchanged
-from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.executor import Executor
 from rayunlearn.unlearning.requested import coalesced
 
 
@@ -29,7 +29,7 @@ class Scheduler:
 
     Args:
         context: of the service.
-        open_ensemble: reserves a place for a run; called once a run.
+        open_executor: reserves a place for a run; called once a run.
         placement: its name, for the record.
         grant: reads the data that a run's method declares.
         pretrained: gives the generator that a method declares, trained elsewhere, for a version to unlearn
@@ -40,13 +40,13 @@ class Scheduler:
         self,
         context: Context,
         *,
-        open_ensemble: Callable[[], Ensemble],
+        open_executor: Callable[[], Executor],
         placement: str,
         grant: Callable[[DataSettings, int, Roles, Collection[str]], Granted] = grant_by_task,
         pretrained: Callable[[Version], dict[str, Tensor]] | None = None,
     ) -> None:
         self.context = context
-        self.open_ensemble = open_ensemble
+        self.open_executor = open_executor
         self.placement = placement
         self.grant = grant
         self.pretrained = pretrained
@@ -82,7 +82,7 @@ class Scheduler:
             BadInput: no model can calculate with the weights, so that nothing could follow this version; or
                 they are those of a version that another run has published.
         """
-        self.context.check_claim()
+        self.context.check_lease()
         require_weights(weights, f"weights to publish in lineage {lineage!r}")
         if (unchanged := self.repeated(lineage, weights, run)) is not None:
             allowed = f"one that no version of lineage {lineage!r} is ({unchanged})"

@@ -20,10 +20,10 @@ from torch import Tensor
 from rayunlearn.auditing.auditor import Auditor
 from rayunlearn.errors import BadInput, ExitCode, Interrupted
 from rayunlearn.execution.autoscaling import ceiling
-from rayunlearn.execution.cluster import bundles, open_ensemble
+from rayunlearn.execution.cluster import bundles, open_executor
 from rayunlearn.execution.placement import Placement
 from rayunlearn.execution.remote import fetch
-from rayunlearn.execution.train_ensemble import TrainEnsemble
+from rayunlearn.execution.train_executor import TrainExecutor
 from rayunlearn.fields import check_value
 from rayunlearn.ledger.ledger import LedgerReader
 from rayunlearn.ledger.lineage import OpenRequests, Version, versions
@@ -53,7 +53,7 @@ from rayunlearn.serving.originals import Originals
 from rayunlearn.serving.retention import purge
 from rayunlearn.serving.scheduler import Outcome, Scheduler
 from rayunlearn.storage.inbox import Inbox
-from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.executor import Executor
 from rayunlearn.unlearning.progress import Progress, Quiet
 
 RETRAIN = "retrain"
@@ -153,7 +153,7 @@ class Service:
                 context = replace(context, progress=OnlySaid(context.progress))
             self._schedulers[method] = Scheduler(
                 replace(context, recipe=replace(context.recipe, method=method)),
-                open_ensemble=lambda: self._open_ensemble(declared),
+                open_executor=lambda: self._open_executor(declared),
                 placement=self._placement(declared).value,
                 pretrained=self._pretrained,
             )
@@ -182,9 +182,9 @@ class Service:
             gpus_per_role=place.gpus_per_role, workers=place.workers, bounded=bounded,
         )  # fmt: skip
 
-    def _open_ensemble(self, method: Method) -> Ensemble:
+    def _open_executor(self, method: Method) -> Executor:
         place, recipe, placement = self.place, self.context.recipe, self._placement(method)
-        ensemble = open_ensemble(
+        executor = open_executor(
             placement,
             cpus_per_role=place.cpus_per_role,
             gpus_per_role=place.gpus_per_role,
@@ -195,9 +195,9 @@ class Service:
         )
         workers = recipe.few_shot.workers if method.section == recipe.few_shot.section else 0
         if not workers:
-            return ensemble
-        return TrainEnsemble(
-            ensemble, self.context.store.scratch("train"), workers=workers, threads=place.threads
+            return executor
+        return TrainExecutor(
+            executor, self.context.store.scratch("train"), workers=workers, threads=place.threads
         )
 
     def _pretrained(self, parent: Version) -> dict[str, Tensor]:
@@ -388,7 +388,7 @@ class Service:
 
     def purge(self) -> list[str]:
         """Throw away what still knows forgotten classes; returns the versions purged now."""
-        self.context.check_claim()  # what another scheduler works with is not ours to throw away
+        self.context.check_lease()  # what another scheduler works with is not ours to throw away
         return purge(self.context.store, self.context.ledger, self.context.clock)
 
 

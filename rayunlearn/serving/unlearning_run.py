@@ -41,7 +41,7 @@ from rayunlearn.serving.training_logs import drop_steps, load_log
 from rayunlearn.settings import to_json
 from rayunlearn.unlearning.approximation import Approximation
 from rayunlearn.unlearning.attempt import Attempt, attempt
-from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.executor import Executor
 from rayunlearn.unlearning.phases import Case, Checkpoint, Granted, Left
 from rayunlearn.unlearning.progress import Progress
 from rayunlearn.unlearning.requested import roles_of, run_seed
@@ -160,11 +160,11 @@ class Run:
             recipe=self.recipe, seed=self.seed,
         )  # fmt: skip
         self.case = case
-        ensemble = self.scheduler.open_ensemble()
+        executor = self.scheduler.open_executor()
         try:
-            made = attempt(case, ensemble, self)
+            made = attempt(case, executor, self)
         finally:
-            ensemble.close()
+            executor.close()
         if not made.published or made.candidate is None:
             return self._fail(made.refusals, made.choice)
         with self.phase("publish"):
@@ -250,11 +250,11 @@ class Run:
         """Keep them in the run's files."""
         self.files.put_synthetic(sets)
 
-    def approximation(self, ensemble: Ensemble) -> Approximation:
+    def approximation(self, executor: Executor) -> Approximation:
         """D' in the run's files."""
         store, shared = self.context.store, self.context.generators
         return Approximation(
-            ensemble,
+            executor,
             self.files,
             spec=self.spec,
             weights=self.case.weights,

@@ -1,4 +1,4 @@
-"""One scheduler per storage location: a claim with a fencing token.
+"""One scheduler per storage location: a lease with a fencing token.
 
 Layout below the store's root::
 
@@ -7,18 +7,18 @@ Layout below the store's root::
     claims/<token, 12 digits>.heartbeat.json   replaced by the holder every few seconds; says at the end that
                                                the location is free
 
-The highest token is the claim in force; a new one is the next higher, and clears away the lower ones.
-Whoever finds a claim in force watches its heartbeat. One that changes is of a live holder. One that stays as
-it is for the claim's time to live, counted by the watcher since it first saw that very heartbeat, is of a
+The highest token is the lease in force; a new one is the next higher, and clears away the lower ones.
+Whoever finds a lease in force watches its heartbeat. One that changes is of a live holder. One that stays as
+it is for the lease's time to live, counted by the watcher since it first saw that very heartbeat, is of a
 dead one, and so is one by a process of this machine that is no more. Clocks of two machines are never
 compared.
 
 A holder finds out that it has lost the location from a token that is higher than its own: at its next
-renewal, and in `Claim.check`, which asks again where the last renewal is longer ago than the time to live
+renewal, and in `Lease.check`, which asks again where the last renewal is longer ago than the time to live
 (the process was stopped, the machine asleep, the storage out of reach).
 
-The claim keeps schedulers from getting into each other's way. It does not keep the ledger whole: between a
-check and the write after it a claim may still be lost. The ledger's own numbers, each created once, do that.
+The lease keeps schedulers from getting into each other's way. It does not keep the ledger whole: between a
+check and the write after it a lease may still be lost. The ledger's own numbers, each created once, do that.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from rayunlearn.errors import BadInput, StorageHeld
 from rayunlearn.storage.store import AlreadyExists, NotStored, Store, StoreFailed
 
 _SHOWN = 100
-"""Characters that are shown of what a claim says, which anybody may have written."""
+"""Characters that are shown of what a lease says, which anybody may have written."""
 _NAME = re.compile(r"claims/(\d{12,15})(?:\.heartbeat)?\.json")
 
 
@@ -50,13 +50,13 @@ def _clock() -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How long a claim lives, how often it is renewed and looked at, and how time passes.
+    """How long a lease lives, how often it is renewed and looked at, and how time passes.
 
     Attributes:
-        live_s: a claim that was not renewed for so long may be taken over. Holder and watchers of a location
+        live_s: a lease that was not renewed for so long may be taken over. Holder and watchers of a location
             go by the same.
         renew_s: between two renewals.
-        look_s: between two looks at another's claim.
+        look_s: between two looks at another's lease.
         clock: of the holder; gives seconds.
         sleep: of who waits; takes seconds. A watcher counts its sleeps and looks at no clock, so that a
             machine that was asleep does not take the others for dead.
@@ -76,7 +76,7 @@ class Holder:
     Attributes:
         host: name of its machine.
         pid: its process id there.
-        since: when it took the claim, UTC by its own clock; for people.
+        since: when it took the lease, UTC by its own clock; for people.
         system: the start of the operating system, and what numbers the processes in it; None where that
             cannot be told.
         began: when the process began, in the kernel's own count; None where that cannot be told.
@@ -103,7 +103,7 @@ class Holder:
 
     @classmethod
     def of(cls, data: bytes) -> Holder | None:
-        """The holder that a claim names; None where it cannot be read (a power failure, an edit)."""
+        """The holder that a lease names; None where it cannot be read (a power failure, an edit)."""
         try:
             holder = cls(**json.loads(data))
         except (ValueError, TypeError, RecursionError):
@@ -136,9 +136,9 @@ class Holding:
 
     Attributes:
         who: the process, as a sentence says it.
-        host: name of its machine; None where the claim cannot be read.
+        host: name of its machine; None where the lease cannot be read.
         pid: its process id there.
-        since: when it took the claim, by its own clock.
+        since: when it took the lease, by its own clock.
         alive: whether it is a process of this machine that is there, or is no more; None where one look
             cannot tell.
     """
@@ -152,7 +152,7 @@ class Holding:
 
 @dataclass(frozen=True)
 class _Look:
-    """What there is to see of the claim in force; token 0 where there is none."""
+    """What there is to see of the lease in force; token 0 where there is none."""
 
     token: int
     holder: Holder | None = None
@@ -165,10 +165,10 @@ class _Look:
         return self.token == 0 or released or (self.holder is not None and self.holder.is_gone())
 
     def __str__(self) -> str:
-        return str(self.holder or "a process that its claim does not name")
+        return str(self.holder or "a process that its lease does not name")
 
 
-class Claim:
+class Lease:
     """The right to be the one scheduler of a storage location; `take` gets it, `held` keeps it, too.
 
     Attributes:
@@ -195,14 +195,14 @@ class Claim:
         tell: Callable[[str], None] = lambda text: None,
         pace: Pace | None = None,
         holder: Holder | None = None,
-    ) -> Claim:
+    ) -> Lease:
         """Take the location: at once where it is free, else when its holder lets go of it or is dead.
 
         Args:
             store: the storage location.
             wait_s: to wait for a live holder; 0 waits only until it is known to be alive.
             tell: is told at once for whom is waited and how long.
-            pace: of the claims of this location.
+            pace: of the leases of this location.
             holder: who takes it; by default this process.
 
         Raises:
@@ -219,9 +219,9 @@ class Claim:
             if look != before:
                 quiet_s = 0.0
             if look.is_free or quiet_s >= pace.live_s:
-                claim = cls(store, look.token + 1, holder or Holder.here(), pace)
-                if claim._is_created():
-                    return claim
+                lease = cls(store, look.token + 1, holder or Holder.here(), pace)
+                if lease._is_created():
+                    return lease
                 # somebody was quicker
             elif look != before:
                 if before is not None and waited_s >= wait_s:  # a sign of life
@@ -238,10 +238,10 @@ class Claim:
             waited_s += pace.look_s
 
     def check(self) -> None:
-        """Make sure that the location is still held; costs nothing while the claim is being renewed.
+        """Make sure that the location is still held; costs nothing while the lease is being renewed.
 
         Raises:
-            StorageHeld: another scheduler has it, or it has not been possible to renew the claim for longer
+            StorageHeld: another scheduler has it, or it has not been possible to renew the lease for longer
                 than it lives.
         """
         silent_s = self._pace.clock() - self._renewed_at
@@ -250,7 +250,7 @@ class Claim:
                 self.renew()
             except StoreFailed as error:
                 raise StorageHeld(
-                    f"the claim of this scheduler ({self.holder}) to {self._store.where} could not be "
+                    f"the lease of this scheduler ({self.holder}) to {self._store.where} could not be "
                     f"renewed for {silent_s:.0f} s ({error}), and another one may have taken over; nothing "
                     "was published. The same command goes on from the last checkpoint"
                 ) from error
@@ -279,19 +279,19 @@ class Claim:
                 if self._over is None and self._is_in_force():
                     self._store.put(_heartbeat_name(self.token), _heartbeat(None))
             except StoreFailed:
-                pass  # the claim runs out by itself; a job that has done its work does not fail for that
+                pass  # the lease runs out by itself; a job that has done its work does not fail for that
             self._over = self._over or f"{self._store.where} was let go of by this scheduler"
 
     def _is_created(self) -> bool:
-        """Create the claim, clear lower ones away; False where another one has this token or a higher one."""
+        """Create the lease, clear lower ones away; False where another one has this token or a higher one."""
         try:
-            self._store.create(_claim_name(self.token), json.dumps(asdict(self.holder)).encode())
+            self._store.create(_lease_name(self.token), json.dumps(asdict(self.holder)).encode())
         except AlreadyExists:
             return False
         names = _names(self._store)
         if max(names) > self.token:
             # this token was had and cleared away by those that came after the look
-            self._store.delete(_claim_name(self.token))
+            self._store.delete(_lease_name(self.token))
             return False
         for token in names:
             if token < self.token:
@@ -300,12 +300,12 @@ class Claim:
         return True
 
     def _is_in_force(self) -> bool:
-        """Whether the claim is the highest one; if not, it is over."""
+        """Whether the lease is the highest one; if not, it is over."""
         highest = max(_names(self._store), default=0)
         if highest != self.token:
             became = f"was taken over by another one: {_look(self._store)}" if highest else "was deleted"
             self._over = (
-                f"the claim of this scheduler ({self.holder}) to {self._store.where} {became}; nothing was "
+                f"the lease of this scheduler ({self.holder}) to {self._store.where} {became}; nothing was "
                 "published. The same command goes on from the last checkpoint, once that one has ended"
             )
         return self._over is None
@@ -319,27 +319,27 @@ def held(
     tell: Callable[[str], None] = lambda text: None,
     pace: Pace | None = None,
     holder: Holder | None = None,
-) -> Iterator[Claim]:
-    """Hold a location from beginning to end, renewing the claim in a thread; arguments as of `Claim.take`."""
+) -> Iterator[Lease]:
+    """Hold a location from beginning to end, renewing the lease in a thread; arguments as of `Lease.take`."""
     pace = pace or Pace()
-    claim = Claim.take(store, wait_s=wait_s, tell=tell, pace=pace, holder=holder)
+    lease = Lease.take(store, wait_s=wait_s, tell=tell, pace=pace, holder=holder)
     done = threading.Event()
 
     def keep() -> None:
         while True:
             try:
-                claim.renew()
+                lease.renew()
             except StoreFailed:
                 pass  # tried again soon; `check` goes by when it last succeeded
             if done.wait(pace.renew_s):
                 return
 
-    threading.Thread(target=keep, name="claim", daemon=True).start()
+    threading.Thread(target=keep, name="lease", daemon=True).start()
     try:
-        yield claim
+        yield lease
     finally:
         done.set()
-        claim.release()
+        lease.release()
 
 
 def holding(store: Store) -> Holding | None:
@@ -356,11 +356,11 @@ def holding(store: Store) -> Holding | None:
 
 
 def _look(store: Store) -> _Look:
-    """The claim in force, as far as it is there; what goes away meanwhile has been followed by another."""
+    """The lease in force, as far as it is there; what goes away meanwhile has been followed by another."""
     token = max(_names(store), default=0)
     if not token:
         return _Look(0)
-    data, heartbeat = (_read(store, name) for name in (_claim_name(token), _heartbeat_name(token)))
+    data, heartbeat = (_read(store, name) for name in (_lease_name(token), _heartbeat_name(token)))
     return _Look(token, Holder.of(data), heartbeat)
 
 
@@ -372,7 +372,7 @@ def _read(store: Store, name: str) -> bytes:
 
 
 def _names(store: Store) -> dict[int, list[str]]:
-    """Token -> the files of its claim."""
+    """Token -> the files of its lease."""
     found: dict[int, list[str]] = {}
     for name in store.list("claims"):
         match = _NAME.fullmatch(name)
@@ -391,7 +391,7 @@ def _heartbeat(renewals: int | None) -> bytes:
     return json.dumps({"renewals": renewals, "released": renewals is None}).encode()
 
 
-def _claim_name(token: int) -> str:
+def _lease_name(token: int) -> str:
     return f"claims/{token:012d}.json"
 
 

@@ -27,8 +27,8 @@ from torch import Tensor
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.evaluation.judged import Evidence
 from rayunlearn.execution.autoscaling import ceiling
-from rayunlearn.execution.cluster import bundles, open_ensemble
-from rayunlearn.execution.ensemble import ColocatedEnsemble, SplitEnsemble
+from rayunlearn.execution.cluster import bundles, open_executor
+from rayunlearn.execution.executor import ColocatedExecutor, SplitExecutor
 from rayunlearn.execution.placement import Placement
 from rayunlearn.execution.signals import handlers_as_before
 from rayunlearn.execution.wire import pack
@@ -51,11 +51,11 @@ from rayunlearn.serving.generators import GENERATORS
 from rayunlearn.settings import override, paths
 from rayunlearn.storage.store import StoreFailed
 from rayunlearn.tuning.search_space import SCORE, Search, search_algorithm, trial_scheduler
-from rayunlearn.tuning.sweep_record import LIVE, About, Recorder, Stop, SweepRecord, SweepSettings
+from rayunlearn.tuning.sweep_record import LIVE, About, EndOfSweep, Recorder, SweepRecord, SweepSettings
 from rayunlearn.tuning.trackers import Tracker
 from rayunlearn.tuning.trial import Behaviour, Common, Trial
 from rayunlearn.unlearning.approximation import Approximation
-from rayunlearn.unlearning.ensemble import Ensemble, RunInputs
+from rayunlearn.unlearning.executor import Executor, RunInputs
 from rayunlearn.unlearning.judging import compared, second_jobs, second_record
 from rayunlearn.unlearning.phases import Case, synthesise
 from rayunlearn.unlearning.requested import roles_of
@@ -194,8 +194,8 @@ class Sweep:
         recipe, store = self.context.recipe, self.context.store
         weights = load_version(store, self.parent)
         if self.roles.erased:
-            with self._processes() as ensemble:
-                sets, behaviour = self._held_out(ensemble, weights)
+            with self._processes() as executor:
+                sets, behaviour = self._held_out(executor, weights)
         else:
             sets, behaviour = self._synthetic(weights), None
         bank = sets.get("bank")
@@ -209,7 +209,7 @@ class Sweep:
             ),
             stop_set=sets["stop"], compared=compared(recipe),
         )  # fmt: skip
-        kind = SplitEnsemble if self.where.placement is Placement.SPLIT else ColocatedEnsemble
+        kind = SplitExecutor if self.where.placement is Placement.SPLIT else ColocatedExecutor
         common = Common(
             store=store, sweep=self.name, recipe=recipe, placement=self.where.placement,
             threads=self.where.threads, seed=self.seed, shared=kind.share(inputs), behaviour=behaviour,
@@ -217,11 +217,11 @@ class Sweep:
         )  # fmt: skip
         return common, sets, weights
 
-    def _processes(self) -> closing[Ensemble]:
+    def _processes(self) -> closing[Executor]:
         """What makes and measures what all trials share."""
         where = self.where
         return closing(
-            open_ensemble(
+            open_executor(
                 Placement.COLOCATED, threads=where.threads, workers=where.workers, imports=self.spec.imports
             )
         )
@@ -240,19 +240,19 @@ class Sweep:
             case = Case(
                 spec=self.spec, weights=weights, roles=self.roles, recipe=recipe, seed=self.seed
             )
-            with self._processes() as ensemble:
-                made = synthesise(case, ensemble)
+            with self._processes() as executor:
+                made = synthesise(case, executor)
             store.put(name, saved({key: vars(each) for key, each in made.items()}))
         return {key: SyntheticSet(**each) for key, each in loaded(store.get(name), name).items()}
 
     def _held_out(
-        self, ensemble: Ensemble, weights: dict[str, Tensor]
+        self, executor: Executor, weights: dict[str, Tensor]
     ) -> tuple[Mapping[str, Evidence], Behaviour]:
         """The held-out parts of D' under the recipe's own settings, by which every trial is judged."""
         store = self.context.store
         examples, whole = load_examples(store, str(self.request.examples)), self.request.whole_classes
         made = Approximation(
-            ensemble, RunFiles(store, f"{self.name}.sets"), spec=self.spec, weights=weights, roles=self.roles,
+            executor, RunFiles(store, f"{self.name}.sets"), spec=self.spec, weights=weights, roles=self.roles,
             settings=self.context.recipe.few_shot, examples=examples, seed=self.seed,
             progress=self.context.progress, shared=States(store), shared_as=self._generators, whole=whole,
         )  # fmt: skip
@@ -298,7 +298,7 @@ class Sweep:
                         num_samples=search.num_samples, reuse_actors=True,
                     ),
                     run_config=tune.RunConfig(
-                        name=self.name, storage_path=str(folder), verbose=0, stop=Stop(self.name),
+                        name=self.name, storage_path=str(folder), verbose=0, stop=EndOfSweep(self.name),
                         callbacks=[Recorder(self.name), *(make(self.name) for make in self.told)],
                         failure_config=tune.FailureConfig(max_failures=self.settings.retries),
                     ),
@@ -344,8 +344,8 @@ class Sweep:
             recipe = self.context.recipe
             of_version = weights, sets, self.roles, recipe, self.seed
             jobs = [second_jobs(self.spec, files[r.trial].student(step), *of_version) for r, step in found]
-            with self._processes() as ensemble:
-                answers = iter(ensemble.map([job for of_one in jobs for job in of_one]))
+            with self._processes() as executor:
+                answers = iter(executor.map([job for of_one in jobs for job in of_one]))
             for (result, step), of_one in zip(found, jobs, strict=True):
                 own = [next(answers) for _ in of_one]
                 self.record.measured(result, second_record(step, own, recipe))

@@ -348,7 +348,7 @@ class Recorder(tune.Callback):
         self._tell(lambda record: record.lost(trial.trial_id, trial.config, why))
 
 
-class Stop(tune.Stopper):
+class EndOfSweep(tune.Stopper):
     """Ends the search when the record says that it is over."""
 
     def __init__(self, sweep: str) -> None:

@@ -19,8 +19,8 @@ from ray.util import get_current_placement_group
 from torch import Tensor
 
 from rayunlearn.errors import BadInput
-from rayunlearn.execution.cluster import ensemble_in
-from rayunlearn.execution.ensemble import Shared
+from rayunlearn.execution.cluster import executor_in
+from rayunlearn.execution.executor import Shared
 from rayunlearn.execution.placement import Placement
 from rayunlearn.execution.remote import fetch, recorded, sentence
 from rayunlearn.execution.wire import unpack
@@ -103,14 +103,14 @@ class Trial(tune.Trainable):
         self.common = common
         group = get_current_placement_group()
         assert group is not None, "Tune gives each trial one"
-        self.ensemble = ensemble_in(
+        self.executor = executor_in(
             group, common.placement, threads=common.threads, imports=common.imports
         )
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Value]) -> bool:
         """Take over the actors for another trial."""
-        self.ensemble.reset()
+        self.executor.reset()
         self._take(new_config)
         return True
 
@@ -125,7 +125,7 @@ class Trial(tune.Trainable):
 
     def cleanup(self) -> None:
         """End the actors."""
-        self.ensemble.close()
+        self.executor.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the state is in the storage location."""
@@ -153,10 +153,10 @@ class Trial(tune.Trainable):
         began = perf_counter()
         if common.behaviour is not None:
             self._relearn_from(common.behaviour)
-        self.steps = self.ensemble.begin_shared(common.shared, self.recipe.method_settings)
+        self.steps = self.executor.begin_shared(common.shared, self.recipe.method_settings)
         state = self.files.state()
         if state is not None:
-            self.ensemble.load(state["run"])
+            self.executor.load(state["run"])
             self.done, self.rows = state["step"], state["rows"]
         self.busy_s = perf_counter() - began
         self.begun = True
@@ -165,7 +165,7 @@ class Trial(tune.Trainable):
         """D' under the trial's own settings; trials that agree on the generator's train one between them."""
         weights: dict[str, Tensor] = unpack(fetch(of.weights))
         made = Approximation(
-            self.ensemble, self.files, spec=of.spec, weights=weights, roles=of.roles,
+            self.executor, self.files, spec=of.spec, weights=weights, roles=of.roles,
             settings=self.recipe.few_shot, examples=of.examples, seed=self.common.seed, progress=Quiet(),
             shared=States(self.common.store), shared_as=of.generators, whole=of.whole,
         )  # fmt: skip
@@ -173,14 +173,14 @@ class Trial(tune.Trainable):
         made.sample()
         made.filter()
         for part in made.parts("learn"):
-            self.ensemble.receive(part)
+            self.executor.receive(part)
 
     def _next(self) -> dict[str, Any]:
         """The next checkpoint: one that was reported before its process was killed, or a new one."""
         if self.replayed == len(self.rows):
             every = self.recipe.validation.checkpoint_every
             began = perf_counter()
-            made = advance(self.ensemble, self.done, self.steps, every)
+            made = advance(self.executor, self.done, self.steps, every)
             self.busy_s += perf_counter() - began
             self.rows.append(made.figures)
             # student, then state with its row: whatever a kill leaves, the state finds the other

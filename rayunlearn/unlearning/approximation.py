@@ -1,6 +1,6 @@
 """D' of a few-shot run: a generator trained on the version, its samples filtered, scored and relabelled.
 
-The work is done by functions of weights and images that an ensemble runs wherever its processes are, the
+The work is done by functions of weights and images that an executor runs wherever its processes are, the
 sampling side by side. What is made is kept as it comes, wherever the run keeps things: a killed run goes on
 from there to the same bits, however many processes it has. Only one round of chunks is ever in memory here.
 """
@@ -34,14 +34,13 @@ from rayunlearn.inversion.unlearning_set import (
 from rayunlearn.methods.few_shot import FewShotSettings
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.models.classifiers import ClassifierSpec
-from rayunlearn.models.weights import version_id
+from rayunlearn.models.weights import Weights, version_id
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import derive_seed
-from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.executor import Executor
 from rayunlearn.unlearning.progress import Progress
 from rayunlearn.unlearning.sampling import features, judge, score, soft_labels, train_generator
 
-Weights = dict[str, Tensor]
 BLOCK = 100
 """Iterations of model inversion between two savings of its state."""
 
@@ -99,7 +98,7 @@ class Approximation:
     """The making of D' for one run.
 
     Args:
-        ensemble: of the run.
+        executor: of the run.
         files: where the run keeps what it makes.
         spec: of the version.
         weights: of the version.
@@ -118,7 +117,7 @@ class Approximation:
 
     def __init__(
         self,
-        ensemble: Ensemble,
+        executor: Executor,
         files: Files,
         *,
         spec: ClassifierSpec,
@@ -133,7 +132,7 @@ class Approximation:
         shared_as: str = "generators/",
         whole: bool = False,
     ) -> None:
-        self.ensemble, self.files, self.chunks = ensemble, files, files.chunks
+        self.executor, self.files, self.chunks = executor, files, files.chunks
         self.stay, self.whole_by = roles.erased, "similarity"
         if whole:
             self.stay, self.whole_by = (), settings.whole_by
@@ -170,7 +169,7 @@ class Approximation:
         while state is None or done < self.iterations:
             last = min(done + BLOCK, self.iterations)
             arguments = (self.spec, self.weights, self.inversion, self.seed, self.given, state, last)
-            ((state, report),) = self.ensemble.map([(train_generator, arguments)])
+            ((state, report),) = self.executor.map([(train_generator, arguments)])
             self.files.save("generator.pt", state)
             reports.append(report)
             self.progress.advance(last - done)
@@ -207,7 +206,7 @@ class Approximation:
             if not wanted:
                 return compose(tallies, self.settings, self.roles)
             common = (self.spec, self.weights, self.inversion, state, self.settings, self.seed)
-            for candidates in self.ensemble.map([(judge, (*common, *key)) for key in wanted]):
+            for candidates in self.executor.map([(judge, (*common, *key)) for key in wanted]):
                 self.chunks.put(candidates)
                 tallies.append(candidates.tally)
             self.progress.advance(len(wanted))
@@ -253,19 +252,19 @@ class Approximation:
 
     def _scored(self) -> dict[str, Any]:
         unit = self.settings.unit_features
-        (examples,) = self.ensemble.map([(features, (self.spec, self.weights, self.examples.images, unit))])
+        (examples,) = self.executor.map([(features, (self.spec, self.weights, self.examples.images, unit))])
         width = None
         if self.settings.kernel == "rbf":
             first = [key for key in self.composition.take if key[1] == 0] or list(self.composition.take)[:1]
             drawn = [(features, (self.spec, self.weights, self._taken(key).images, unit)) for key in first]
-            width = kernel_width(torch.cat(self.ensemble.map(drawn)), examples)
+            width = kernel_width(torch.cat(self.executor.map(drawn)), examples)
         scores: dict[tuple[int, int], Tensor] = {}
         for key in self.composition.take:
             arguments = (
                 self.spec, self.weights, self._taken(key).images, unit, examples, self.settings.kernel,
                 None if width is None else width.value,
             )  # fmt: skip
-            (scores[key],) = self.ensemble.map([(score, arguments)])
+            (scores[key],) = self.executor.map([(score, arguments)])
         return {"scores": scores, "width": None if width is None else vars(width)}
 
     def _taken(self, key: tuple[int, int]) -> Candidates:
@@ -316,7 +315,7 @@ class Approximation:
     @cached_property
     def _given(self) -> UnlearningSet:
         images, every = self.examples.images, torch.ones(len(self.examples), dtype=torch.bool)
-        (soft,) = self.ensemble.map([(soft_labels, (self.spec, self.weights, images))])
+        (soft,) = self.executor.map([(soft_labels, (self.spec, self.weights, images))])
         given = unlearning_set(images, soft, every, self.roles.erased)
         kept = kept_back(given)
         learned_from = self.settings.examples_share > 0

@@ -18,7 +18,7 @@ from rayunlearn.scheduling.gate import Verdict
 from rayunlearn.scheduling.stopping import Choice
 from rayunlearn.unlearning import judging, phases
 from rayunlearn.unlearning.approximation import Approximation, filtered_rows
-from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.executor import Executor
 from rayunlearn.unlearning.phases import Case, Checkpoint, Granted, Left, Row, Sets, Weights
 from rayunlearn.unlearning.progress import Progress
 
@@ -47,7 +47,7 @@ class Keeper(Protocol):
     def keep_sets(self, sets: Mapping[str, SyntheticSet]) -> None:
         """Keep synthetic images."""
 
-    def approximation(self, ensemble: Ensemble) -> Approximation:
+    def approximation(self, executor: Executor) -> Approximation:
         """The making of D', for a request by examples."""
 
     def rows(self, measure: str) -> Sequence[Mapping[str, Any]]:
@@ -95,30 +95,30 @@ class Attempt:
     made: Approximation | None = None
 
 
-def attempt(case: Case, ensemble: Ensemble, keeper: Keeper) -> Attempt:
+def attempt(case: Case, executor: Executor, keeper: Keeper) -> Attempt:
     """Every phase up to the gate.
 
     Args:
         case: what the run is about.
-        ensemble: does the work; it is not closed here.
+        executor: does the work; it is not closed here.
         keeper: of what the phases give.
     """
     recipe = case.recipe
     made = None
     try:
         if case.roles.erased:
-            made = keeper.approximation(ensemble)
+            made = keeper.approximation(executor)
             sets: Sets = _approximated(case, made, keeper)
         else:
-            sets = _synthesised(case, ensemble, keeper)
+            sets = _synthesised(case, executor, keeper)
     except BadInput as error:  # what the version, or the examples, give is not enough
         return Attempt(refusals=(f"synthesis: {error}",))
-    settings = _settings(case, ensemble, sets, keeper)
+    settings = _settings(case, executor, sets, keeper)
     with keeper.phase("prepare"):
-        steps = phases.prepare(case, ensemble, sets, settings, keeper.granted(), made)
+        steps = phases.prepare(case, executor, sets, settings, keeper.granted(), made)
     with keeper.phase("unlearn", total=steps):
         choice = phases.step(
-            case, ensemble, steps, record=keeper.keep_checkpoint, progress=keeper.progress,
+            case, executor, steps, record=keeper.keep_checkpoint, progress=keeper.progress,
             left=keeper.left(),
         )  # fmt: skip
     refusals: list[str] = []
@@ -133,7 +133,7 @@ def attempt(case: Case, ensemble: Ensemble, keeper: Keeper) -> Attempt:
         refusals.append(f"result: {unchanged}")
         return Attempt(refusals=tuple(refusals), choice=choice, sets=sets, made=made)
     with keeper.phase("gate"):
-        verdict, measures = phases.gate(case, ensemble, candidate, sets)
+        verdict, measures = phases.gate(case, executor, candidate, sets)
         if not keeper.rows("chosen_step"):
             keeper.keep_rows(judging.gate_rows(measures, choice, case.roles, recipe.gate), candidate)
     published = True
@@ -152,12 +152,12 @@ def unchanged(identity: str) -> str:
     return f"nothing was changed: it is the version before, {identity[:12]}, bit by bit"
 
 
-def _synthesised(case: Case, ensemble: Ensemble, keeper: Keeper) -> Sets:
+def _synthesised(case: Case, executor: Executor, keeper: Keeper) -> Sets:
     with keeper.phase("synthesise"):
         kept = keeper.sets()
         if kept is not None:
             return kept
-        sets = phases.synthesise(case, ensemble, keeper.bank())
+        sets = phases.synthesise(case, executor, keeper.bank())
         keeper.keep_sets(sets)
         return sets
 
@@ -175,7 +175,7 @@ def _approximated(case: Case, made: Approximation, keeper: Keeper) -> Sets:
     return {"stop": made.held("stop"), "check": made.held("check")}
 
 
-def _settings(case: Case, ensemble: Ensemble, sets: Sets, keeper: Keeper) -> Any:
+def _settings(case: Case, executor: Executor, sets: Sets, keeper: Keeper) -> Any:
     """The method's, with the layers that it is to keep where the judge chooses them."""
     settings = case.recipe.method_settings
     if not phases.chooses_layers(case):
@@ -183,6 +183,6 @@ def _settings(case: Case, ensemble: Ensemble, sets: Sets, keeper: Keeper) -> Any
     rows = keeper.rows("kept_layers")
     if not rows:
         with keeper.phase("layers"):
-            rows = phases.choose_layers(case, ensemble, sets)
+            rows = phases.choose_layers(case, executor, sets)
             keeper.keep_rows(rows)
     return phases.with_layers(settings, rows)

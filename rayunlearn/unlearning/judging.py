@@ -18,13 +18,12 @@ from dataclasses import fields
 from statistics import mean
 from typing import Any
 
-from torch import Tensor
-
 from rayunlearn.evaluation.judged import Evidence
 from rayunlearn.evaluation.layer_probe import layer_recalls
 from rayunlearn.evaluation.synthetic import balanced_labels, mean_probe_recall
 from rayunlearn.methods.registry import method_named
 from rayunlearn.models.classifiers import ClassifierSpec
+from rayunlearn.models.weights import Weights
 from rayunlearn.recipes import Recipe
 from rayunlearn.roles import Roles
 from rayunlearn.scheduling.erasing import Recall, Scale
@@ -32,10 +31,9 @@ from rayunlearn.scheduling.gate import GateMeasures, GateSettings
 from rayunlearn.scheduling.keeping import MEASURED, Kept, plain_share
 from rayunlearn.scheduling.stopping import CheckpointRecord, Choice
 from rayunlearn.seeds import derive_seed
-from rayunlearn.unlearning.ensemble import Job
+from rayunlearn.unlearning.executor import Job
 from rayunlearn.unlearning.work import Probe, invert, measure, measure_kept, probe, probe_stand_in
 
-Weights = dict[str, Tensor]
 PREDICTED = "predicted_d_r"
 """Measure of the gate's rows: D_r as a share of the version's; with `_low` and `_high` its interval."""
 

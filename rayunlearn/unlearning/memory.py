@@ -11,7 +11,7 @@ from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.models.weights import version_id
 from rayunlearn.unlearning.approximation import Approximation
 from rayunlearn.unlearning.attempt import unchanged
-from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.executor import Executor
 from rayunlearn.unlearning.phases import Case, Checkpoint, Granted, Left, Row, Weights
 from rayunlearn.unlearning.progress import Progress, Quiet
 
@@ -64,7 +64,7 @@ class InMemory:
     def keep_sets(self, sets: Mapping[str, SyntheticSet]) -> None:
         """Not needed again."""
 
-    def approximation(self, ensemble: Ensemble) -> Approximation:
+    def approximation(self, executor: Executor) -> Approximation:
         """Refused: D' is made in files."""
         allowed = "none where nothing is stored: name classes to forget"
         raise BadInput("labels to erase", self.case.roles.erased, allowed)

@@ -2,7 +2,7 @@
 
 A run synthesises what it is judged by, prepares what its method is handed, goes from step to step until the
 stopping rule has enough, chooses a checkpoint and has the gate judge it. Nothing here knows of storage, of a
-cluster or of a ledger: the ensemble says where the work is done, and whoever calls keeps what comes out.
+cluster or of a ledger: the executor says where the work is done, and whoever calls keeps what comes out.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from rayunlearn.evaluation.judged import Evidence
 from rayunlearn.inversion.deep_inversion import SyntheticSet
 from rayunlearn.methods.registry import method_named
 from rayunlearn.methods.unlearning import Handed, Method, Samples, TrainingLog
 from rayunlearn.models.classifiers import ClassifierSpec
+from rayunlearn.models.weights import Weights
 from rayunlearn.recipes import Recipe
 from rayunlearn.roles import Roles
 from rayunlearn.scheduling.erasing import layers_to_keep
@@ -25,10 +24,9 @@ from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
 from rayunlearn.scheduling.stopping import CheckpointRecord, Choice, choose, should_stop
 from rayunlearn.unlearning import judging
 from rayunlearn.unlearning.approximation import Approximation
-from rayunlearn.unlearning.ensemble import Ensemble, RunInputs
+from rayunlearn.unlearning.executor import Executor, RunInputs
 from rayunlearn.unlearning.progress import Progress
 
-Weights = dict[str, Tensor]
 Row = dict[str, Any]
 Sets = Mapping[str, Evidence]
 
@@ -108,12 +106,12 @@ class Left:
     figures: Sequence[Mapping[str, Any]] = ()
 
 
-def synthesise(case: Case, ensemble: Ensemble, bank: SyntheticSet | None = None) -> dict[str, SyntheticSet]:
+def synthesise(case: Case, executor: Executor, bank: SyntheticSet | None = None) -> dict[str, SyntheticSet]:
     """The synthetic images that a run is judged by and, where its method does, learns from.
 
     Args:
         case: of the run.
-        ensemble: does the work.
+        executor: does the work.
         bank: images to learn from that the version was handed on with; they are not made again.
 
     Raises:
@@ -122,7 +120,7 @@ def synthesise(case: Case, ensemble: Ensemble, bank: SyntheticSet | None = None)
     jobs = judging.synthesis_jobs(case.spec, case.weights, case.roles, case.recipe, case.seed)
     before = {} if bank is None else {"bank": bank}
     jobs = {name: job for name, job in jobs.items() if name not in before}
-    return before | dict(zip(jobs, ensemble.map(list(jobs.values())), strict=True))
+    return before | dict(zip(jobs, executor.map(list(jobs.values())), strict=True))
 
 
 def chooses_layers(case: Case) -> bool:
@@ -130,10 +128,10 @@ def chooses_layers(case: Case) -> bool:
     return case.method.layered and case.recipe.method_settings.kept is None
 
 
-def choose_layers(case: Case, ensemble: Ensemble, sets: Sets) -> list[Row]:
+def choose_layers(case: Case, executor: Executor, sets: Sets) -> list[Row]:
     """How many layers are kept, and why, as rows of evaluations without their stamp."""
     jobs = judging.layer_jobs(case.spec, case.weights, sets, case.roles, case.recipe, case.seed)
-    scales = judging.layer_scales(ensemble.map(jobs))
+    scales = judging.layer_scales(executor.map(jobs))
     return judging.layer_rows(scales, layers_to_keep(scales), case.roles)
 
 
@@ -144,7 +142,7 @@ def with_layers(settings: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
 
 def prepare(
     case: Case,
-    ensemble: Ensemble,
+    executor: Executor,
     sets: Sets,
     settings: Any,
     granted: Granted,
@@ -154,7 +152,7 @@ def prepare(
 
     Args:
         case: of the run.
-        ensemble: is to hold the run.
+        executor: is to hold the run.
         sets: of `synthesise`, or the parts of D'.
         settings: of the method.
         granted: of real data, what the method declares.
@@ -162,9 +160,9 @@ def prepare(
     """
     bank = sets.get("bank")
     for part in made.parts("learn") if made is not None else ():
-        ensemble.receive(part)  # one chunk at a time, of however many there are
+        executor.receive(part)  # one chunk at a time, of however many there are
     few = "few_examples" in case.method.data_access
-    return ensemble.begin(
+    return executor.begin(
         RunInputs(
             method=case.method.name,
             settings=settings,
@@ -185,17 +183,17 @@ def prepare(
     )
 
 
-def advance(ensemble: Ensemble, done: int, steps: int, every: int) -> Checkpoint:
+def advance(executor: Executor, done: int, steps: int, every: int) -> Checkpoint:
     """From one checkpoint to the next, or to the end."""
     last = min(done + every, steps)
-    ensemble.advance(done + 1, last)
-    figures, weights = ensemble.checkpoint()
-    return Checkpoint(step=last, figures={"step": last, **figures}, weights=weights, state=ensemble.state)
+    executor.advance(done + 1, last)
+    figures, weights = executor.checkpoint()
+    return Checkpoint(step=last, figures={"step": last, **figures}, weights=weights, state=executor.state)
 
 
 def step(
     case: Case,
-    ensemble: Ensemble,
+    executor: Executor,
     steps: int,
     *,
     record: Callable[[Checkpoint], None],
@@ -206,7 +204,7 @@ def step(
 
     Args:
         case: of the run.
-        ensemble: holds the run, which has begun.
+        executor: holds the run, which has begun.
         steps: the most that the method takes.
         record: is handed each checkpoint before the next one is begun.
         progress: told how far it is.
@@ -216,12 +214,12 @@ def step(
     every = steps if case.method.fixed_length else case.recipe.validation.checkpoint_every
     done = left.step
     if left.state is not None:
-        ensemble.load(left.state)
+        executor.load(left.state)
         progress.advance(done)
     stopping = case.recipe.stopping
     records = [case.record(figures) for figures in left.figures if figures["step"] <= done]
     while done < steps and should_stop(records, stopping) is None:
-        made = advance(ensemble, done, steps, every)
+        made = advance(executor, done, steps, every)
         record(made)
         records.append(case.record(made.figures))
         forget = {} if case.roles.kind == "samples" else {"forget": records[-1].forget_accuracy}
@@ -230,8 +228,8 @@ def step(
     return choose(records, stopping)
 
 
-def gate(case: Case, ensemble: Ensemble, candidate: Weights, sets: Sets) -> tuple[Verdict, GateMeasures]:
+def gate(case: Case, executor: Executor, candidate: Weights, sets: Sets) -> tuple[Verdict, GateMeasures]:
     """Whether a candidate may be published, and what the gate saw of it."""
     jobs = judging.gate_jobs(case.spec, candidate, case.weights, sets, case.roles, case.recipe, case.seed)
-    measures = judging.gate_measures(ensemble.map(jobs), case.roles, case.recipe)
+    measures = judging.gate_measures(executor.map(jobs), case.roles, case.recipe)
     return judge(measures, case.recipe.gate), measures

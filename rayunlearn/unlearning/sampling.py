@@ -16,8 +16,7 @@ from rayunlearn.inversion.model_inversion import ModelInversion, ModelInversionS
 from rayunlearn.inversion.similarity import features_of, similarity
 from rayunlearn.inversion.transformations import transformations
 from rayunlearn.models.classifiers import ClassifierSpec, version_model
-
-Weights = dict[str, Tensor]
+from rayunlearn.models.weights import Weights
 
 
 def train_generator(

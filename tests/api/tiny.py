@@ -14,7 +14,7 @@ from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.weights import weights_from_bytes
 from rayunlearn.serving.scheduler import Outcome
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import Ensemble, InlineEnsemble
+from rayunlearn.unlearning.executor import Executor, InlineExecutor
 from tests.serving.tiny import forget, memory_store, stored_original, tiny_recipe, tiny_scheduler
 from tests.stored.models import TINY, stored
 
@@ -35,12 +35,12 @@ def given(name: str = "digits", *more: str, **options: Any) -> Any:
 
 
 def served(
-    name: str = "digits", *more: str, seed: int = 0, opened: Callable[[], Ensemble] = InlineEnsemble
+    name: str = "digits", *more: str, seed: int = 0, opened: Callable[[], Executor] = InlineExecutor
 ) -> tuple[Store, Outcome]:
     """The same request, served from a storage location."""
     store = memory_store()
     scheduler = tiny_scheduler(
-        store, tiny_recipe(name, *more), seed=seed, open_ensemble=opened, of=stored_original()
+        store, tiny_recipe(name, *more), seed=seed, open_executor=opened, of=stored_original()
     )
     return store, scheduler.serve(forget(3))
 

@@ -19,7 +19,7 @@ from rayunlearn.ledger.ledger import Ledger, LedgerReader
 from rayunlearn.ledger.under_way import under_way
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.storage.inbox import Inbox
-from rayunlearn.storage.lease import Claim, Holder, holding
+from rayunlearn.storage.lease import Holder, Lease, holding
 from rayunlearn.storage.store import Store
 from tests.ledger.ledgers import NOON, row_of
 from tests.reports.two_requests import tell
@@ -81,7 +81,7 @@ def test_a_location_without_a_request(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_live_scheduler_and_its_run(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Who holds it, the run with its last phase and checkpoint; after the end of both, neither."""
     store = Store.open(storage, sync=False)
-    ledger, claim = Ledger(store), Claim.take(store)
+    ledger, lease = Ledger(store), Lease.take(store)
     ledger.append("runs", [run_row("started", 0), run_row("phase", 1, phase="inversion")])
     steps = [row_of("checkpoints", run_id="run-9", step=s, at=NOON + timedelta(minutes=s)) for s in (2, 4)]
     ledger.append("checkpoints", [*steps, row_of("checkpoints", run_id="run-1", step=99)])
@@ -94,7 +94,7 @@ def test_a_live_scheduler_and_its_run(storage: Path, capsys: pytest.CaptureFixtu
     (running,) = found["under_way"]
     assert (running["id"], running["phase"], running["step"]) == ("run-9", "inversion", 4)
     ledger.append("runs", [run_row("published", 9)])
-    claim.release()
+    lease.release()
     found = document(storage, capsys)
     assert (found["scheduler"], found["under_way"]) == (None, [])
 
@@ -106,18 +106,18 @@ def test_a_dead_scheduler_and_one_elsewhere(storage: Path, capsys: pytest.Captur
     Ledger(store).append("runs", [run_row("started", 0)])
     ended = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1)
     began = Path(f"/proc/{ended.pid}/stat").read_text().rpartition(")")[2].split()[19]
-    Claim.take(store, holder=replace(HERE, pid=ended.pid, began=began))
+    Lease.take(store, holder=replace(HERE, pid=ended.pid, began=began))
     assert "which is at work. Now: " in said(storage, capsys)  # negative control
     ended.communicate()
     out = said(storage, capsys)
     assert "which is no more; the next one takes over. Waits for a scheduler to go on: run run-9" in out
-    Claim.take(store, holder=replace(HERE, host="elsewhere"))
+    Lease.take(store, holder=replace(HERE, host="elsewhere"))
     out = said(storage, capsys)
     assert "on elsewhere" in out and "from this machine nobody can see at once" in out and "Now: " in out
     assert document(storage, capsys)["scheduler"]["alive"] is None
 
 
-def test_a_claim_that_cannot_be_read(storage: Path) -> None:
+def test_a_lease_that_cannot_be_read(storage: Path) -> None:
     """Somebody holds the location, and nobody knows who."""
     store = Store.open(storage, sync=False)
     store.create("claims/000000000001.json", b"{")

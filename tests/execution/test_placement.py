@@ -15,7 +15,7 @@ from rayunlearn.execution.cluster import (
     Placement,
     bundles,
     connect,
-    open_ensemble,
+    open_executor,
     reserve,
     role_share,
 )
@@ -92,13 +92,13 @@ def test_what_can_never_be_placed(asked: dict[str, float], has: dict[str, float]
 FAKED = """
 import json, os, sys
 import ray
-from rayunlearn.execution.cluster import KEEP_FREED_MEMORY, Placement, connect, open_ensemble
+from rayunlearn.execution.cluster import KEEP_FREED_MEMORY, Placement, connect, open_executor
 found = []
 for gpus in (3, 1):
     connect("local", num_cpus=3, num_gpus=gpus, include_dashboard=False)
-    ensemble = open_ensemble(Placement.SPLIT)
-    found.append(ensemble.gpu_ids())
-    ensemble.close()
+    executor = open_executor(Placement.SPLIT)
+    found.append(executor.gpu_ids())
+    executor.close()
     malloc = ray.get(ray.remote(lambda: [os.environ.get(name) for name in KEEP_FREED_MEMORY]).remote())
     ray.shutdown()
 print(json.dumps([*found, malloc]))
@@ -139,11 +139,11 @@ def test_an_occupied_cluster_is_no_reason_to_hang() -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_closing_gives_everything_back() -> None:
-    """A closed ensemble leaves no reservation behind, so that the next run finds its place."""
+    """A closed executor leaves no reservation behind, so that the next run finds its place."""
     for _ in range(2):
-        ensemble = open_ensemble(SPLIT, cpus_per_role=1)
-        assert len(ensemble.actors) == 3
-        ensemble.close()
+        executor = open_executor(SPLIT, cpus_per_role=1)
+        assert len(executor.actors) == 3
+        executor.close()
 
 
 def test_ray_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError, Worker
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.execution.cluster import NoRoom
 from rayunlearn.execution.recovery import MOST_LOSSES, is_loss, outlasting
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.serving.tiny import forget, memory_store, rows, tiny_recipe, tiny_scheduler
 
 NO_ROOM = NoRoom("resources", 3, "2")
@@ -103,13 +103,13 @@ def test_a_run_goes_on_after_each_loss() -> None:
 
     lost: set[int] = set()
 
-    class Mortal(InlineEnsemble):
+    class Mortal(InlineExecutor):
         def advance(self, first: int, last: int) -> None:
             super().advance(first, last)
             if last not in lost:
                 lost.add(last)
                 raise ActorDiedError
 
-    assert tiny_scheduler(disturbed, recipe, open_ensemble=Mortal).serve(forget(0)).version == version
+    assert tiny_scheduler(disturbed, recipe, open_executor=Mortal).serve(forget(0)).version == version
     assert rows(disturbed, "checkpoints") == rows(expected, "checkpoints")
     assert [row["event"] for row in rows(disturbed, "runs")].count("resumed") == len(lost) == 3

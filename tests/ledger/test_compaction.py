@@ -1,4 +1,4 @@
-"""Folded entries: the same rows, the same chain, few files; killed, raced and tampered with."""
+"""Compacted entries: the same rows, the same chain, few files; killed, raced and tampered with."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def append(ledger: Ledger, entries: int, begin: int = 0) -> None:
         ledger.append(table, [row_of(table, **named), row_of(table, **named)][: 1 + number % 2])
 
 
-def folded(entries: int, store: Store | None = None) -> Store:
+def compacted(entries: int, store: Store | None = None) -> Store:
     """A store with a ledger of so many entries besides those that list segments."""
     store = store or in_memory()
-    append(Ledger(store, folded_at=FOLDED_AT), entries)
+    append(Ledger(store, compact_at=FOLDED_AT), entries)
     return store
 
 
@@ -56,11 +56,11 @@ def expected(entries: int, table: str) -> list[str]:
 
 
 @settings(max_examples=10)
-@given(entries=st.integers(0, 70), folded_at=st.integers(2, 6))
-def test_rows_are_the_same_however_entries_are_folded(entries: int, folded_at: int) -> None:
-    """Read, filtered and scanned from any entry on, a folded ledger gives what was appended; it verifies."""
+@given(entries=st.integers(0, 70), compact_at=st.integers(2, 6))
+def test_rows_are_the_same_however_entries_are_compacted(entries: int, compact_at: int) -> None:
+    """Read, filtered and scanned from any entry on, a compacted ledger gives what was appended."""
     store = in_memory()
-    append(Ledger(store, folded_at=folded_at), entries)
+    append(Ledger(store, compact_at=compact_at), entries)
     verify(store)
     reader = LedgerReader(store, TABLES)
     for table in TABLES:
@@ -77,17 +77,17 @@ def test_rows_are_the_same_however_entries_are_folded(entries: int, folded_at: i
 
 
 def test_few_files_are_left() -> None:
-    """Four hundred entries lie in at most 60 files; negative control: unfolded they lie in two each."""
-    store = folded(400)
+    """Four hundred entries lie in at most 60 files; negative control: uncompacted they lie in two each."""
+    store = compacted(400)
     assert len(store.list("ledger")) <= 60
     single = in_memory()
-    append(Ledger(single, folded_at=10**6), 100)
+    append(Ledger(single, compact_at=10**6), 100)
     assert len(single.list("ledger")) == 201
 
 
 def test_other_tools_still_read_the_tables(tmp_path: Path) -> None:
-    """A table's folder is a plain Parquet data set, folded or not."""
-    folded(50, Store.open(tmp_path, sync=False))
+    """A table's folder is a plain Parquet data set, compacted or not."""
+    compacted(50, Store.open(tmp_path, sync=False))
     files = list((tmp_path / "ledger" / "runs").glob("*.parquet"))
     assert any("-" in file.name for file in files)
     data = pyarrow.dataset.dataset(tmp_path / "ledger" / "runs", format="parquet")
@@ -95,12 +95,12 @@ def test_other_tools_still_read_the_tables(tmp_path: Path) -> None:
 
 
 def test_evidence_gives_the_hashes_of_before() -> None:
-    """Entries have the number and hash that they had before they were folded."""
+    """Entries have the number and hash that they had before they were compacted."""
     single = in_memory()
-    append(Ledger(single, folded_at=10**6), 3)
+    append(Ledger(single, compact_at=10**6), 3)
     before = Evidence(single)
     told = before.entries(before.rows("runs", lambda row: True) + before.rows("audits", lambda row: True))
-    ledger = Ledger(single, folded_at=FOLDED_AT)
+    ledger = Ledger(single, compact_at=FOLDED_AT)
     append(ledger, 20, begin=3)
     after = Evidence(single)
     rows = after.rows("runs", lambda row: row["lineage"] == "0")
@@ -118,8 +118,8 @@ def test_only_the_ledger_lists_segments() -> None:
         LedgerReader(in_memory(), {"segments"})
 
 
-def test_earlier_schemas_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entries of schema 1 are folded under today's; what came later holds no value there."""
+def test_earlier_schemas_are_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries of schema 1 are compacted under today's; what came later holds no value there."""
     store = in_memory()
     with monkeypatch.context() as patch:
         patch.setattr(chain_module, "SCHEMA_VERSION", 1)
@@ -128,7 +128,7 @@ def test_earlier_schemas_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         patch.setattr("rayunlearn.ledger.ledger.table_from_rows", lambda table, rows: old)
         Ledger(store).append("versions", [{}])
-    ledger = Ledger(store, folded_at=1)
+    ledger = Ledger(store, compact_at=1)
     ledger.append("versions", [row_of("versions")])
     verify(store)
     assert LedgerReader(store).read("versions").column("samples_forgotten").to_pylist() == [None, [1, 2]]
@@ -140,7 +140,7 @@ def test_a_segment_from_the_future_is_refused(monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr("rayunlearn.ledger.compaction.SCHEMA_VERSION", SCHEMA_VERSION + 1)
         patch.setattr("rayunlearn.ledger.chain.SCHEMA_VERSION", SCHEMA_VERSION + 1)
-        ledger = Ledger(store, folded_at=1)
+        ledger = Ledger(store, compact_at=1)
         append(ledger, 1)
         append(ledger, 1, begin=1)
     with pytest.raises(BadInput, match="newer rayunlearn"):
@@ -149,13 +149,13 @@ def test_a_segment_from_the_future_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 # ---- tampering
 
-FOLDED = contents(folded(40))
+FOLDED = contents(compacted(40))
 
 
 @settings(max_examples=150)
 @given(data=st.data())
 def test_any_changed_byte_is_found(data: st.DataObject) -> None:
-    """Any byte changed in any file of a folded ledger is found by verify, which names that file."""
+    """Any byte changed in any file of a compacted ledger is found by verify, which names that file."""
     name = data.draw(st.sampled_from(sorted(FOLDED)))
     place = data.draw(st.integers(0, len(FOLDED[name]) - 1))
     changed = bytearray(FOLDED[name])
@@ -166,7 +166,7 @@ def test_any_changed_byte_is_found(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", sorted(FOLDED))
 def test_any_removed_file_is_found(name: str) -> None:
-    """Any removed file of a folded ledger is found."""
+    """Any removed file of a compacted ledger is found."""
     store = in_memory({other: data for other, data in FOLDED.items() if other != name})
     with pytest.raises(IntegrityError, match="removed"):
         verify(store)
@@ -197,13 +197,13 @@ class CuttingStore(InterruptedStore):
 
 @pytest.mark.parametrize("entries", [FOLDED_AT, 8 * FOLDED_AT + 7])
 @pytest.mark.parametrize("after", [False, True])
-def test_a_kill_at_any_write_of_a_folding_loses_nothing(entries: int, after: bool) -> None:
-    """Killed before or after each write and deletion of a folding, all is there; opened again it goes on."""
-    write, killed, before = 0, True, contents(folded(entries))
+def test_a_kill_at_any_write_of_a_compaction_loses_nothing(entries: int, after: bool) -> None:
+    """Killed before or after each write and deletion of it, all is there; opened again it goes on."""
+    write, killed, before = 0, True, contents(compacted(entries))
     while killed:
         write += 1
         store = in_memory(before)
-        dying = Ledger(CuttingStore(store, write, after=after, act=kill), folded_at=1)
+        dying = Ledger(CuttingStore(store, write, after=after, act=kill), compact_at=1)
         try:
             append(dying, 1, begin=entries)
             killed = False
@@ -214,7 +214,7 @@ def test_a_kill_at_any_write_of_a_folding_loses_nothing(entries: int, after: boo
             whole = [expected(entries, table), expected(entries + 1, table)]
             assert lineages(store, table) in whole
         verify(store)
-        again = Ledger(store, folded_at=FOLDED_AT)
+        again = Ledger(store, compact_at=FOLDED_AT)
         done = lineages(store, TABLES[entries % 3]) == expected(entries + 1, TABLES[entries % 3])
         assert done or present == expected(entries, TABLES[entries % 3])
         append(again, 10, begin=entries + done)
@@ -225,10 +225,10 @@ def test_a_kill_at_any_write_of_a_folding_loses_nothing(entries: int, after: boo
 
 @pytest.mark.parametrize("ahead", [1, FOLDED_AT + 2, 40])
 def test_an_overtaken_appender_stops_though_its_number_is_free_again(ahead: int) -> None:
-    """Where its next number was used and folded away since, an appender is stopped and leaves nothing."""
-    store = folded(2)
-    slow = Ledger(store, folded_at=FOLDED_AT)
-    append(Ledger(store, folded_at=FOLDED_AT), ahead, begin=2)
+    """Where its next number was used and compacted away since, an appender is stopped and leaves nothing."""
+    store = compacted(2)
+    slow = Ledger(store, compact_at=FOLDED_AT)
+    append(Ledger(store, compact_at=FOLDED_AT), ahead, begin=2)
     before = contents(store)
     for _ in range(2):
         with pytest.raises(StorageHeld, match="another appender"):
@@ -237,12 +237,12 @@ def test_an_overtaken_appender_stops_though_its_number_is_free_again(ahead: int)
     verify(store)
 
 
-def test_overtaken_while_it_folds() -> None:
-    """Two appenders meet at any write of a folding: one stops, and every acknowledged row is there once."""
+def test_overtaken_while_it_compacts() -> None:
+    """Two appenders meet at any write of it: one stops, and every acknowledged row is there once."""
     stopped = {"slow": 0, "quick": 0}
     for write in range(1, 20):
-        store = folded(FOLDED_AT)
-        appenders = {"quick": Ledger(store, folded_at=FOLDED_AT)}
+        store = compacted(FOLDED_AT)
+        appenders = {"quick": Ledger(store, compact_at=FOLDED_AT)}
         acknowledged: list[str] = []
 
         def work(who: str, entries: int, appenders: Any = appenders, told: list[str] = acknowledged) -> None:
@@ -255,10 +255,10 @@ def test_overtaken_while_it_folds() -> None:
                 told.append(f"{who} {number}")
 
         between = InterruptedStore(store, write, after=False, act=lambda work=work: work("quick", 20))
-        appenders["slow"] = Ledger(between, folded_at=FOLDED_AT)
+        appenders["slow"] = Ledger(between, compact_at=FOLDED_AT)
         work("slow", 6)
         assert sorted(lineages(store, "runs")) == sorted([*expected(FOLDED_AT, "runs"), *acknowledged])
-        after = Ledger(store, folded_at=FOLDED_AT)
+        after = Ledger(store, compact_at=FOLDED_AT)
         assert after.verify() == after.tail.seq
     assert min(stopped.values()) > 0
 
@@ -280,12 +280,12 @@ class WatchedStore(Store):
 
 @pytest.mark.parametrize("at", range(1, 12))
 def test_a_reader_that_is_overtaken_looks_again(at: int) -> None:
-    """Folded under a reader's eyes, a table is still read whole, once; verification and evidence hold."""
+    """Compacted under a reader's eyes, a table is still read whole, once; verification and evidence hold."""
     entries = 8 * FOLDED_AT + 6
 
     def overtaken() -> WatchedStore:
-        store = folded(entries)
-        quick = Ledger(store, folded_at=FOLDED_AT)
+        store = compacted(entries)
+        quick = Ledger(store, compact_at=FOLDED_AT)
         return WatchedStore(store, at, lambda: append(quick, 12, begin=entries))
 
     for table in TABLES:
@@ -310,7 +310,7 @@ def test_what_is_not_in_force_is_never_read() -> None:
 
 def test_memory_store_is_the_same_as_a_folder(tmp_path: Path) -> None:
     """The same appends leave the same files in a folder as in memory, HEAD and links included."""
-    on_disk = contents(folded(40, Store.open(tmp_path, sync=False)))
+    on_disk = contents(compacted(40, Store.open(tmp_path, sync=False)))
     assert sorted(on_disk) == sorted(FOLDED)
     assert json.loads(on_disk[HEAD]) == json.loads(FOLDED[HEAD])
     assert any(link_name(n) in on_disk for n in range(1, 80))

@@ -26,7 +26,7 @@ class Told:
 
     def __init__(self) -> None:
         self.store = in_memory()
-        self.ledger = Ledger(self.store, folded_at=5)
+        self.ledger = Ledger(self.store, compact_at=5)
         self.reader = LedgerReader(self.store)
         self.number = 0
 

@@ -217,7 +217,7 @@ def test_what_a_dead_loser_left_is_cleared() -> None:
 def test_a_dead_loser_in_the_folder_of_segments_hides_none() -> None:
     """An appender may die that would have listed segments at a number that another one got."""
     store = in_memory()
-    ledger = Ledger(store, folded_at=3)
+    ledger = Ledger(store, compact_at=3)
     for number in range(8):
         ledger.append("runs", [row_of("runs", seed=number)])
     last = ledger.tail.seq

@@ -16,7 +16,7 @@ import pytest
 
 from rayunlearn.errors import StorageHeld
 from rayunlearn.ledger import chain, ledger
-from rayunlearn.ledger import compaction as folding
+from rayunlearn.ledger import compaction as compaction
 from rayunlearn.ledger.compaction import ENTRY
 from rayunlearn.ledger.ledger import Ledger, LedgerReader, verify
 from rayunlearn.ledger.schemas import SCHEMA_VERSION, schema_written_under, table_from_rows
@@ -59,16 +59,16 @@ def seeds(root: Path, table: str = "runs") -> list[int]:
     return found
 
 
-def append(root: Path, numbers: Sequence[int], folded_at: int = FOLDED_AT) -> None:
+def append(root: Path, numbers: Sequence[int], compact_at: int = FOLDED_AT) -> None:
     """One entry of runs for each number, its seed."""
-    own = Ledger(Store.open(root, sync=False), folded_at=folded_at)
+    own = Ledger(Store.open(root, sync=False), compact_at=compact_at)
     for number in numbers:
         own.append("runs", [row_of("runs", seed=number, reason=f"r{number}")])
 
 
 def files(root: Path) -> Counter[str]:
     """How many files a table has of each kind."""
-    return Counter("folded" if "-" in file.name else "single" for file in (root / "ledger/runs").iterdir())
+    return Counter("compacted" if "-" in file.name else "single" for file in (root / "ledger/runs").iterdir())
 
 
 def schemas(root: Path) -> set[str]:
@@ -82,20 +82,20 @@ def earlier(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def write(
         store: Store, table: str, first: int, last: int, content: Iterator[pa.Table], *_: int
-    ) -> folding.Segment:
+    ) -> compaction.Segment:
         version = chain.SCHEMA_VERSION
         parts = pa.concat_tables(content)
-        if table != folding.ARCHIVE:
+        if table != compaction.ARCHIVE:
             parts = parts.select([*schema_written_under(table, version).names, ENTRY])
         sink = pa.BufferOutputStream()
         about = {"table": table, "schema_version": str(version)}
         pq.write_table(parts.replace_schema_metadata(about), sink, compression="zstd")
         data = sink.getvalue().to_pybytes()
-        segment = folding.Segment(table, first, last, parts.num_rows, hashlib.sha256(data).hexdigest())
+        segment = compaction.Segment(table, first, last, parts.num_rows, hashlib.sha256(data).hexdigest())
         store.create(segment.name, data)
         return segment
 
-    def appended(root: Path, numbers: Sequence[int], version: int, folded_at: int = 10**6) -> None:
+    def appended(root: Path, numbers: Sequence[int], version: int, compact_at: int = 10**6) -> None:
         def of_then(table: str, rows: Any) -> pa.Table:
             made = table_from_rows(table, rows)
             return made if table == "segments" else made.select(schema_written_under(table, version).names)
@@ -103,10 +103,10 @@ def earlier(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         with monkeypatch.context() as patch:
             patch.setattr(chain, "SCHEMA_VERSION", version)
             patch.setattr(ledger, "table_from_rows", of_then)
-            patch.setattr(folding, "_write", write)
-            patch.setattr(folding, "is_dated", lambda *given: False)
+            patch.setattr(compaction, "_write", write)
+            patch.setattr(compaction, "is_dated", lambda *given: False)
             patch.setattr(ledger, "is_dated", lambda *given: False)
-            append(root, numbers, folded_at)
+            append(root, numbers, compact_at)
 
     return appended
 
@@ -117,8 +117,8 @@ def test_the_page_has_two_commands_for_each_tool() -> None:
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-@pytest.mark.parametrize(("entries", "kinds"), [(2, {"single"}), (8, {"folded", "single"}), (40, None)])
-def test_a_glob_reads_a_table_folded_or_not(tool: str, entries: int, kinds: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("entries", "kinds"), [(2, {"single"}), (8, {"compacted", "single"}), (40, None)])
+def test_a_glob_reads_a_table_compacted_or_not(tool: str, entries: int, kinds: Any, tmp_path: Path) -> None:
     """Every row once, in order, with the table's columns and no other."""
     append(tmp_path, range(entries))
     assert kinds is None or set(files(tmp_path)) == kinds
@@ -130,22 +130,22 @@ def test_a_glob_reads_a_table_folded_or_not(tool: str, entries: int, kinds: Any,
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_table_that_was_folded_whole(tool: str, tmp_path: Path) -> None:
+def test_a_table_that_was_compacted_whole(tool: str, tmp_path: Path) -> None:
     """No single entry of the table is left."""
     append(tmp_path, range(FOLDED_AT))
-    Ledger(Store.open(tmp_path), folded_at=FOLDED_AT).append("requests", [row_of("requests")])
-    assert set(files(tmp_path)) == {"folded"}
+    Ledger(Store.open(tmp_path), compact_at=FOLDED_AT).append("requests", [row_of("requests")])
+    assert set(files(tmp_path)) == {"compacted"}
     assert read(tool, tmp_path)["seed"] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("version", [1, 4, 5])
-@pytest.mark.parametrize("folded_at", [FOLDED_AT, 10**6])
-def test_an_old_ledger(tool: str, version: int, folded_at: int, tmp_path: Path, earlier: Any) -> None:
+@pytest.mark.parametrize("compact_at", [FOLDED_AT, 10**6])
+def test_an_old_ledger(tool: str, version: int, compact_at: int, tmp_path: Path, earlier: Any) -> None:
     """By names its columns are all there; one append later the plain glob reads it, and the chain holds."""
-    earlier(tmp_path, range(5), 1, folded_at)
-    earlier(tmp_path, range(5, 9), version, folded_at)
-    assert set(files(tmp_path)) == ({"folded", "single"} if folded_at == FOLDED_AT else {"single"})
+    earlier(tmp_path, range(5), 1, compact_at)
+    earlier(tmp_path, range(5, 9), version, compact_at)
+    assert set(files(tmp_path)) == ({"compacted", "single"} if compact_at == FOLDED_AT else {"single"})
     assert seeds(tmp_path) == list(range(9))
     found = read(tool, tmp_path, old=True)
     assert sorted(found["seed"]) == list(range(9))
@@ -159,7 +159,7 @@ def test_an_old_ledger(tool: str, version: int, folded_at: int, tmp_path: Path, 
 
 @pytest.mark.parametrize("tool", ["duckdb", "polars"])
 def test_what_was_wrong(tool: str, tmp_path: Path, earlier: Any) -> None:
-    """Negative control: a ledger that was folded with a column of entry numbers, as it was, is refused."""
+    """Negative control: a ledger that was compacted with a column of entry numbers, as it was, is refused."""
     earlier(tmp_path, range(8), 5, FOLDED_AT)
     assert len(schemas(tmp_path)) == 2
     with pytest.raises(Exception, match=ENTRY):
@@ -167,15 +167,15 @@ def test_what_was_wrong(tool: str, tmp_path: Path, earlier: Any) -> None:
 
 
 def test_entries_of_the_version_before_are_left_alone(tmp_path: Path, earlier: Any) -> None:
-    """They have today's columns: nothing is folded before it is time, and a glob reads both."""
+    """They have today's columns: nothing is compacted before it is time, and a glob reads both."""
     earlier(tmp_path, range(4), 5)
-    append(tmp_path, [4], folded_at=10**6)
+    append(tmp_path, [4], compact_at=10**6)
     assert files(tmp_path) == {"single": 5}
     assert read("pandas", tmp_path)["seed"] == [0, 1, 2, 3, 4]
 
 
 def test_old_segments_are_rewritten_once(tmp_path: Path, earlier: Any) -> None:
-    """All of them by the first append, and none by the next foldings; the rows keep their entries."""
+    """All of them by the first append, and none by the next compactions; the rows keep their entries."""
     earlier(tmp_path, range(12), 5, FOLDED_AT)
     rows = list(LedgerReader(Store.open(tmp_path)).rows("runs"))
     before = {file.name for file in (tmp_path / "ledger/runs").glob("*-*")}
@@ -202,7 +202,7 @@ def test_a_kill_while_an_old_ledger_is_rewritten_loses_nothing(
         write += 1
         store = in_memory(before)
         try:
-            dying = Ledger(CuttingStore(store, write, after=after, act=kill), folded_at=FOLDED_AT)
+            dying = Ledger(CuttingStore(store, write, after=after, act=kill), compact_at=FOLDED_AT)
             dying.append("runs", [row_of("runs", seed=8)])
             killed = False
         except Killed:
@@ -210,7 +210,7 @@ def test_a_kill_while_an_old_ledger_is_rewritten_loses_nothing(
         verify(store)
         kept = LedgerReader(store).read("runs").column("seed").to_pylist()
         assert kept in (list(range(8)), list(range(9)))
-        again = Ledger(store, folded_at=FOLDED_AT)
+        again = Ledger(store, compact_at=FOLDED_AT)
         again.append("runs", [row_of("runs", seed=9)])
         verify(store)
         done = LedgerReader(store).read("runs").column("seed").to_pylist()
@@ -229,7 +229,7 @@ def test_opened_by_another_while_an_old_ledger_is_rewritten(
     for write in range(1, 12):
         store = in_memory(before)
         between = CuttingStore(store, write, after=True, act=lambda: Ledger(store))  # noqa: B023
-        own = Ledger(between, folded_at=FOLDED_AT)
+        own = Ledger(between, compact_at=FOLDED_AT)
         try:
             own.append("runs", [row_of("runs", seed=8)])
         except StorageHeld:
@@ -241,7 +241,7 @@ def test_opened_by_another_while_an_old_ledger_is_rewritten(
         )
     assert held < write - 1
     store = in_memory(before)
-    dying = Ledger(CuttingStore(store, 2, after=True, act=kill), folded_at=FOLDED_AT)
+    dying = Ledger(CuttingStore(store, 2, after=True, act=kill), compact_at=FOLDED_AT)
     with pytest.raises(Killed):
         dying.append("runs", [row_of("runs")])
     left = set(contents(store)) - set(before)

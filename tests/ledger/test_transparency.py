@@ -15,7 +15,7 @@ from rayunlearn.ledger.schemas import schema_written_under, table_from_rows
 from rayunlearn.ledger.transparency import checkpoints, keep_checkpoint, log_of, require_grown
 from rayunlearn.storage.store import Store
 from tests.ledger.ledgers import FIVE, TABLES, contents, in_memory, row_of
-from tests.ledger.test_compaction import FOLDED_AT, append, folded
+from tests.ledger.test_compaction import FOLDED_AT, append, compacted
 
 ORIGIN = "log.example.org/ledger"
 KEY = SigningKey.new(ORIGIN)
@@ -44,24 +44,24 @@ def test_each_leaf_is_its_entry() -> None:
         assert not verify_inclusion(log.tree.root(), 5, other, seq - 1, log.tree.inclusion(seq - 1))
 
 
-def test_folding_changes_no_leaf() -> None:
-    """Whatever of a ledger is folded, and how often, an earlier tree is the beginning of a later one."""
+def test_compaction_changes_no_leaf() -> None:
+    """Whatever of a ledger is compacted, and how often, an earlier tree is the beginning of a later one."""
     store, ledger_roots = in_memory(), {}
     for number in range(0, 60, 4):
-        append(Ledger(store, folded_at=FOLDED_AT), 4, begin=number)
+        append(Ledger(store, compact_at=FOLDED_AT), 4, begin=number)
         tree = log_of(store).tree
         ledger_roots[tree.size] = tree.root()
     assert any("-" in name for name in contents(store)), "some entries are in segments"
     last = log_of(store).tree
     assert {size: last.root(size) for size in ledger_roots} == ledger_roots
-    unfolded = in_memory()
-    append(Ledger(unfolded, folded_at=1000), 60)
-    assert log_of(unfolded).tree.root(3) == last.root(3), "before the first folding the entries are the same"
-    assert log_of(unfolded).tree.root(60) != last.root(60), "folding itself is an entry"
+    uncompacted = in_memory()
+    append(Ledger(uncompacted, compact_at=1000), 60)
+    assert log_of(uncompacted).tree.root(3) == last.root(3), "the same entries so far"
+    assert log_of(uncompacted).tree.root(60) != last.root(60), "compaction itself is an entry"
 
 
 def test_columns_that_come_later_change_no_leaf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry of schema version 1 has today the leaf that it had, before and after it is folded."""
+    """An entry of schema version 1 has today the leaf that it had, before and after it is compacted."""
     store = in_memory()
     row = row_of("runs", sweep=None, code=None, traceback=None)
     with monkeypatch.context() as then:
@@ -73,8 +73,8 @@ def test_columns_that_come_later_change_no_leaf(monkeypatch: pytest.MonkeyPatch)
         store.create(link.name, chain_module.to_json(link))
     expected = leaf_hash(entry_bytes(1, "runs", [row_digest(written_row(row))]))
     assert log_of(store).tree.root() == expected
-    append(Ledger(store, folded_at=FOLDED_AT), 9)
-    assert not store.exists(link.entry), "folded by now"
+    append(Ledger(store, compact_at=FOLDED_AT), 9)
+    assert not store.exists(link.entry), "compacted by now"
     assert log_of(store).tree.root(1) == expected
 
 
@@ -115,11 +115,11 @@ def test_a_broken_chain_has_no_log() -> None:
 
 def test_checkpoints_stay_on_record_and_the_ledger_does_not_mind() -> None:
     """One of each size, in order; another root under the same size is refused; the ledger verifies on."""
-    store = folded(10)
+    store = compacted(10)
     first = checkpoint_of(store)
     name = keep_checkpoint(store, first)
     assert keep_checkpoint(store, first) == name, "the same again is the same"
-    append(Ledger(store, folded_at=FOLDED_AT), 5, begin=10)
+    append(Ledger(store, compact_at=FOLDED_AT), 5, begin=10)
     keep_checkpoint(store, second := checkpoint_of(store))
     assert checkpoints(store) == [first, second] and verify(store)
     size = Checkpoint.of(second).size

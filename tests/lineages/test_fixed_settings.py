@@ -23,7 +23,7 @@ from rayunlearn.serving.service import Place, Service, exit_code
 from rayunlearn.settings import override
 from rayunlearn.storage.inbox import Inbox
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.serving.tiny import (
     BANK,
     NOON,
@@ -118,7 +118,7 @@ def test_what_the_original_has_not_fixed_is_free(served: Store, changes: tuple[s
 def a_service(store: Store, *changes: str, **more: Any) -> Service:
     """A service whose roles are objects of this process."""
     service = Service(tiny_context(store, tiny_recipe("digits", *changes)), Place(), **more)
-    service.scheduler.open_ensemble = InlineEnsemble
+    service.scheduler.open_executor = InlineExecutor
     return service
 
 

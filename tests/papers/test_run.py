@@ -81,7 +81,7 @@ def test_a_row_under_way_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     run_row(str(tmp_path / "a"), each, 0, spec, 1, original, *golds)
     expected = results_of(tmp_path / "a", each, 0)
 
-    class Stopping(reproduce.InlineEnsemble):
+    class Stopping(reproduce.InlineExecutor):
         advanced: list[tuple[int, int]] = []
         stop = True
 
@@ -91,7 +91,7 @@ def test_a_row_under_way_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             self.advanced.append((first, last))
             super().advance(first, last)
 
-    monkeypatch.setattr(reproduce, "InlineEnsemble", Stopping)
+    monkeypatch.setattr(reproduce, "InlineExecutor", Stopping)
     with pytest.raises(Interrupted):
         run_row(str(tmp_path / "b"), each, 0, spec, 1, original, *golds)
     assert seeds_of_row(tmp_path / "b", each, [0]) == []

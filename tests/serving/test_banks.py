@@ -14,7 +14,7 @@ from rayunlearn.roles import Roles
 from rayunlearn.serving.banks import handed_on, keep_bank
 from rayunlearn.serving.retention import purge
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.serving.tiny import forget, memory_store, tiny_recipe, tiny_scheduler
 
 ROLES = Roles(retain=(1, 2), target=(0,))
@@ -23,7 +23,7 @@ BANK = SyntheticSet(
 )
 
 
-class Counting(InlineEnsemble):
+class Counting(InlineExecutor):
     """Notes how many sets each request has synthesised."""
 
     made: list[int] = []
@@ -40,7 +40,7 @@ class Counting(InlineEnsemble):
 def served() -> Store:
     """Two requests of one lineage, by the method that learns from images."""
     store = memory_store()
-    scheduler = tiny_scheduler(store, tiny_recipe(), open_ensemble=Counting)
+    scheduler = tiny_scheduler(store, tiny_recipe(), open_executor=Counting)
     Counting.made.clear()
     for target in (0, 3):
         assert scheduler.serve(forget(target)).version is not None

@@ -20,7 +20,7 @@ from rayunlearn.serving.dispatch import Dispatcher
 from rayunlearn.serving.grants import grant
 from rayunlearn.serving.scheduler import Outcome, Scheduler
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.serving.tiny import (
     NOON,
     Recording,
@@ -49,7 +49,7 @@ def dispatcher(
     @functools.cache
     def scheduler_for(method: str) -> Scheduler:
         own = replace(context, recipe=replace(context.recipe, method=method))
-        return Scheduler(own, open_ensemble=InlineEnsemble, placement="inline", grant=grant)
+        return Scheduler(own, open_executor=InlineExecutor, placement="inline", grant=grant)
 
     def begin(lineage: str) -> None:
         spec, weights = original()

@@ -7,7 +7,7 @@ import torch
 
 from rayunlearn.auditing.training import fit_logged
 from rayunlearn.errors import BadInput
-from rayunlearn.execution.cluster import Placement, open_ensemble
+from rayunlearn.execution.cluster import Placement, open_executor
 from rayunlearn.ledger.ledger import LedgerReader
 from rayunlearn.ledger.lineage import versions
 from rayunlearn.ledger.schemas import ALL_TABLES
@@ -18,7 +18,7 @@ from rayunlearn.scheduling.requests import Request
 from rayunlearn.serving.grants import grant
 from rayunlearn.serving.scheduler import Outcome, Scheduler
 from rayunlearn.serving.training_logs import keep_log, load_log
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.serving.tiny import NOON, memory_store, original, original_job, tiny_context, tiny_recipe
 
 ROLES = Roles(retain=tuple(range(1, 10)), target=(0,))
@@ -48,11 +48,11 @@ def request_for(method: str, *more: str) -> Request:
     return Request(request_id="r", target=(0,), received_at=NOON, data_access=tuple(access))
 
 
-def served(method: str, open_ensemble=InlineEnsemble) -> tuple[Outcome, Scheduler]:
+def served(method: str, open_executor=InlineExecutor) -> tuple[Outcome, Scheduler]:
     """A request served by a method from the tiny original."""
     store = memory_store()
     scheduler = Scheduler(
-        tiny_context(store, recipe_of(method)), open_ensemble=open_ensemble, placement="inline", grant=grant
+        tiny_context(store, recipe_of(method)), open_executor=open_executor, placement="inline", grant=grant
     )
     spec, weights = original()
     scheduler.publish(
@@ -87,7 +87,7 @@ def test_a_request_that_grants_less_is_refused(method: str) -> None:
     """Weights alone are not enough for a method that declares data: the sentence says what it needs."""
     _, scheduler = served("mask_logit")
     scheduler = Scheduler(
-        tiny_context(scheduler.context.store, recipe_of(method)), open_ensemble=InlineEnsemble,
+        tiny_context(scheduler.context.store, recipe_of(method)), open_executor=InlineExecutor,
         placement="inline", grant=grant,
     )  # fmt: skip
     needed = ", ".join(sorted(METHODS[method].data_access - {"weights"}))
@@ -113,7 +113,7 @@ def test_a_log_that_was_never_written_is_named() -> None:
     """Rollback of a lineage whose original was trained without a log says so."""
     store = memory_store()
     scheduler = Scheduler(
-        tiny_context(store, recipe_of("amnesiac_rollback")), open_ensemble=InlineEnsemble, placement="inline",
+        tiny_context(store, recipe_of("amnesiac_rollback")), open_executor=InlineExecutor, placement="inline",
         grant=grant,
     )  # fmt: skip
     spec, weights = original()
@@ -133,6 +133,6 @@ def test_a_sealed_actor_gives_the_same_version(cluster: None, method: str) -> No
     """In a process that cannot open any data, handed what the method declares: the same weights."""
 
     def in_actor():
-        return open_ensemble(Placement.COLOCATED, cpus_per_role=1)
+        return open_executor(Placement.COLOCATED, cpus_per_role=1)
 
     assert served(method, in_actor)[0].version == served(method)[0].version

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rayunlearn.execution.cluster import Placement, open_ensemble
-from rayunlearn.execution.train_ensemble import TrainEnsemble
+from rayunlearn.execution.cluster import Placement, open_executor
+from rayunlearn.execution.train_executor import TrainExecutor
 from rayunlearn.methods.unlearning import Samples
 from rayunlearn.recipes import Recipe
 from rayunlearn.serving.examples import reference, to_bytes
 from rayunlearn.serving.service import Place, Service
 from rayunlearn.settings import override
 from rayunlearn.storage.inbox import Inbox
-from rayunlearn.unlearning.ensemble import Ensemble
+from rayunlearn.unlearning.executor import Executor
 from tests.serving.test_examples import asked, given, recipe, served
 from tests.serving.tiny import NOON, memory_store, rows, stored_original, tiny_context, tiny_scheduler
 
@@ -34,16 +34,16 @@ def whole() -> str:
     return str(served(memory_store(), of=rarely_checked()).version)
 
 
-def published(opened: Ensemble) -> str:
-    """The version that a run on this ensemble publishes."""
+def published(opened: Executor) -> str:
+    """The version that a run on this executor publishes."""
     store = memory_store()
-    scheduler = tiny_scheduler(store, rarely_checked(), open_ensemble=lambda: opened, of=stored_original())
+    scheduler = tiny_scheduler(store, rarely_checked(), open_executor=lambda: opened, of=stored_original())
     outcome = scheduler.serve(asked(given(store), whole=True))
     assert outcome.version is not None, outcome.reason
     return outcome.version
 
 
-class Counting(TrainEnsemble):
+class Counting(TrainExecutor):
     """Counts how often its workers are begun."""
 
     advanced = 0
@@ -57,13 +57,13 @@ class Counting(TrainEnsemble):
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_any_number_of_workers_makes_the_same_d_prime(cluster: None, whole: str, workers: int) -> None:
     """Draws come from a sample's index: the version is the same to the bit."""
-    opened = open_ensemble(Placement.COLOCATED, cpus_per_role=0.5, workers=workers)
+    opened = open_executor(Placement.COLOCATED, cpus_per_role=0.5, workers=workers)
     assert published(opened) == whole
 
 
 def test_a_worker_relearns_to_the_same_bits(cluster: None, whole: str, tmp_path: Path) -> None:
     """A worker of its own gives the version that the run's own process gives; it is sealed."""
-    inner = Counting(open_ensemble(Placement.COLOCATED, cpus_per_role=0.5), tmp_path, workers=1, threads=1)
+    inner = Counting(open_executor(Placement.COLOCATED, cpus_per_role=0.5), tmp_path, workers=1, threads=1)
     assert published(inner) == whole
     assert inner.advanced > 1
 

@@ -29,7 +29,7 @@ from rayunlearn.serving.grants import grant
 from rayunlearn.serving.scheduler import Scheduler
 from rayunlearn.settings import override
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.serving.tiny import NOON, memory_store, tiny_context
 
 SMALLER = (
@@ -51,7 +51,7 @@ def published(
     store = memory_store()
     scheduler = Scheduler(
         tiny_context(store, replace(recipe, publish_refused=True), seed=seed),
-        open_ensemble=InlineEnsemble, placement="inline", grant=grant,
+        open_executor=InlineExecutor, placement="inline", grant=grant,
     )  # fmt: skip
     spec = spec_of(recipe)
     scheduler.publish(

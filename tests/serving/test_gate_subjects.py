@@ -21,7 +21,7 @@ from rayunlearn.recipes import load_recipe
 from rayunlearn.roles import Roles
 from rayunlearn.scheduling.gate import GateMeasures, Verdict, judge
 from rayunlearn.settings import override
-from rayunlearn.unlearning.ensemble import InlineEnsemble, Job, RunInputs
+from rayunlearn.unlearning.executor import InlineExecutor, Job, RunInputs
 from rayunlearn.unlearning.judging import gate_jobs, gate_measures, synthesis_jobs
 from rayunlearn.unlearning.work import probe, probe_stand_in
 from tests.serving.tiny import original_job, stored_original
@@ -55,14 +55,14 @@ def asked(candidate: Weights) -> list[Job]:
 def of_the_version() -> tuple[Any, list[Any]]:
     """The answers that no candidate changes: about the version itself and its stand-ins."""
     _, parent, _, _, *ends = asked(stored_original()[1])
-    answer, *recalls = InlineEnsemble().map([parent, *ends])
+    answer, *recalls = InlineExecutor().map([parent, *ends])
     return answer, recalls
 
 
 def ask(candidate: Weights) -> tuple[Verdict, GateMeasures]:
     """The gate's verdict about a candidate, by the measures of a run's gate phase."""
     measure, _, keep, probe, *_ = asked(candidate)
-    own, kept, recall = InlineEnsemble().map([measure, keep, probe])
+    own, kept, recall = InlineExecutor().map([measure, keep, probe])
     parent, ends = of_the_version()
     measures = gate_measures([own, parent, kept, recall, *ends], ROLES, RECIPE)
     return judge(measures, RECIPE.gate), measures
@@ -85,15 +85,15 @@ def reasons(candidate: Weights) -> str:
 def transferred(settings: GKTSettings, cycles: int, inverted: Tensor) -> Weights:
     """The student after so many cycles from the original."""
     spec, weights = stored_original()
-    ensemble = InlineEnsemble()
+    executor = InlineExecutor()
     handed = Handed(
         spec=spec, weights=weights, roles=ROLES, seed=SEED,
         inverted=SyntheticSet(images=inverted, labels=torch.zeros(len(inverted)), requested=len(inverted)),
     )  # fmt: skip
     inputs = RunInputs(method="gated_inversion", settings=settings, handed=handed, stop_set=sets()["stop"])
-    ensemble.begin(inputs)
-    ensemble.advance(1, cycles)
-    return ensemble.checkpoint()[1]
+    executor.begin(inputs)
+    executor.advance(1, cycles)
+    return executor.checkpoint()[1]
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from rayunlearn.execution.autoscaling import CONFIG_VARIABLE, most_of
 from rayunlearn.execution.cluster import NoRoom, Placement, bundles
 from rayunlearn.ledger.ledger import LedgerReader
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.serving.test_dispatch import dispatcher, received, statuses
 from tests.serving.tiny import ROOT, SMALL, forget, memory_store, rows, start_job
 from tests.waiting import HANG_S
@@ -27,7 +27,7 @@ from tests.waiting import HANG_S
 OURS, THEIRS = (replace(forget(n), lineage=name) for n, name in ((1, "ours"), (2, "theirs")))
 
 
-class Meeting(InlineEnsemble):
+class Meeting(InlineExecutor):
     """Goes on with its first steps only when so many runs have come as far."""
 
     barrier: threading.Barrier
@@ -46,11 +46,11 @@ def test_a_slot_that_comes_later_is_used_while_others_are_busy() -> None:
     made = dispatcher(store, slots=lambda: 2 if begun.is_set() else 1)
     meeting = type("Two", (Meeting,), {"barrier": threading.Barrier(2)})
 
-    def opened() -> InlineEnsemble:
+    def opened() -> InlineExecutor:
         begun.set()
         return meeting()
 
-    made.scheduler_for("gkt").open_ensemble = opened
+    made.scheduler_for("gkt").open_executor = opened
     outcomes = made.drain([OURS, THEIRS])
     assert all(outcome.version for outcome in outcomes.values())
     first = [row["event"] for row in rows(store, "plans")][:3]
@@ -72,12 +72,12 @@ def test_a_run_without_a_place_is_parked_and_not_failed() -> None:
     received(store, OURS, THEIRS)
     made = dispatcher(store)
 
-    def opened() -> InlineEnsemble:
+    def opened() -> InlineExecutor:
         if rows(store, "runs")[-1]["lineage"] == "ours":
             raise NoRoom("resources", "3 x 1 GPU", "what is free within 600 s")
-        return InlineEnsemble()
+        return InlineExecutor()
 
-    made.scheduler_for("gkt").open_ensemble = opened
+    made.scheduler_for("gkt").open_executor = opened
     made.drain([OURS, THEIRS])
     assert statuses(store) == {"forget-1": "planned", "forget-2": "served"}
     (parked,) = LedgerReader(store).read("plans", event="park").to_pylist()

@@ -30,7 +30,7 @@ from rayunlearn.scheduling.requests import Request
 from rayunlearn.serving.grants import grant
 from rayunlearn.serving.scheduler import Scheduler
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.serving.tiny import NOON, memory_store, original_job, same_bits, tiny_context, tiny_recipe
 
 pytestmark = pytest.mark.learned
@@ -257,7 +257,7 @@ class Lineage:
         recipe = recipe_of("audit.golds=2", 'audit.measures=["accuracy","distance"]', *settings)
         self.store: Store = memory_store()
         self.context = tiny_context(self.store, recipe)
-        self.scheduler = Scheduler(self.context, open_ensemble=InlineEnsemble, placement="inline")
+        self.scheduler = Scheduler(self.context, open_executor=InlineExecutor, placement="inline")
         self.jobs: list[TrainingJob] = []
         self.inputs: list[AuditInputs] = []
         self.head = self._publish(fitted(), ())

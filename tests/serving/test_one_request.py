@@ -19,7 +19,7 @@ from rayunlearn.scheduling.requests import Request
 from rayunlearn.serving.dispatch import Dispatcher
 from rayunlearn.serving.scheduler import Scheduler
 from rayunlearn.storage.store import Store, StoreFailed
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.serving.test_dispatch import dispatcher, received, served, statuses
 from tests.serving.tiny import forget, memory_store, rows
 
@@ -28,7 +28,7 @@ OURS = replace(forget(1), lineage="ours")
 THEIRS = replace(forget(2), lineage="theirs")
 
 
-class Raising(InlineEnsemble):
+class Raising(InlineExecutor):
     """Raises at one of its calls, of runs that forget class 1."""
 
     at: str
@@ -46,7 +46,7 @@ class Raising(InlineEnsemble):
 
 
 def raising(at: str, error: BaseException) -> type[Raising]:
-    """An ensemble that raises at this call."""
+    """An executor that raises at this call."""
     return type("Raises", (Raising,), {"at": at, "error": error})
 
 
@@ -60,9 +60,9 @@ def both_served(
 
     def scheduler_for(method: str) -> Scheduler:
         scheduler = schedulers(method)
-        opened = scheduler.open_ensemble
+        opened = scheduler.open_executor
         if not isinstance(opened, Chosen):
-            scheduler.open_ensemble = Chosen(store, bad)
+            scheduler.open_executor = Chosen(store, bad)
         return scheduler
 
     made.scheduler_for = scheduler_for
@@ -71,18 +71,18 @@ def both_served(
 
 
 class Chosen:
-    """Opens the raising ensemble for the run of OURS that began last, and a good one for others."""
+    """Opens the raising executor for the run of OURS that began last, and a good one for others."""
 
     def __init__(self, store: Store, bad: type[Raising]) -> None:
         self.reader, self.bad = LedgerReader(store), bad
 
-    def __call__(self) -> InlineEnsemble:
+    def __call__(self) -> InlineExecutor:
         """By the lineage that the thread serves, or else of the run that has begun, or gone on, last."""
         name = threading.current_thread().name
         if name.startswith("run of "):
-            return self.bad() if name == "run of ours" else InlineEnsemble()
+            return self.bad() if name == "run of ours" else InlineExecutor()
         begun = self.reader.read("runs", event={"started", "resumed"}).to_pylist()
-        return self.bad() if begun[-1]["lineage"] == "ours" else InlineEnsemble()
+        return self.bad() if begun[-1]["lineage"] == "ours" else InlineExecutor()
 
 
 ELSEWHERE = RayTaskError("advance", "\x1b[36mray::advance()\x1b[39m Traceback ...", ValueError("no number"))
@@ -160,7 +160,7 @@ def test_what_raised_is_tried_by_the_next_method() -> None:
 
     received(store, allowed)
     made = dispatcher(store)
-    made.scheduler_for("gkt").open_ensemble = raising("advance", ValueError("once"))
+    made.scheduler_for("gkt").open_executor = raising("advance", ValueError("once"))
     outcome = made.drain([allowed])["forget-1"]
     assert outcome.version is not None
     assert [row["method"] for row in rows(store, "runs", event="started")] == ["gkt", "retrain"]
@@ -194,7 +194,7 @@ def test_losses_before_a_restart_count(monkeypatch: pytest.MonkeyPatch) -> None:
         both_served(store, ActorDiedError())
     assert len(rows(store, "runs", event="lost")) == 3
     made = dispatcher(store)
-    made.scheduler_for("gkt").open_ensemble = Chosen(store, raising("advance", ActorDiedError()))
+    made.scheduler_for("gkt").open_executor = Chosen(store, raising("advance", ActorDiedError()))
     made.drain([OURS, THEIRS])
     assert len(rows(store, "runs", event="lost")) == MOST_LOSSES - 1
     assert statuses(store) == {"forget-1": "failed", "forget-2": "served"}

@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from rayunlearn.execution.cluster import Placement, open_ensemble
+from rayunlearn.execution.cluster import Placement, open_executor
 from rayunlearn.ledger.ledger import LedgerReader
 from rayunlearn.models.weights import weights_from_bytes
 from rayunlearn.serving.scheduler import Outcome
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import Ensemble, InlineEnsemble
+from rayunlearn.unlearning.executor import Executor, InlineExecutor
 from tests.serving.tiny import forget, memory_store, rows, same_bits, tiny_recipe, tiny_scheduler
 
-EXECUTIONS: dict[str, Callable[[], Ensemble]] = {
-    "inline": InlineEnsemble,
-    "colocated": functools.partial(open_ensemble, Placement.COLOCATED),
-    "split": functools.partial(open_ensemble, Placement.SPLIT),
+EXECUTIONS: dict[str, Callable[[], Executor]] = {
+    "inline": InlineExecutor,
+    "colocated": functools.partial(open_executor, Placement.COLOCATED),
+    "split": functools.partial(open_executor, Placement.SPLIT),
 }
 TABLES = ("requests", "runs", "checkpoints", "evaluations", "versions")
 
@@ -27,7 +27,7 @@ def executed(recipe: str, how: str, seed: int = 0, *more: str) -> tuple[Store, O
     """One request served in one of the three ways."""
     store = memory_store()
     scheduler = tiny_scheduler(
-        store, tiny_recipe(recipe, *more), seed=seed, open_ensemble=EXECUTIONS[how], placement=how
+        store, tiny_recipe(recipe, *more), seed=seed, open_executor=EXECUTIONS[how], placement=how
     )
     return store, scheduler.serve(forget(0))
 

@@ -14,7 +14,7 @@ from rayunlearn.errors import ExitCode, Interrupted
 from rayunlearn.ledger.ledger import LedgerReader, verify
 from rayunlearn.ledger.lineage import request_events, status, versions
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.local_ray import Head
 from tests.serving.tiny import (
     BANK,
@@ -112,10 +112,10 @@ def test_stopped_at_any_checkpoint(recipe: str, stops: list[int]) -> None:
 
 
 def test_an_interrupted_run_lets_go_of_its_place() -> None:
-    """An ensemble is closed also when its run is interrupted."""
+    """An executor is closed also when its run is interrupted."""
     closed = []
 
-    class Watched(InlineEnsemble):
+    class Watched(InlineExecutor):
         def close(self) -> None:
             closed.append(self)
 
@@ -123,7 +123,7 @@ def test_an_interrupted_run_lets_go_of_its_place() -> None:
         raise Interrupted("stopped by the test")
 
     scheduler = tiny_scheduler(
-        memory_store(), tiny_recipe("digits", FAST), open_ensemble=Watched, progress=Quiet(interrupt)
+        memory_store(), tiny_recipe("digits", FAST), open_executor=Watched, progress=Quiet(interrupt)
     )
     with pytest.raises(Interrupted):
         scheduler.serve(forget(0))
@@ -134,7 +134,7 @@ def test_nothing_is_computed_again() -> None:
     """What a checkpoint holds is not computed again: the resumed run advances the cycles after it alone."""
     advanced: list[tuple[int, int]] = []
 
-    class Watched(InlineEnsemble):
+    class Watched(InlineExecutor):
         def advance(self, first: int, last: int) -> None:
             advanced.append((first, last))
             super().advance(first, last)
@@ -143,7 +143,7 @@ def test_nothing_is_computed_again() -> None:
     names = [name for name, _ in expected.before]
     second = [i for i, name in enumerate(names) if "state.pt" in name][1]
     store = memory_store(expected.before[second + 1][1])
-    tiny_scheduler(store, tiny_recipe("digits", FAST), open_ensemble=Watched).serve(forget(0))
+    tiny_scheduler(store, tiny_recipe("digits", FAST), open_executor=Watched).serve(forget(0))
     assert advanced == [(5, 6)]
 
 

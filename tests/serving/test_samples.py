@@ -38,7 +38,7 @@ from rayunlearn.serving.retention import retain_images
 from rayunlearn.serving.scheduler import Outcome, Scheduler
 from rayunlearn.serving.training_logs import keep_log, load_log
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.serving.tiny import (
     NOON,
     Recording,
@@ -110,7 +110,7 @@ def scheduler_of(method: str, *more: str, grant: Any = grant, store: Store | Non
     job, model, log = original()
     store = store or memory_store()
     scheduler = Scheduler(
-        tiny_context(store, recipe_of(method, *more)), open_ensemble=InlineEnsemble, placement="inline",
+        tiny_context(store, recipe_of(method, *more)), open_executor=InlineExecutor, placement="inline",
         grant=grant,
     )  # fmt: skip
     scheduler.publish(

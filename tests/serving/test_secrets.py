@@ -30,7 +30,7 @@ from rayunlearn.serving.scheduler import Scheduler
 from rayunlearn.settings import to_json
 from rayunlearn.storage.lease import held
 from rayunlearn.storage.store import NotStored, Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.ledger.ledgers import row_of
 from tests.serving.tiny import NOON, original, tiny_context, tiny_recipe
 from tests.storage.s3_server import BUCKET, S3Server
@@ -71,9 +71,9 @@ def serve(store: Store) -> None:
     """Take the inbox in by way of the ledger, serve it in this process, and report as a job does."""
     recipe = tiny_recipe("digits_gkt")
     console = open_console()
-    with JobProgress(console) as progress, held(store) as claim:
-        context = replace(tiny_context(store, recipe), progress=progress, claim=claim)
-        scheduler = Scheduler(context, open_ensemble=InlineEnsemble, placement="inline", grant=grant)
+    with JobProgress(console) as progress, held(store) as lease:
+        context = replace(tiny_context(store, recipe), progress=progress, lease=lease)
+        scheduler = Scheduler(context, open_executor=InlineExecutor, placement="inline", grant=grant)
 
         def begin(lineage: str) -> None:
             spec, weights = original()
@@ -100,7 +100,7 @@ def serve(store: Store) -> None:
 
 
 def test_no_secret_is_written_or_printed(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Inbox, claim, ledger, weights, report and certificate, and what every command says meanwhile."""
+    """Inbox, lease, ledger, weights, report and certificate, and what every command says meanwhile."""
     assert run_request(AddOptions(target=(1,), storage=storage)) == ExitCode.OK
     store = Store.open(storage)
     serve(store)

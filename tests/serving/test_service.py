@@ -23,7 +23,7 @@ from rayunlearn.serving.service import Place, Service, exit_code
 from rayunlearn.serving.training_logs import load_log
 from rayunlearn.storage.inbox import Inbox
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from rayunlearn.unlearning.progress import Quiet
 from tests.serving.tiny import (
     NOON,
@@ -63,7 +63,7 @@ def serve(weights_file: Path) -> Callable[..., tuple[Service, ExitCode]]:
 def a_service(store: Store, recipe: Recipe, *, seed: int = 0, **more: Any) -> Service:
     """A service whose roles are objects of this process."""
     service = Service(tiny_context(store, recipe, seed=seed), Place(), **more)
-    service.scheduler.open_ensemble = InlineEnsemble
+    service.scheduler.open_executor = InlineExecutor
     return service
 
 

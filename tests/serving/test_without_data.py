@@ -24,7 +24,7 @@ from rayunlearn.serving.service import Place, Service, exit_code
 from rayunlearn.settings import override
 from rayunlearn.storage.store import Store
 from rayunlearn.task import TASKS
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.serving.test_classes_of_data import Said
 from tests.serving.tiny import memory_store, rows, stored_original, tiny_context, tiny_recipe
 
@@ -53,7 +53,7 @@ def a_service(store: Store, recipe: Recipe, **more: Any) -> tuple[Service, list[
     """A service whose roles are objects of this process, and what it says."""
     said = Said()
     service = Service(tiny_context(store, recipe, progress=said), Place(), **more)
-    service.scheduler.open_ensemble = InlineEnsemble
+    service.scheduler.open_executor = InlineExecutor
     return service, said.lines
 
 

@@ -28,7 +28,7 @@ from rayunlearn.scheduling.requests import Request
 from rayunlearn.serving.scheduler import Scheduler
 from rayunlearn.settings import override
 from rayunlearn.storage.store import Store
-from rayunlearn.unlearning.ensemble import Ensemble, InlineEnsemble
+from rayunlearn.unlearning.executor import Executor, InlineExecutor
 from tests.stored.models import TINY, stored
 from tests.waiting import HANG_S
 
@@ -167,7 +167,7 @@ def tiny_scheduler(
     recipe: Recipe,
     *,
     seed: int = 0,
-    open_ensemble: Callable[[], Ensemble] = InlineEnsemble,
+    open_executor: Callable[[], Executor] = InlineExecutor,
     placement: str = "inline",
     progress: Quiet | None = None,
     of: tuple[ClassifierSpec, dict[str, Tensor]] | None = None,
@@ -175,7 +175,7 @@ def tiny_scheduler(
     """A scheduler over a store whose lineage `default` has the tiny original, or the one given."""
     scheduler = Scheduler(
         tiny_context(store, recipe, seed=seed, progress=progress),
-        open_ensemble=open_ensemble,
+        open_executor=open_executor,
         placement=placement,
     )
     spec, weights = of or original()

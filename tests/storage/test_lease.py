@@ -1,4 +1,4 @@
-"""The claim to a storage location: one holder at a time, none for longer than it lives, no real time."""
+"""The lease to a storage location: one holder at a time, none for longer than it lives, no real time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from obstore.store import MemoryStore
 
 from rayunlearn.errors import BadInput, ExitCode, Interrupted, StorageHeld
-from rayunlearn.storage.lease import Claim, Pace, held
+from rayunlearn.storage.lease import Lease, Pace, held
 from rayunlearn.storage.store import Store, StoreFailed
 from tests.ledger.ledgers import in_memory
-from tests.storage.claimants import A, B, C, Time, claims, elsewhere
+from tests.storage.holders import A, B, C, Time, elsewhere, leases
 from tests.waiting import HANG_S
 
 
@@ -36,21 +36,21 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def test_a_free_location_is_taken_at_once(store: Store, clock: Time) -> None:
-    """The first claim has token 1, one after a clean end the next; nobody waits, nobody is told anything.
+    """The first lease has token 1, one after a clean end the next; nobody waits, nobody is told anything.
 
-    The claim says who holds the location; of the earlier one no file is left.
+    The lease says who holds the location; of the earlier one no file is left.
     """
     told: list[str] = []
     began = clock.now
     for token, holder in ((1, A), (2, B), (3, A)):
-        claim = Claim.take(store, pace=clock.pace, holder=holder, tell=told.append)
-        claim.renew()
-        claim.check()
-        assert claim.token == token
+        lease = Lease.take(store, pace=clock.pace, holder=holder, tell=told.append)
+        lease.renew()
+        lease.check()
+        assert lease.token == token
         said = json.loads(store.get(f"claims/{token:012d}.json"))
         assert (said["host"], said["pid"], said["since"]) == (holder.host, holder.pid, holder.since)
-        assert claims(store) == [f"{token:012d}.heartbeat.json", f"{token:012d}.json"]
-        claim.release()
+        assert leases(store) == [f"{token:012d}.heartbeat.json", f"{token:012d}.json"]
+        lease.release()
     assert clock.now == began and told == []
 
 
@@ -59,26 +59,26 @@ def test_a_live_holder_is_left_alone(store: Store, clock: Time) -> None:
 
     It is told at once for whom it waits and how long, and the holder goes on.
     """
-    first = Claim.take(store, pace=clock.pace, holder=A)
+    first = Lease.take(store, pace=clock.pace, holder=A)
     began, told = clock.now, []
     clock.due.append(lambda: first.renew() if (clock.now - began) % 5 == 0 else None)
     with pytest.raises(StorageHeld, match="process 7 on node-a, since 2025-06-01 12:00:00 UTC") as caught:
-        Claim.take(store, pace=clock.pace, holder=B, tell=told.append)
+        Lease.take(store, pace=clock.pace, holder=B, tell=told.append)
     assert caught.value.exit_code == ExitCode.STORAGE_HELD
     assert all(word in str(caught.value) for word in (store.where, "--wait", "--storage"))
     (said,) = told
     assert "process 7 on node-a" in said and "at most 30 s" in said
     assert clock.now - began <= 5
     first.check()
-    assert first.token == 1 and all(name.startswith("000000000001") for name in claims(store))
+    assert first.token == 1 and all(name.startswith("000000000001") for name in leases(store))
 
 
 def test_the_time_to_live_counts_from_the_last_sign_of_life(store: Store, clock: Time) -> None:
     """A holder that dies after some renewals is replaced 30 s after its last one was seen, and not before."""
-    first = Claim.take(store, pace=clock.pace, holder=A)
+    first = Lease.take(store, pace=clock.pace, holder=A)
     began = clock.now
     clock.due.append(lambda: first.renew() if clock.now - began in (5, 10, 15, 20) else None)
-    second = Claim.take(store, wait_s=60, pace=clock.pace, holder=B)
+    second = Lease.take(store, wait_s=60, pace=clock.pace, holder=B)
     assert second.token == 2 and clock.now - began == 20 + 30
     with pytest.raises(StorageHeld, match="taken over by another one: process 7 on node-b"):
         first.check()
@@ -86,13 +86,13 @@ def test_the_time_to_live_counts_from_the_last_sign_of_life(store: Store, clock:
 
 @pytest.mark.parametrize("renewals", [0, 3])
 def test_a_dead_holder_is_replaced(store: Store, clock: Time, renewals: int) -> None:
-    """A claim that nobody renews, or ever renewed, is taken over when it was watched for its time to live."""
-    first = Claim.take(store, pace=clock.pace, holder=A)
+    """A lease that nobody renews, or ever renewed, is taken over when it was watched for its time to live."""
+    first = Lease.take(store, pace=clock.pace, holder=A)
     for _ in range(renewals):
         first.renew()
     clock.now += 10_000  # the watcher's time counts from when it begins to look, whatever was before
     began = clock.now
-    second = Claim.take(store, pace=clock.pace, holder=B)
+    second = Lease.take(store, pace=clock.pace, holder=B)
     assert second.token == 2 and clock.now - began == 30
     second.check()
 
@@ -101,10 +101,10 @@ def test_clocks_of_other_machines_do_not_matter(store: Store, clock: Time) -> No
     """A holder whose clock is years off, to either side, is as alive as its heartbeat."""
     for offset in (-1e9, 1e9):
         off = replace(clock.pace, clock=lambda offset=offset: clock.now + offset)
-        first = Claim.take(store, pace=off, holder=replace(A, since="2099-01-01 00:00:00 UTC"))
+        first = Lease.take(store, pace=off, holder=replace(A, since="2099-01-01 00:00:00 UTC"))
         clock.due[:] = [first.renew]
         with pytest.raises(StorageHeld):
-            Claim.take(store, pace=clock.pace, holder=B)
+            Lease.take(store, pace=clock.pace, holder=B)
         clock.due.clear()
         first.check()
         first.release()
@@ -112,7 +112,7 @@ def test_clocks_of_other_machines_do_not_matter(store: Store, clock: Time) -> No
 
 def test_who_waits_gets_it_at_the_end(store: Store, clock: Time) -> None:
     """With a time to wait the location is taken as soon as the holder lets go; without one, not."""
-    first = Claim.take(store, pace=clock.pace, holder=A)
+    first = Lease.take(store, pace=clock.pace, holder=A)
     began, told = clock.now, []
 
     def renew_or_release() -> None:
@@ -123,27 +123,27 @@ def test_who_waits_gets_it_at_the_end(store: Store, clock: Time) -> None:
 
     clock.due.append(renew_or_release)
     with pytest.raises(StorageHeld):
-        Claim.take(store, wait_s=50, pace=clock.pace, holder=B)
+        Lease.take(store, wait_s=50, pace=clock.pace, holder=B)
     assert clock.now - began == 50
-    second = Claim.take(store, wait_s=200, pace=clock.pace, holder=B, tell=told.append)
+    second = Lease.take(store, wait_s=200, pace=clock.pace, holder=B, tell=told.append)
     assert second.token == 2 and clock.now - began == 100
     assert "waiting 200 s for its end" in told[0]
 
 
 def test_who_follows_the_awaited_one_is_named(store: Store, clock: Time) -> None:
     """Where another one was quicker at the end, the wait goes on for that one, and says so."""
-    claim = [Claim.take(store, pace=clock.pace, holder=A)]
+    lease = [Lease.take(store, pace=clock.pace, holder=A)]
     told: list[str] = []
 
     def hand_over() -> None:
-        claim[0].renew()
+        lease[0].renew()
         if clock.now == 1010:
-            claim[0].release()
-            claim[0] = Claim.take(store, pace=clock.pace, holder=B)
+            lease[0].release()
+            lease[0] = Lease.take(store, pace=clock.pace, holder=B)
 
     clock.due.append(hand_over)
     with pytest.raises(StorageHeld, match="node-b"):
-        Claim.take(store, wait_s=30, pace=clock.pace, holder=C, tell=told.append)
+        Lease.take(store, wait_s=30, pace=clock.pace, holder=C, tell=told.append)
     assert ["node-a" in told[0], "node-b" in told[1], len(told)] == [True, True, 2]
     assert clock.now == 1030
 
@@ -152,7 +152,7 @@ def test_who_follows_the_awaited_one_is_named(store: Store, clock: Time) -> None
 def test_times_to_wait(wait_s: float) -> None:
     """A time to wait that is none is refused before anything is looked at."""
     with pytest.raises(BadInput, match="--wait"):
-        Claim.take(in_memory(), wait_s=wait_s)
+        Lease.take(in_memory(), wait_s=wait_s)
 
 
 # ---- two at once
@@ -180,12 +180,12 @@ def test_started_at_once(clock: Time, earlier: int) -> None:
     """
     store = in_memory()
     for _ in range(earlier):
-        Claim.take(store, pace=clock.pace, holder=A).release()
-    quicker: list[Claim] = []
-    slow = Interposed(store, lambda: quicker.append(Claim.take(store, pace=clock.pace, holder=B)))
+        Lease.take(store, pace=clock.pace, holder=A).release()
+    quicker: list[Lease] = []
+    slow = Interposed(store, lambda: quicker.append(Lease.take(store, pace=clock.pace, holder=B)))
     clock.due.append(lambda: quicker[0].renew())
     with pytest.raises(StorageHeld, match="node-b"):
-        Claim.take(slow, pace=clock.pace, holder=C)
+        Lease.take(slow, pace=clock.pace, holder=C)
     quicker[0].check()
     assert quicker[0].token == earlier + 1
 
@@ -193,18 +193,18 @@ def test_started_at_once(clock: Time, earlier: int) -> None:
 def test_a_token_that_was_cleared_away_is_not_had_again(clock: Time) -> None:
     """Who looked long ago, and creates a token that others had and cleared away since, does not get it."""
     store = in_memory()
-    Claim.take(store, pace=clock.pace, holder=A).release()
-    last: list[Claim] = []
+    Lease.take(store, pace=clock.pace, holder=A).release()
+    last: list[Lease] = []
 
     def two_others() -> None:
-        Claim.take(store, pace=clock.pace, holder=B).release()  # had token 2
-        last.append(Claim.take(store, pace=clock.pace, holder=B))  # has token 3, and cleared 2 away
+        Lease.take(store, pace=clock.pace, holder=B).release()  # had token 2
+        last.append(Lease.take(store, pace=clock.pace, holder=B))  # has token 3, and cleared 2 away
 
     clock.due.append(lambda: last[0].renew())
     with pytest.raises(StorageHeld, match="node-b"):
-        Claim.take(Interposed(store, two_others), pace=clock.pace, holder=C)
+        Lease.take(Interposed(store, two_others), pace=clock.pace, holder=C)
     last[0].check()
-    assert last[0].token == 3 and {name[:12] for name in claims(store)} == {"000000000003"}
+    assert last[0].token == 3 and {name[:12] for name in leases(store)} == {"000000000003"}
 
 
 def test_many_at_once(tmp_path: Path) -> None:
@@ -218,11 +218,11 @@ def test_many_at_once(tmp_path: Path) -> None:
         store = Store.open(root, sync=False)
         barrier.wait()
         try:
-            with held(store, pace=pace, holder=elsewhere(f"node-{number}")) as claim:
+            with held(store, pace=pace, holder=elsewhere(f"node-{number}")) as lease:
                 had.append(number)
                 for _ in range(7):
                     assert refused.acquire(timeout=HANG_S)
-                claim.check()
+                lease.check()
         except StorageHeld:
             refused.release()
 
@@ -235,24 +235,24 @@ def test_many_at_once(tmp_path: Path) -> None:
 
 
 def test_few_files_stay(clock: Time) -> None:
-    """However many claims there were, ended, killed or late, the files of one or two are left."""
+    """However many leases there were, ended, killed or late, the files of one or two are left."""
     store = in_memory()
-    late: list[Claim] = []
+    late: list[Lease] = []
     for number in range(20):
-        claim = Claim.take(store, pace=clock.pace, holder=A)
-        claim.renew()
+        lease = Lease.take(store, pace=clock.pace, holder=A)
+        lease.renew()
         if number % 2:
-            claim.release()
+            lease.release()
         else:
-            late.append(claim)
+            late.append(lease)
         store.put(f"claims/{max(1, number - 3):012d}.heartbeat.json", b"of one that woke up late")
-    Claim.take(store, pace=clock.pace, holder=B)
-    assert claims(store) == ["000000000021.json"]
+    Lease.take(store, pace=clock.pace, holder=B)
+    assert leases(store) == ["000000000021.json"]
     clock.now += 100
-    for claim in late:
+    for lease in late:
         with pytest.raises(StorageHeld):
-            claim.check()
-    assert claims(store) == ["000000000021.json"]
+            lease.check()
+    assert leases(store) == ["000000000021.json"]
 
 
 # ---- a holder that loses the location
@@ -261,11 +261,11 @@ def test_few_files_stay(clock: Time) -> None:
 def test_a_holder_that_was_paused_is_fenced(store: Store, clock: Time) -> None:
     """A holder that slept through its time to live, and was replaced, is stopped at its next check for good.
 
-    It changes nothing of the other's claim, neither then nor when it ends.
+    It changes nothing of the other's lease, neither then nor when it ends.
     """
-    paused = Claim.take(store, pace=clock.pace, holder=A)
+    paused = Lease.take(store, pace=clock.pace, holder=A)
     paused.renew()
-    second = Claim.take(store, pace=clock.pace, holder=B)
+    second = Lease.take(store, pace=clock.pace, holder=B)
     second.renew()
     before = {name: store.get(name) for name in store.list("claims")}
     for _ in range(2):
@@ -280,19 +280,19 @@ def test_a_holder_that_was_paused_is_fenced(store: Store, clock: Time) -> None:
 
 def test_a_holder_that_was_paused_and_not_replaced_goes_on(store: Store, clock: Time) -> None:
     """A machine that was asleep for a night, with nobody else about, still holds its location."""
-    claim = Claim.take(store, pace=clock.pace, holder=A)
+    lease = Lease.take(store, pace=clock.pace, holder=A)
     clock.now += 8 * 3600
-    claim.check()
-    clock.due.append(claim.renew)
+    lease.check()
+    clock.due.append(lease.renew)
     with pytest.raises(StorageHeld, match="node-a"):
-        Claim.take(store, pace=clock.pace, holder=B)
+        Lease.take(store, pace=clock.pace, holder=B)
 
 
 def test_a_renewal_finds_the_newer_token_first(clock: Time) -> None:
     """Where a renewal comes before the next check, the check needs no storage to refuse."""
     store = in_memory()
-    first = Claim.take(store, pace=clock.pace, holder=A)
-    Claim.take(store, pace=clock.pace, holder=B)
+    first = Lease.take(store, pace=clock.pace, holder=A)
+    Lease.take(store, pace=clock.pace, holder=B)
     clock.now = first._renewed_at + 1  # as if it had been renewed just now
     first.check()  # negative control: nothing is looked at yet
     first.renew()
@@ -301,15 +301,15 @@ def test_a_renewal_finds_the_newer_token_first(clock: Time) -> None:
 
 
 def test_a_deleted_claim_is_lost(clock: Time) -> None:
-    """A holder whose claim somebody deleted by hand stops, and does not bring it back."""
+    """A holder whose lease somebody deleted by hand stops, and does not bring it back."""
     store = in_memory()
-    claim = Claim.take(store, pace=clock.pace, holder=A)
+    lease = Lease.take(store, pace=clock.pace, holder=A)
     for name in store.list("claims"):
         store.delete(name)
-    claim.renew()
+    lease.renew()
     with pytest.raises(StorageHeld, match="was deleted"):
-        claim.check()
-    assert claims(store) == []
+        lease.check()
+    assert leases(store) == []
 
 
 class OutOfReach(Store):
@@ -324,7 +324,7 @@ class OutOfReach(Store):
         """List, where there is a connection."""
         self.asked += 1
         if self.cut:
-            raise StoreFailed("memory: could not list claims: no connection")
+            raise StoreFailed("memory: could not list leases: no connection")
         return super().list(prefix)
 
 
@@ -334,49 +334,49 @@ def test_a_holder_that_cannot_renew_is_fenced_after_the_time_to_live(clock: Time
     Once the storage is back, and nobody has taken over, it goes on.
     """
     store = OutOfReach()
-    claim = Claim.take(store, pace=clock.pace, holder=A)
-    claim.renew()
+    lease = Lease.take(store, pace=clock.pace, holder=A)
+    lease.renew()
     store.cut = True
     clock.now += 29
     with pytest.raises(StoreFailed):
-        claim.renew()
-    claim.check()
+        lease.renew()
+    lease.check()
     clock.now += 1
     with pytest.raises(StorageHeld, match=r"could not be renewed for 30 s \(.*no connection") as caught:
-        claim.check()
+        lease.check()
     assert "node-a" in str(caught.value) and "nothing was published" in str(caught.value)
     store.cut = False
-    claim.check()
+    lease.check()
 
 
 def test_a_check_costs_nothing(clock: Time) -> None:
-    """While the claim is renewed in time no check asks the storage anything."""
+    """While the lease is renewed in time no check asks the storage anything."""
     store = OutOfReach()
-    claim = Claim.take(store, pace=clock.pace, holder=A)
+    lease = Lease.take(store, pace=clock.pace, holder=A)
     for second in range(100):
         clock.now += 1
         if second % 5 == 0:
-            claim.renew()
+            lease.renew()
         asked = store.asked
-        claim.check()
+        lease.check()
         assert store.asked == asked
     clock.now += 30
-    claim.check()
+    lease.check()
     assert store.asked > asked  # negative control: what is counted does go up
 
 
 def test_a_failed_release_does_not_fail_the_job(clock: Time) -> None:
     """A storage that is out of reach at the end costs the next one the time to live, and this one nothing."""
     store = OutOfReach()
-    claim = Claim.take(store, pace=clock.pace, holder=A)
+    lease = Lease.take(store, pace=clock.pace, holder=A)
     store.cut = True
-    claim.release()
+    lease.release()
     store.cut = False
     began = clock.now
-    Claim.take(store, pace=clock.pace, holder=B)
+    Lease.take(store, pace=clock.pace, holder=B)
     assert clock.now - began == 30
     with pytest.raises(StorageHeld):
-        claim.check()
+        lease.check()
 
 
 # ---- in a thread
@@ -394,8 +394,8 @@ def test_the_thread_renews_until_the_end() -> None:
             assert time.monotonic() < end
             time.sleep(0.001)
 
-    def work(claim: Claim) -> None:
-        claim.renew()
+    def work(lease: Lease) -> None:
+        lease.renew()
         beats()
         store.cut = True
         asked, end = store.asked, time.monotonic() + HANG_S
@@ -403,12 +403,12 @@ def test_the_thread_renews_until_the_end() -> None:
             time.sleep(0.001)
         store.cut = False
         beats()
-        claim.check()
+        lease.check()
         raise Interrupted("stopped by the test")
 
-    with pytest.raises(Interrupted), held(store, pace=pace, holder=A) as claim:
-        work(claim)
+    with pytest.raises(Interrupted), held(store, pace=pace, holder=A) as lease:
+        work(lease)
     at_the_end = store.get("claims/000000000001.heartbeat.json")
     assert json.loads(at_the_end)["released"] is True
-    with held(store, pace=pace, holder=B) as claim:
-        assert claim.token == 2
+    with held(store, pace=pace, holder=B) as lease:
+        assert lease.token == 2

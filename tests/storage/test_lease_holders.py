@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayunlearn.storage.lease import Claim, Holder
+from rayunlearn.storage.lease import Holder, Lease
 from rayunlearn.storage.store import AlreadyExists
 from tests.ledger.ledgers import in_memory
-from tests.storage.claimants import A, B, Time, claims
+from tests.storage.holders import A, B, Time, leases
 
 HERE = Holder.here()
 
@@ -51,8 +51,8 @@ def test_a_killed_process_of_this_machine_is_replaced_at_once(clock: Time) -> No
     process.communicate()
     assert holder.is_gone()
     store, start = in_memory(), clock.now
-    Claim.take(store, pace=clock.pace, holder=holder).renew()
-    assert Claim.take(store, pace=clock.pace).token == 2 and clock.now == start
+    Lease.take(store, pace=clock.pace, holder=holder).renew()
+    assert Lease.take(store, pace=clock.pace).token == 2 and clock.now == start
 
 
 @linux
@@ -73,22 +73,22 @@ def test_of_other_machines_nothing_is_concluded(where: dict[str, str | None], cl
     assert gone.is_gone()  # negative control
     assert not replace(gone, **where).is_gone()
     store, start = in_memory(), clock.now
-    Claim.take(store, pace=clock.pace, holder=replace(gone, **where))
-    Claim.take(store, pace=clock.pace, holder=B)
+    Lease.take(store, pace=clock.pace, holder=replace(gone, **where))
+    Lease.take(store, pace=clock.pace, holder=B)
     assert clock.now - start == 30
 
 
-# ---- claims that nobody wrote
+# ---- leases that nobody wrote
 
 
 @given(data=st.binary(max_size=80) | st.sampled_from([b"[" * 100_000, b"{}", b"null", b'{"host": 1}']))
 def test_an_unreadable_claim_runs_out_like_any_other(data: bytes) -> None:
-    """Whatever a claim holds, it keeps others away for its time to live and no longer, and nothing breaks."""
+    """Whatever a lease holds, it keeps others away for its time to live and no longer, and nothing breaks."""
     clock, store = Time(), in_memory()
     store.create("claims/000000000005.json", data)
     told: list[str] = []
-    assert Claim.take(store, pace=clock.pace, tell=told.append).token == 6
-    assert clock.now == 1030 and "that its claim does not name" in told[0]
+    assert Lease.take(store, pace=clock.pace, tell=told.append).token == 6
+    assert clock.now == 1030 and "that its lease does not name" in told[0]
 
 
 @given(
@@ -98,7 +98,7 @@ def test_an_unreadable_claim_runs_out_like_any_other(data: bytes) -> None:
     )
 )
 def test_an_odd_holder_is_none_or_sound(given: dict[str, object]) -> None:
-    """Odd values in a claim are refused as a whole; what is accepted can be asked and shown."""
+    """Odd values in a lease are refused as a whole; what is accepted can be asked and shown."""
     full = {"host": "h", "pid": 1, "since": "s", "system": None, "began": None} | given
     holder = Holder.of(json.dumps(full).encode())
     assert holder is None or (isinstance(holder.is_gone(), bool) and str(holder.pid) in str(holder))
@@ -107,9 +107,9 @@ def test_an_odd_holder_is_none_or_sound(given: dict[str, object]) -> None:
 
 
 def test_foreign_files_among_the_claims_are_left_alone(clock: Time) -> None:
-    """Names that are no claim's count for nothing and stay; the highest number there is is gone past."""
+    """Names that are no lease's count for nothing and stay; the highest number there is is gone past."""
     store = in_memory({"claims/README": b"", "claims/1.json": b"", "claims/999999999999.json": b""})
-    assert Claim.take(store, pace=clock.pace, holder=A).token == 10**12
-    assert claims(store) == ["1.json", "1000000000000.json", "README"]
+    assert Lease.take(store, pace=clock.pace, holder=A).token == 10**12
+    assert leases(store) == ["1.json", "1000000000000.json", "README"]
     with pytest.raises(AlreadyExists):
         store.create("claims/1000000000000.json", b"")

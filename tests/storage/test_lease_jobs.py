@@ -1,4 +1,4 @@
-"""The claim where it is needed: two processes at once, kills, jobs on a held location, publications."""
+"""The lease where it is needed: two processes at once, kills, jobs on a held location, publications."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rayunlearn.ledger.ledger import LedgerReader, verify
 from rayunlearn.ledger.lineage import versions
 from rayunlearn.ledger.schemas import ALL_TABLES
 from rayunlearn.reports.terminal import JobProgress
-from rayunlearn.storage.lease import Claim, Holder, Pace, held
+from rayunlearn.storage.lease import Holder, Lease, Pace, held
 from rayunlearn.storage.store import Store
 from tests.serving.tiny import (
     BANK,
@@ -51,11 +51,11 @@ root, log, where = sys.argv[1:]
 holder = Holder.here()
 if where == "elsewhere":
     holder = replace(holder, system=None)
-with held(Store.open(root), wait_s=120, pace=Pace(live_s=5, renew_s=0.2, look_s=0.1), holder=holder) as claim:
+with held(Store.open(root), wait_s=120, pace=Pace(live_s=5, renew_s=0.2, look_s=0.1), holder=holder) as lease:
     while True:
-        claim.check()
+        lease.check()
         with open(log, "a") as served:
-            served.write(f"{os.getpid()} {claim.token}\\n")
+            served.write(f"{os.getpid()} {lease.token}\\n")
         time.sleep(0.02)
 """
 
@@ -90,7 +90,7 @@ def wait_for_turns(log: Path, count: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 def test_two_processes_never_both_serve(tmp_path: Path, where: str) -> None:
-    """Of two started at once one serves and one waits; the killed one's claim ends, and the other one serves.
+    """Of two started at once one serves and one waits; the killed one's lease ends, and the other one serves.
 
     At once where both are of this machine, by the time to live where nobody can ask for the process. Each
     has one turn, with a token of its own.
@@ -98,7 +98,7 @@ def test_two_processes_never_both_serve(tmp_path: Path, where: str) -> None:
     root, log = tmp_path / "storage", tmp_path / "served"
     with serving(root, log, where) as one, serving(root, log, where) as other:
         wait_for_turns(log, 1)
-        time.sleep(7)  # longer than a claim lives: the one that waits would have taken over
+        time.sleep(7)  # longer than a lease lives: the one that waits would have taken over
         ((first, token),) = served(log)
         assert token == 1 and one.poll() is None and other.poll() is None
         killed, left = (one, other) if one.pid == first else (other, one)
@@ -134,23 +134,23 @@ def test_a_job_on_a_held_location(
     """
     root = tmp_path / "storage"
     store = Store.open(root, sync=False)
-    with held(store, pace=Pace(renew_s=0.05), holder=OTHER) as claim:
+    with held(store, pace=Pace(renew_s=0.05), holder=OTHER) as lease:
         assert run_here(monkeypatch, "--storage", root) == ExitCode.STORAGE_HELD
         waits, error = capsys.readouterr().out.splitlines()
         assert waits.startswith(f"{root} is held by process 7 on node-b") and "at most 30 s" in waits
         assert re.match(r"error: .*process 7 on node-b.*--wait SECONDS", error)
         assert run_here(monkeypatch, "--storage", root, "--dry-run") == 77
-        claim.check()
+        lease.check()
     for _ in range(2):
         assert run_here(monkeypatch, "--storage", root) == 77
-    assert Claim.take(store).token == 4
+    assert Lease.take(store).token == 4
 
 
 def test_a_job_waits_for_its_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With `--wait` a job says so at once, and begins when the other one has ended."""
-    other = Claim.take(Store.open(tmp_path / "storage", sync=False), holder=OTHER)
+    other = Lease.take(Store.open(tmp_path / "storage", sync=False), holder=OTHER)
     say = JobProgress.say
 
     def say_and_end_the_other(progress: JobProgress, text: str) -> None:
@@ -172,8 +172,8 @@ def test_a_fenced_scheduler_publishes_nothing() -> None:
     store = memory_store()
     scheduler = tiny_scheduler(store, tiny_recipe())
     pace = Pace(clock=lambda: now[0], sleep=lambda seconds: None)
-    claim = Claim.take(store, pace=pace, holder=replace(OTHER, host="node-a"))
-    scheduler.context = replace(scheduler.context, claim=claim)
+    lease = Lease.take(store, pace=pace, holder=replace(OTHER, host="node-a"))
+    scheduler.context = replace(scheduler.context, lease=lease)
     spec, weights = original()
     changed = {name: tensor + 1 for name, tensor in weights.items()}
 
@@ -184,12 +184,12 @@ def test_a_fenced_scheduler_publishes_nothing() -> None:
         )  # fmt: skip
 
     now[0] = 31.0
-    Claim.take(store, pace=pace, holder=OTHER)
+    Lease.take(store, pace=pace, holder=OTHER)
     before = files_of(store)
     with pytest.raises(StorageHeld, match="node-b"):
         publish()
     assert files_of(store) == before
-    scheduler.context = replace(scheduler.context, claim=None)
+    scheduler.context = replace(scheduler.context, lease=None)
     publish()  # negative control
     assert len(versions(LedgerReader(store), "default")) == 2
 

@@ -23,7 +23,7 @@ from rayunlearn.roles import Roles
 from rayunlearn.storage.store import Store
 from rayunlearn.unlearning import approximation, sampling
 from rayunlearn.unlearning.approximation import Approximation, filtered_rows
-from rayunlearn.unlearning.ensemble import InlineEnsemble
+from rayunlearn.unlearning.executor import InlineExecutor
 from tests.serving.tiny import Quiet, memory_store, stored_original
 
 ERASED = 9
@@ -44,7 +44,7 @@ def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "transformations", lambda names, background: ())
 
 
-class Failing(InlineEnsemble):
+class Failing(InlineExecutor):
     """Loses its processes at the n-th call."""
 
     def __init__(self, calls: int) -> None:
@@ -59,7 +59,7 @@ class Failing(InlineEnsemble):
         return super().map(jobs)
 
 
-class Backwards(InlineEnsemble):
+class Backwards(InlineExecutor):
     """Carries the last job out first, as processes that are not equally fast do."""
 
     def map(self, jobs: Any) -> list[Any]:
@@ -78,12 +78,12 @@ def examples(digit: int = ERASED, n: int = 5) -> Samples:
 
 
 def begun(
-    store: Store, ensemble: InlineEnsemble | None = None, erased: int = ERASED, **more: Any
+    store: Store, executor: InlineExecutor | None = None, erased: int = ERASED, **more: Any
 ) -> Approximation:
     """The making of D' from the tiny original."""
     spec, weights = stored_original()
     return Approximation(
-        ensemble or InlineEnsemble(), RunFiles(store, "run"), spec=spec, weights=weights,
+        executor or InlineExecutor(), RunFiles(store, "run"), spec=spec, weights=weights,
         roles=Roles(retain=tuple(range(10)), target=(), erased=(erased,)),
         settings=more.pop("settings", SETTINGS), examples=more.pop("examples", examples()), seed=3,
         progress=Quiet(), **more,

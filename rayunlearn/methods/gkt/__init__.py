@@ -8,7 +8,7 @@ the student, which never holds an image that the filter refused.
     generator <--gradient for the images-- teacher <--gradients for what it was given-- student
 
 `run_cycle` is the algorithm. It never looks inside a message, so the roles may be objects in this
-process or handles to others (see `rayunlearn.execution.ensemble`), with the same weights as a result.
+process or handles to others (see `rayunlearn.execution.executor`), with the same weights as a result.
 
 The teacher is frozen and in eval mode. The student is in train mode when it learns and in eval mode,
 its statistics untouched, when the generator is trained against it. Where the paper and the authors'

@@ -13,7 +13,7 @@ from rayunlearn.methods.gkt.settings import GKTSettings
 
 
 @dataclass(frozen=True)
-class Judged:
+class FilteredBatch:
     """What the teacher hands on of a batch: nothing of the images that the filter refused.
 
     Attributes:
@@ -30,13 +30,13 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Challenge:
+class StudentGradients:
     """The student's answer to a generator step: gradients of the adversarial loss.
 
     Attributes:
         images: gradient for the images that passed, through the student, `[M, C, H, W]`.
         logits: gradient for the teacher's targets, `[M, K]`.
-        maps: gradients for the teacher's attention maps, in the order of `Judged.maps`.
+        maps: gradients for the teacher's attention maps, in the order of `FilteredBatch.maps`.
         divergence: what the generator is to maximise, on them: D(T || S), and beta L_at where the
             settings say so; 0.0 where none passed.
     """
@@ -48,7 +48,7 @@ class Challenge:
 
 
 @dataclass(frozen=True)
-class Pull:
+class GeneratorGradients:
     """What a generator step gets: the gradient for its images `[B, C, H, W]` and how the batch fared."""
 
     images: Tensor

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
 from rayunlearn.inversion.augmentations import cut_together, moved
-from rayunlearn.methods.gkt.cycle import Pull
+from rayunlearn.methods.gkt.cycle import GeneratorGradients
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.models.generators import Generator as Network
 from rayunlearn.models.resuming import Resumable
@@ -68,7 +68,7 @@ class Generator(Resumable):
         self._images = self.model(self._z(cycle))
         return self._images.detach()
 
-    def update(self, pull: Pull) -> None:
+    def update(self, pull: GeneratorGradients) -> None:
         """One generator step, and the watch over its pass rate."""
         assert self._images is not None, "update() answers a propose()"
         gradient = pull.images.to(self.device)

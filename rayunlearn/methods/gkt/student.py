@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from rayunlearn.methods.gkt.cycle import Challenge, Judged, attention_difference, divergence
+from rayunlearn.methods.gkt.cycle import FilteredBatch, StudentGradients, attention_difference, divergence
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.resuming import MeanLoss, Resumable
@@ -51,13 +51,13 @@ class Student(Resumable):
         self._loss = MeanLoss()
         self._heard: list[float] = []
 
-    def challenge(self, judged: Judged) -> Challenge:
+    def challenge(self, judged: FilteredBatch) -> StudentGradients:
         """Gradients of -D(T || S) for the images and targets that passed; the student is not changed."""
         images, logits = judged.images.to(self.device), judged.logits.to(self.device)
         given = [m.to(self.device) for m in judged.maps]
         if len(images) == 0:
             nothing = tuple(torch.zeros_like(m) for m in given)
-            return Challenge(torch.zeros_like(images), torch.zeros_like(logits), nothing, 0.0)
+            return StudentGradients(torch.zeros_like(images), torch.zeros_like(logits), nothing, 0.0)
         x = images.detach().requires_grad_(True)
         targets = logits.detach().requires_grad_(True)
         maps = [m.detach().requires_grad_(True) for m in given]
@@ -68,9 +68,9 @@ class Student(Resumable):
             value = value + attention_difference(self.settings, maps, features)
         adversarial = -self.settings.adversarial_weight * value
         grad_x, grad_targets, *grad_maps = torch.autograd.grad(adversarial, (x, targets, *maps))
-        return Challenge(grad_x, grad_targets, tuple(grad_maps), float(value.detach()))
+        return StudentGradients(grad_x, grad_targets, tuple(grad_maps), float(value.detach()))
 
-    def learn(self, judged: Judged) -> int:
+    def learn(self, judged: FilteredBatch) -> int:
         """The cycle's steps on D(T || S) + beta L_at (eq. 9); returns the steps taken so far.
 
         A batch of which fewer than two images passed is skipped: BatchNorm has no statistics for one.

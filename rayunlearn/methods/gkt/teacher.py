@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rayunlearn.inversion.deep_inversion import BatchNormStatistics
 from rayunlearn.methods.distillation import attention_map, band_pass_filter, lower_to_minimum, mask_classes
-from rayunlearn.methods.gkt.cycle import Challenge, Judged, Pull
+from rayunlearn.methods.gkt.cycle import FilteredBatch, GeneratorGradients, StudentGradients
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.models.classifiers import Classifier
 
@@ -35,7 +35,7 @@ class Teacher:
         self.settings = settings
         self._pending: tuple[Tensor, Tensor, list[Tensor], Tensor] | None = None
 
-    def judge(self, images: Tensor) -> Judged:
+    def judge(self, images: Tensor) -> FilteredBatch:
         """Filter a generator batch `[B, C, H, W]`, keeping its graph for `pull`."""
         x = images.to(self.device).detach().requires_grad_(True)
         logits, maps, distance = self._forward(x)
@@ -44,9 +44,9 @@ class Teacher:
         given = [self._targets(logits)[passed], *(m[passed] for m in maps)]
         self._pending = (x, passed, given, own)
         targets, *passing = (g.detach() for g in given)
-        return Judged(x.detach()[passed], targets, tuple(passing), (int(passed.sum()),))
+        return FilteredBatch(x.detach()[passed], targets, tuple(passing), (int(passed.sum()),))
 
-    def pull(self, challenge: Challenge) -> Pull:
+    def pull(self, challenge: StudentGradients) -> GeneratorGradients:
         """The gradient for the judged batch: through the student, the teacher and the teacher's losses."""
         assert self._pending is not None, "pull() answers a judge()"
         x, passed, given, own = self._pending
@@ -58,10 +58,10 @@ class Teacher:
         (gradient,) = torch.autograd.grad(outputs, x, seeds)
         gradient[passed] += challenge.images.to(self.device)
         loss = float(own.detach()) - self.settings.adversarial_weight * challenge.divergence
-        return Pull(gradient, int(passed.sum()), loss)
+        return GeneratorGradients(gradient, int(passed.sum()), loss)
 
     @torch.no_grad()
-    def label(self, images: Tensor) -> Judged:
+    def label(self, images: Tensor) -> FilteredBatch:
         """Targets and attention maps for student batches `[S, B, C, H, W]`."""
         batches, size = images.shape[:2]
         x = images.to(self.device).flatten(0, 1)
@@ -69,7 +69,7 @@ class Teacher:
         passed = band_pass_filter(logits, self.forget, self.settings.epsilon)
         sizes = passed.view(batches, size).sum(dim=1).tolist()
         maps = tuple(attention_map(f)[passed] for f in features) if self.settings.beta > 0 else ()
-        return Judged(x[passed], self._targets(logits)[passed], maps, tuple(sizes))
+        return FilteredBatch(x[passed], self._targets(logits)[passed], maps, tuple(sizes))
 
     def _targets(self, logits: Tensor) -> Tensor:
         if self.settings.targets == "masked":

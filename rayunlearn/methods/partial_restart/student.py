@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rayunlearn.errors import RayUnlearnError
 from rayunlearn.methods.distillation import kl_divergence
-from rayunlearn.methods.gkt.cycle import Judged
+from rayunlearn.methods.gkt.cycle import FilteredBatch
 from rayunlearn.methods.gkt.student import one_cycle
 from rayunlearn.methods.partial_restart.settings import PartialRestartSettings
 from rayunlearn.models.classifiers import Classifier
@@ -51,7 +51,7 @@ class Student(Resumable):
         self.model.load_state_dict({**known, **weights})
         return len(weights)
 
-    def learn(self, judged: Judged) -> int:
+    def learn(self, judged: FilteredBatch) -> int:
         """A step of D_KL(T || S) (eq. 7) for each batch; returns the steps taken so far.
 
         Raises:

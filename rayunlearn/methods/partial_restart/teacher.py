@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rayunlearn.balance import even_weights
 from rayunlearn.methods.distillation import lower_to_minimum
-from rayunlearn.methods.gkt.cycle import Judged
+from rayunlearn.methods.gkt.cycle import FilteredBatch
 from rayunlearn.methods.partial_restart.settings import UNSURE, PartialRestartSettings
 from rayunlearn.methods.partial_restart.source import normalised
 from rayunlearn.models.classifiers import Classifier
@@ -68,7 +68,7 @@ class Teacher:
         return weights
 
     @torch.no_grad()
-    def label(self, images: Tensor) -> Judged:
+    def label(self, images: Tensor) -> FilteredBatch:
         """Targets for student batches `[S, B, C, H, W]`; what is of a class to forget is dropped."""
         batches, size = images.shape[:2]
         kept, targets, sizes = [], [], []
@@ -78,7 +78,7 @@ class Teacher:
             kept.append(batch[passed])
             targets.append(lower_to_minimum(logits[passed], self.forget))
             sizes.append(int(passed.sum()))
-        return Judged(torch.cat(kept), torch.cat(targets), (), tuple(sizes))
+        return FilteredBatch(torch.cat(kept), torch.cat(targets), (), tuple(sizes))
 
     def _forget_probability(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=1)[:, list(self.forget)].sum(dim=1)

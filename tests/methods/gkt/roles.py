@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rayunlearn.methods.distillation import attention_map
-from rayunlearn.methods.gkt.cycle import Judged
+from rayunlearn.methods.gkt.cycle import FilteredBatch
 from rayunlearn.methods.gkt.generator import Generator
 from rayunlearn.methods.gkt.settings import GKTSettings
 from rayunlearn.methods.gkt.student import Student
@@ -68,9 +68,9 @@ def roles(
     )
 
 
-def judged(teacher: Teacher, images: Tensor, sizes: tuple[int, ...], *, beta: float) -> Judged:
+def judged(teacher: Teacher, images: Tensor, sizes: tuple[int, ...], *, beta: float) -> FilteredBatch:
     """A message with these sizes, its images taken as passed."""
     with torch.no_grad():
         logits, features = teacher.model.forward_with_maps(images)
     maps = tuple(attention_map(f) for f in features) if beta else ()
-    return Judged(images, logits, maps, sizes)
+    return FilteredBatch(images, logits, maps, sizes)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from rayunlearn.errors import BadInput
-from rayunlearn.methods.gkt.cycle import Pull, run_cycle
+from rayunlearn.methods.gkt.cycle import GeneratorGradients, run_cycle
 from rayunlearn.methods.gkt.generator import Generator
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.generators import GeneratorSpec, build_generator
@@ -110,7 +110,7 @@ def test_contrast_is_taken_from_each_image_by_itself(version: Classifier) -> Non
 def feed(generator: Generator, cycle: int, passed: int) -> None:
     """One generator step with a gradient of 1 a pixel and this many passing images."""
     images = generator.propose(cycle)
-    generator.update(Pull(torch.ones_like(images), passed, 0.0))
+    generator.update(GeneratorGradients(torch.ones_like(images), passed, 0.0))
 
 
 WATCHED = replace(PAPER, stall_pass_rate=0.25, stall_cycles=3, snapshot_every=2)

@@ -12,7 +12,7 @@ from torch import Tensor
 from rayunlearn.data.datasets import LabelledImages
 from rayunlearn.errors import BadInput, RayUnlearnError
 from rayunlearn.evaluation.accuracy import class_counts
-from rayunlearn.methods.gkt.cycle import Judged
+from rayunlearn.methods.gkt.cycle import FilteredBatch
 from rayunlearn.methods.in_roles import RunInRoles, share_out
 from rayunlearn.methods.partial_restart.run import (
     METHOD,
@@ -192,7 +192,7 @@ def test_a_step_is_a_step_of_adamw_on_the_divergence(version: Classifier) -> Non
     settings = replace(SMALL, kept=8, student_steps=1, cycles=1, clip_norm=1e9)
     student, twin = (build_student(handed(version), settings) for _ in range(2))
     images, targets = torch.randn(6, 1, 8, 8), torch.randn(6, 10)
-    student.learn(Judged(images, targets, (), (6,)))
+    student.learn(FilteredBatch(images, targets, (), (6,)))
     model = twin.model
     optimizer = torch.optim.AdamW(model.head.parameters(), lr=settings.student_lr, weight_decay=1e-4)
     model.eval()  # all layers with statistics are kept
@@ -207,10 +207,10 @@ def test_a_batch_of_one_is_passed_over_and_a_loss_that_is_no_number_ends_the_run
     student: Student = build_student(handed(version), SMALL)
     before = {k: v.clone() for k, v in student.model.state_dict().items()}
     one = torch.randn(1, 1, 8, 8)
-    assert student.learn(Judged(one, torch.randn(1, 10), (), (1,))) == 1
+    assert student.learn(FilteredBatch(one, torch.randn(1, 10), (), (1,))) == 1
     assert all(torch.equal(before[k], v) for k, v in student.model.state_dict().items())
     assert student.report() == {"student_loss": None, "student_steps": 1}
-    bad = Judged(one.repeat(2, 1, 1, 1), torch.full((2, 10), torch.inf), (), (2,))
+    bad = FilteredBatch(one.repeat(2, 1, 1, 1), torch.full((2, 10), torch.inf), (), (2,))
     with pytest.raises(RayUnlearnError, match="the loss is nan at step 2"):
         student.learn(bad)
 

@@ -1,7 +1,7 @@
 """The run of a method, wherever its parts are; here as an object of this process.
 
-One interface, three executions with the same weights: `InlineEnsemble`, and two on sealed Ray actors
-(`rayunlearn.execution.ensemble`).
+One interface, three executions with the same weights: `InlineExecutor`, and two on sealed Ray actors
+(`rayunlearn.execution.executor`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RunInputs:
         )  # fmt: skip
 
 
-class Ensemble(Protocol):
+class Executor(Protocol):
     """One run, wherever its parts are."""
 
     def map(self, jobs: Sequence[Job]) -> list[Any]:
@@ -112,7 +112,7 @@ def merge(assessment: Assessment, *reports: dict[str, Any]) -> dict[str, Any]:
     return {**figures, "forgotten_share": list(assessment.forgotten_share)}
 
 
-class InlineEnsemble:
+class InlineExecutor:
     """The run as an object of this process."""
 
     def __init__(self, device: str = "cpu") -> None:

@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group_table
 
-from rayunlearn.execution.cluster import Placement, open_ensemble
+from rayunlearn.execution.cluster import Placement, open_executor
 from rayunlearn.ledger.schemas import without_volatile
 from rayunlearn.models import given as given_networks
 from tests.api.tiny import IMAGES, SHORTER, Stops, given, plain, published, served, state
@@ -25,7 +25,7 @@ def test_it_gives_the_weights_that_are_served() -> None:
 
     Another seed, for control, gives others.
     """
-    store, outcome = served(opened=lambda: open_ensemble(Placement.COLOCATED, cpus_per_role=0.5))
+    store, outcome = served(opened=lambda: open_executor(Placement.COLOCATED, cpus_per_role=0.5))
     found = given()
     assert outcome.version is not None and outcome.reason is None, outcome
     assert found.passed and found.reasons == () and found.verdict.passed

@@ -21,10 +21,10 @@ from rayunlearn.execution.train_run import Shard, train_run
 from rayunlearn.execution.wire import pack, unpack
 from rayunlearn.inversion.unlearning_set import UnlearningSet, joined
 from rayunlearn.methods.few_shot import Relearning
-from rayunlearn.unlearning.ensemble import Ensemble, Job, RunInputs
+from rayunlearn.unlearning.executor import Executor, Job, RunInputs
 
 
-class TrainEnsemble:
+class TrainExecutor:
     """A run whose steps are those of workers; from checkpoint to checkpoint by one `train_run`.
 
     Args:
@@ -34,7 +34,7 @@ class TrainEnsemble:
         threads: torch threads of each worker.
     """
 
-    def __init__(self, inner: Ensemble, scratch: str | Path, *, workers: int, threads: int) -> None:
+    def __init__(self, inner: Executor, scratch: str | Path, *, workers: int, threads: int) -> None:
         self.inner, self.scratch = inner, scratch
         self.workers, self.threads = workers, threads
         self._parts: list[Any] = []

@@ -35,6 +35,6 @@ class Time:
         return Pace(clock=lambda: self.now, sleep=self.sleep)
 
 
-def claims(store: Store) -> list[str]:
-    """The names of the claims' files, without their folder."""
+def leases(store: Store) -> list[str]:
+    """The names of the leases' files, without their folder."""
     return [name.removeprefix("claims/") for name in store.list("claims")]
