@@ -25,22 +25,22 @@ class AuditOptions:
     """Id of the version, or its beginning; the report of a job and the versions table name it."""
 
     data: str = "digits"
-    """Dataset that the original was trained on."""
+    """Data set that the original was trained on."""
 
     measures: str | None = None
-    """Names with commas between; by default all that can be made of what the version has forgotten."""
+    """Names, separated by commas. If not given: every measure that fits what the version has forgotten."""
 
     golds: int = 3
-    """Models to retrain, each from a seed of its own; their spread is what a figure is read against."""
+    """Number of models to retrain, each from its own seed. Figures are compared with their spread."""
 
     recipe: str = "digits"
     """Settings that the version was made by, by name."""
 
     storage: str = "storage"
-    """Folder or s3://BUCKET/PREFIX with versions and ledger; no scheduler may be at work there meanwhile."""
+    """Folder or s3://BUCKET/PREFIX with versions and ledger; no scheduler may run there at the same time."""
 
     seed: int = 0
-    """The seed that the storage folder was begun with."""
+    """Seed of the first job on this storage."""
 
     address: str | None = None
     """Ray cluster to run on; else RAY_ADDRESS, else one is started on this machine."""

@@ -12,7 +12,7 @@ from rayunlearn.cli.model_flags import ModelFlags
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """Check whether a model can be served, and by which methods; nothing is run or written."""
+    """Check whether a model can be served, and by which methods; no request is run and nothing is written."""
 
     recipe: str = "digits"
     """Settings of the service, by name."""

@@ -13,37 +13,38 @@ from rayunlearn.scheduling.requests import DEFAULT_LINEAGE
 
 @dataclass(frozen=True, kw_only=True)
 class AddOptions:
-    """Add a request, or a file of them. It is safe once this says so, and a scheduler takes it in."""
+    """Add a request, or a file of them. The request is on disk when this command returns."""
 
     target: tuple[int, ...] = ()
     """Ids of what is to be forgotten: classes, training samples, or labels, as --kind says."""
 
     id: str | None = None
-    """Id of the request; else one is made up. The same request under the same id is added once."""
+    """Id of the request. If not given: a new id. The same request under the same id is added once."""
 
     lineage: str = DEFAULT_LINEAGE
-    """Which model is to forget."""
+    """Name of the model that is to forget."""
 
     kind: Literal["classes", "samples", "examples"] = "classes"
-    """What the target names; with examples, labels that what is like them must no longer get."""
+    """What the target names. With --examples, labels that similar images must no longer get."""
 
     deadline: str | None = None
-    """Until when, in ISO 8601 with the offset from UTC: 2026-01-31T12:00:00Z."""
+    """Deadline in ISO 8601, with the offset from UTC: 2026-01-31T12:00:00Z."""
 
     priority: int = 0
-    """From -1000 to 1000; the higher, the sooner among equal deadlines."""
+    """From -1000 to 1000. Of requests with the same deadline, the highest is served first."""
 
     method: str | None = None
-    """By which method; else whoever serves decides. `rayunlearn methods` lists them."""
+    """Name of the method; `rayunlearn methods` lists them. If not given: the scheduler chooses."""
 
     data_access: tuple[str, ...] = ("weights",)
     """What may be used: weights, few_examples, forget, retain, training_log, pretrained_generator."""
 
     examples: str | None = None
-    """Folder with images in folders of labels, or Parquet shards; they are handed over with the request."""
+    """Folder with one folder of images for each label, or Parquet shards. They are stored with the
+    request."""
 
     whole_classes: bool = False
-    """With examples: all of the labels' classes is to be forgotten."""
+    """With --examples: forget the whole classes of the labels."""
 
     file: Path | None = None
     """JSON Lines, one request a line, instead of all of the above."""
@@ -59,7 +60,7 @@ class ListOptions:
     status: tuple[
         Literal["waiting", "received", "planned", "served", "failed", "rejected", "cancelled"], ...
     ] = ()
-    """Of these alone; nobody has taken in yet what is waiting."""
+    """Only requests with these statuses. `waiting`: no scheduler has read the request yet."""
 
     storage: str = "storage"
     """Folder, or s3://bucket/prefix, of the scheduler; nothing is written to it."""

@@ -22,10 +22,12 @@ class ServeOptions:
     """JSON Lines, one request a line: {"request_id": "r1", "target": [0]}; they come before what waits."""
 
     storage: str = "storage"
-    """Folder or s3://BUCKET/PREFIX for versions, ledger and reports; the same goes on where a job stopped."""
+    """Folder or s3://BUCKET/PREFIX for versions, ledger and reports; the same storage continues an earlier
+    job."""
 
     wait: float = 0
-    """Seconds to wait for a storage that another job uses; by default until that is known to be alive."""
+    """Seconds to wait for a storage that another job uses. If not given: until it is clear whether that
+    job still runs."""
 
     placement: Literal["split", "colocated"] = "split"
     """Teacher, student and generator in three actors, or in one. The weights are the same."""
@@ -39,34 +41,36 @@ class ServeOptions:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = ModelFlags()
 
     generator: Path | None = None
-    """Weights of a conditional generator trained elsewhere, for few_shot_pretrained; else one is trained."""
+    """Weights of a conditional generator for few_shot_pretrained. If not given: the job trains one."""
 
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE"), tyro.conf.UseAppendAction] = ()
     """Settings to change, as gated_inversion.cycles=80; a wrong name lists the nearest."""
 
     tuned: str | None = None
-    """A sweep of `rayunlearn tune` in this storage: its winner's settings; --set goes over them."""
+    """Name of a sweep of `rayunlearn tune` in this storage. The job uses its best settings; --set
+    overrides them."""
 
     cpus_per_role: float | None = None
-    """CPUs reserved for each actor; else a share of what the cluster has."""
+    """CPUs reserved for each actor. If not given: an equal share of the cluster."""
 
     gpus_per_role: float | None = None
-    """GPUs reserved for each actor; else a share of what the cluster has."""
+    """GPUs reserved for each actor. If not given: an equal share of the cluster."""
 
     workers: int = 1
-    """Processes that share out synthesis and sampling, where the run itself is in one."""
+    """Processes that share the work of synthesis and sampling."""
 
     together: int = 1
-    """Classes that requests which wait together may forget in one run; 1 serves them one after another."""
+    """Most classes that one run forgets when several requests wait. 1 serves requests one after another."""
 
     node_wait: float | None = None
-    """Seconds that a run waits for its place, also for more than the cluster has: nodes are to be added."""
+    """Seconds that a run waits for CPUs and GPUs, so that nodes can be added to the cluster."""
 
     dry_run: bool = False
     """Check everything, show the plan, and run nothing."""
 
     watch: bool = False
-    """Stay when nothing waits any more, and serve what comes into the inbox, until a signal ends it."""
+    """Keep running when no request waits, and serve new requests from the inbox, until a signal ends the
+    job."""
 
     keep: bool = False
-    """Keep superseded weights and the runs' files, which still know the forgotten classes."""
+    """Keep weights of earlier versions and files of runs. They still contain the forgotten classes."""

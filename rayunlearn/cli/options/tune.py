@@ -22,7 +22,7 @@ class TuneOptions:
     """JSON Lines, as `rayunlearn serve` takes them."""
 
     request: str | None = None
-    """Id of the request in that file which every trial practises on; else its first."""
+    """Id of the request that every trial serves. If not given: the first request of the file."""
 
     storage: str = "storage"
     """Folder or s3://BUCKET/PREFIX of the service that is tuned."""
@@ -31,15 +31,16 @@ class TuneOptions:
     """Seconds to wait for a storage location that another job holds."""
 
     name: str | None = None
-    """Of the sweep; else one made of all that its results depend on."""
+    """Name of the sweep. If not given: a name made from all inputs of the sweep."""
 
     space: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=KIND(...)"), tyro.conf.UseAppendAction
     ] = ()
-    """Over the recipe's declared space, as gkt.beta=loguniform(1,1000); a wrong key lists the nearest."""
+    """Changes to the recipe's search space, as gkt.beta=loguniform(1,1000). A wrong key lists the nearest
+    names."""
 
     sampler: Literal["random", "grid", "optuna"] = "random"
-    """What chooses the points: even draws, every point, or Optuna's TPE."""
+    """How points are chosen: at random, every point of a grid, or by Optuna's TPE."""
 
     scheduler: Literal["asha", "median", "none"] = "asha"
     """What stops trials early."""
@@ -48,16 +49,17 @@ class TuneOptions:
     """In trials, cpu-hours, gpu-hours, seconds, minutes or hours."""
 
     grace: int | None = None
-    """Cycles that every trial gets before it may be stopped early; else a sixteenth of a full trial."""
+    """Cycles before a trial may be stopped early. If not given: a sixteenth of a full trial."""
 
     placement: Literal["split", "colocated"] = "colocated"
     """A trial's teacher, student and generator in one actor, or in three."""
 
     cpus_per_role: float | None = None
-    """CPUs reserved for each actor of a trial; else a share of what the cluster has."""
+    """CPUs reserved for each actor of a trial. If not given: an equal share of the cluster."""
 
     gpus_per_role: float | None = None
-    """GPUs reserved for each actor of a trial, fractions allowed; else a share of what the cluster has."""
+    """GPUs reserved for each actor of a trial, also fractions. If not given: an equal share of the
+    cluster."""
 
     seed: int = 0
     """Root of every random draw."""
@@ -68,10 +70,10 @@ class TuneOptions:
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = ModelFlags()
 
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY.PATH=VALUE"), tyro.conf.UseAppendAction] = ()
-    """Settings to change for all trials alike."""
+    """Settings to change in every trial."""
 
     log: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Experiment trackers to tell besides: tensorboard, mlflow, wandb, where they are installed."""
+    """Experiment trackers that also get the results: tensorboard, mlflow, wandb. They must be installed."""
 
     audit: bool = False
-    """Measure the chosen checkpoints on real test data afterwards, beside their synthetic scores."""
+    """Measure the chosen checkpoints on real test data after the sweep, and show both scores."""
