@@ -40,11 +40,12 @@ class Folder:
     """A folder and all that is below it.
 
     A file is written under another name beside its own, `NAME#1`, which is not listed, and then takes its own
-    at once. A process that is killed before leaves the other.
+    at once. A process that is killed before leaves the other. With `sync` its bytes are on disk before, so
+    that a power failure leaves no name with a part of them.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, sync: bool = False) -> None:
+        self.root, self.sync = root, sync
 
     def put(self, name: str, data: bytes, *, mode: str, attributes: Any = None) -> None:
         """Store under a name: with mode "overwrite" over what is there, with "create" where nothing is."""
@@ -54,7 +55,7 @@ class Folder:
         except FileExistsError as error:  # which would say that the name is taken
             os.stat(path.parent)  # says so, where links go in a circle
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from error
-        staged = _write_beside(path, data)
+        staged = _write_beside(path, data, self.sync)
         if mode == "create":
             try:
                 os.link(staged, path)
@@ -129,8 +130,8 @@ class Memory:
         yield [{"path": name} for name in names if not prefix or name.startswith(f"{prefix}/")]
 
 
-def _write_beside(path: Path, data: bytes) -> Path:
-    """Write data to a new file in the same folder."""
+def _write_beside(path: Path, data: bytes, sync: bool) -> Path:
+    """Write data to a new file in the same folder; with `sync`, to the disk."""
     for number in count(1):
         staged = path.with_name(f"{path.name}#{number}")
         try:
@@ -140,6 +141,9 @@ def _write_beside(path: Path, data: bytes) -> Path:
         try:
             with file:
                 file.write(data)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
         except OSError:
             staged.unlink(missing_ok=True)
             raise

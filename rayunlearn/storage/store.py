@@ -143,7 +143,7 @@ class Store:
             ) from error
         except UnicodeEncodeError as error:
             raise BadInput("storage", str(root), s3.ALLOWED) from error
-        return cls(Folder(folder), str(root), folder=folder.resolve(), sync=sync), found
+        return cls(Folder(folder, sync=sync), str(root), folder=folder.resolve(), sync=sync), found
 
     @classmethod
     def _in_bucket(cls, address: str) -> tuple[Store, list[str]]:
@@ -311,13 +311,11 @@ class Store:
         return name
 
     def _to_disk(self, name: str) -> None:
-        """Wait until a file just written and the folders that lead to it would survive a power failure."""
+        """Wait until a new file's name and its folders' names would survive a power failure."""
         if self._folder is None or not self._sync:
             return
-        path = self._folder / name
-        _fsync(path)
-        _fsync(path.parent)
-        folder = path.parent
+        folder = (self._folder / name).parent
+        _fsync(folder)
         while folder not in self._synced_folders and folder != self._folder:
             self._synced_folders.add(folder)
             folder = folder.parent

@@ -141,12 +141,12 @@ def test_what_is_refused_before_ray_starts(
     assert served.list() == before
 
 
-@pytest.mark.ray
 def written(store: Store) -> list[str]:
     """What a storage location holds but claims."""
     return [name for name in store.list() if not name.startswith("claims/")]
 
 
+@pytest.mark.ray
 def test_versions_that_cannot_be_audited(
     served: Store, connected: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

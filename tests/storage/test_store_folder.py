@@ -184,23 +184,30 @@ def test_other_failures_are_one_line(store: Store) -> None:
 def test_synced_writes_reach_the_disk_with_their_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write is followed by fsync of the file and of each folder that leads to it; without sync, of none."""
+    """Bytes reach the disk before they have their name, and then each folder that leads there; else none."""
     synced: list[str] = []
+    before: list[bytes | None] = []
     real = os.fsync
 
     def record(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced.append(path)
+        if "#" in path:
+            name = Path(path.partition("#")[0])
+            before.append(name.read_bytes() if name.exists() else None)
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", record)
     store = Store.open(tmp_path)
     synced.clear()
+    before.clear()
     store.create("a/b/c", b"1")
     root = tmp_path.resolve()
-    assert set(synced) == {str(root / "a/b/c"), str(root / "a/b"), str(root / "a"), str(root)}
+    assert synced[0] == str(root / "a/b/c#1") and before == [None]
+    assert set(synced[1:]) == {str(root / "a/b"), str(root / "a"), str(root)}
     synced.clear()
     store.put("a/b/c", b"2")
-    assert synced == [str(root / "a/b/c"), str(root / "a/b")]
+    assert synced == [str(root / "a/b/c#1"), str(root / "a/b")] and before == [None, b"1"]
     synced.clear()
     Store.open(tmp_path, sync=False).create("d/e", b"1")
     assert synced == []
