@@ -19,6 +19,7 @@ from torch import Tensor
 
 from papers.few_shot_plots import Gallery
 from papers.rows import Row
+from papers.side_files import read_json
 from rayunlearn.auditing.labelled import mislabelled, open_data
 from rayunlearn.execution import torch_process
 from rayunlearn.execution.device import own_device
@@ -209,5 +210,5 @@ def _keep_seconds(store: Store, kept: str, seconds: float | None) -> None:
 def _kept_seconds(store: Store, kept: str) -> float | None:
     if not store.exists(f"{kept}.json"):
         return None
-    seconds: float | None = json.loads(store.get(f"{kept}.json"))["seconds"]
+    seconds: float | None = read_json(store, f"{kept}.json", dict).get("seconds")
     return seconds

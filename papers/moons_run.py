@@ -14,6 +14,7 @@ import ray
 from papers.moons import LAMBDAS, RHOS, MoonsSettings, run_moons
 from papers.moons_plots import draw_divergences, draw_moons
 from papers.results import Result
+from papers.side_files import read_json
 from rayunlearn.execution import torch_process
 from rayunlearn.execution.machine import machine_facts
 from rayunlearn.settings import config_hash, paths
@@ -69,7 +70,7 @@ def moons_results(root: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """What the seeds that are done gave."""
     store = Store.open(root)
     there = [_name(seed, "json") for seed in seeds if store.exists(_name(seed, "json"))]
-    return [{"key": moons_key(), **json.loads(store.get(name))} for name in there]
+    return [{"key": moons_key(), **read_json(store, name, dict)} for name in there]
 
 
 def moons_picture(root: Path, seeds: Sequence[int], page: str, results: Sequence[Result]) -> bytes | None:

@@ -35,6 +35,7 @@ from papers.shared_models import (
     trained_name,
     training_seconds,
 )
+from papers.side_files import read_json
 from rayunlearn.auditing.audit import AuditInputs, audit, inverted_images
 from rayunlearn.auditing.training import training_job
 from rayunlearn.errors import RayUnlearnError
@@ -332,7 +333,10 @@ def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
         for name in ("runs", "audits", "evaluations", *(["checkpoints"] if row.trajectory else []))
     }
     done, end = audited(store), cut_short(store)
-    machine, seconds = (json.loads(store.get(n)) if store.exists(n) else None for n in (MACHINE, SECONDS))
+    machine, seconds = (
+        read_json(store, name, kind) if store.exists(name) else None
+        for name, kind in ((MACHINE, dict), (SECONDS, (int, float)))
+    )
     own = {"row": row.name, "key": row.key, "method": row.recipe.method, "seed": seed, "machine": machine}
     if end and not done:
         return [{**own, "target": list(row.requests[0]), "failed": end[1]}]

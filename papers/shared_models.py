@@ -12,6 +12,7 @@ import ray
 
 from papers.few_shot_run import data_generator, inverted_generator
 from papers.rows import Row
+from papers.side_files import read_json
 from rayunlearn.auditing.labelled import mislabelled_by_task
 from rayunlearn.auditing.training import TrainingJob, describe, fit, fit_gold, training_job
 from rayunlearn.execution import torch_process
@@ -44,7 +45,7 @@ def training_seconds(store: Store, job: TrainingJob) -> float | None:
     name = _seconds_name(job)
     if not store.exists(name):
         return None
-    seconds: float = json.loads(store.get(name))
+    seconds: float = read_json(store, name, (int, float))
     return seconds
 
 

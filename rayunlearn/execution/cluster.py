@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +38,9 @@ class NoRoom(BadInput):
     """More is asked for than the cluster has, or has free in time."""
 
 
+_ADDRESS = re.compile(r"auto|local|\w+://\S+|(\[[^\]\s]+\]|[^\s:/\[\]]+):\d{1,5}")
+
+
 def connect(address: str | None = None, **options: Any) -> None:
     """Connect to a cluster, or start a local one where none is named.
 
@@ -68,6 +72,10 @@ def connect(address: str | None = None, **options: Any) -> None:
     named = address or ("local" if local else None)
     if named == "local":
         options.setdefault("include_dashboard", True)
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    if not _ADDRESS.fullmatch(where):  # Ray would log a traceback of its own
+        allowed = "HOST:PORT of a running Ray cluster, ray://HOST:PORT, auto or local"
+        raise BadInput("--address", where, allowed)
     try:
         ray.init(address=named, ignore_reinit_error=False, **options)
     except Exception as error:
@@ -75,7 +83,6 @@ def connect(address: str | None = None, **options: Any) -> None:
         told = (OSError, ValueError, RuntimeError, RayError)
         if type(error) is not Exception and not isinstance(error, told):
             raise
-        where = address or os.environ.get("RAY_ADDRESS") or "local"
         allowed = f"the address of a running Ray cluster ({error})"
         if local:  # Ray's own reason says little of a disk that is full
             folder = os.environ.get("RAY_TMPDIR") or "/tmp"

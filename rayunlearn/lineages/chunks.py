@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import numpy as np
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from rayunlearn.errors import IntegrityError
 from rayunlearn.inversion.filtration import Candidates, Tally
 from rayunlearn.storage.store import Store
 
@@ -46,25 +49,50 @@ class Chunks:
         self.store.put(self._name(tally.label, tally.chunk), buffer.getvalue())
 
     def tallies(self) -> list[Tally]:
-        """What became of the candidates of every chunk that is kept; no image is read."""
-        return [_tally(pq.read_schema(self._open(name))) for name in self.store.list(self.root)]
+        """What became of the candidates of every chunk that is kept; no image is read.
+
+        Raises:
+            IntegrityError: a chunk is no such file any more.
+        """
+        found = []
+        for name in self.store.list(self.root):
+            data = self._open(name)
+            with _undamaged(name):
+                found.append(_tally(pq.read_schema(data)))
+        return found
 
     def get(self, label: int, chunk: int) -> Candidates:
-        """A chunk, as it was kept."""
-        table = pq.read_table(self._open(self._name(label, chunk)))
-        images, soft_labels = json.loads(table.schema.metadata[b"shapes"])
-        return Candidates(
-            tally=_tally(table.schema),
-            images=_tensor(table.column("image")).reshape(images),
-            soft_labels=_tensor(table.column("soft_label")).reshape(soft_labels),
-            indices=torch.tensor(table.column("index").to_numpy()),
-        )
+        """A chunk, as it was kept.
+
+        Raises:
+            IntegrityError: it is no such file any more.
+        """
+        name = self._name(label, chunk)
+        data = self._open(name)
+        with _undamaged(name):
+            table = pq.read_table(data)
+            images, soft_labels = json.loads(table.schema.metadata[b"shapes"])
+            return Candidates(
+                tally=_tally(table.schema),
+                images=_tensor(table.column("image")).reshape(images),
+                soft_labels=_tensor(table.column("soft_label")).reshape(soft_labels),
+                indices=torch.tensor(table.column("index").to_numpy()),
+            )
 
     def _open(self, name: str) -> io.BytesIO:
         return io.BytesIO(self.store.get(name))
 
     def _name(self, label: int, chunk: int) -> str:
         return f"{self.root}/{label:04d}-{chunk:06d}.parquet"
+
+
+@contextmanager
+def _undamaged(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise IntegrityError(f"{name}, samples of this run, is damaged ({why})") from error
 
 
 def _rows(values: Tensor) -> pa.Array:

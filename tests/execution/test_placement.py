@@ -163,3 +163,18 @@ def test_ray_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(ray, "init", Mock(side_effect=TypeError("no such option")))
     with pytest.raises(TypeError):
         connect()
+
+
+@pytest.mark.parametrize("address", [":", "foo", "127.0.0.1", ":6379", "a b:1", "host:", "http//x"])
+def test_what_is_no_address_is_refused_before_ray_sees_it(
+    address: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In a sentence that says what is allowed, without a traceback that Ray would log; an address goes on."""
+    asked = []
+    monkeypatch.setattr("ray.init", lambda **options: asked.append(options["address"]))
+    with pytest.raises(BadInput, match="--address is .*; allowed: HOST:PORT of a running Ray cluster"):
+        connect(address)
+    assert asked == [] and "Traceback" not in capfd.readouterr().err
+    for fine in ("auto", "10.0.0.1:6379", "head.example:6379", "[::1]:6379", "ray://head:10001"):
+        connect(fine)
+    assert asked == ["auto", "10.0.0.1:6379", "head.example:6379", "[::1]:6379", "ray://head:10001"]
