@@ -78,9 +78,9 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
 
 OF_EXAMPLES = (
     "D'",
-    "of a request by examples: images that a generator, trained on the version alone, makes and a filter "
-    "lets pass. What of them is like the examples is relearned without the labels to erase{whole_classes}; "
-    "the rest as it was. A held-out part and the examples decide",
+    "of a request by examples: images of a generator that was trained on the version alone; a filter drops "
+    "the bad ones. What is like the examples is relearned without the labels to erase{whole_classes}; the "
+    "rest keeps its labels. A held-out part of the images and the examples decide",
 )
 _WHOLE_BY = {
     "every": ", where whole classes go all of them are",
@@ -89,9 +89,9 @@ _WHOLE_BY = {
 """What else is relearned so, by `few_shot.whole_by`."""
 GATES_CHECK = (
     "gate's check",
-    "of a request by examples, on held-out D': under D_r the share answered as the version before answered "
-    "it (agreement, no accuracy), under D_f the share of what is like the examples that still gets a label "
-    "to erase",
+    "of a request by examples, on the held-out part of D'. Under D_r: the share that gets the same label as "
+    "from the version before (agreement, not accuracy). Under D_f: the share of images like the examples "
+    "that still gets a label to erase",
 )
 
 CHECK_NAMES: dict[str, str] = {
@@ -101,15 +101,15 @@ CHECK_NAMES: dict[str, str] = {
 """What the gate's measures are of a request by examples."""
 
 GATE_NAMES: dict[str, str] = {
-    "predicted_d_r": "predicted D_r, as a share of that of the version before",
-    "predicted_d_r_low": "nine of ten such predictions: not below",
-    "predicted_d_r_high": "nine of ten such predictions: not above",
-    "probe_recall": "a probe of the features knows, of the class to forget",
-    "retain_probe_recall": "a probe of the features knows, of the other classes",
-    "parent_probe_recall": "in the version before: of the class to forget",
-    "parent_retain_probe_recall": "in the version before: of the other classes",
-    "stand_in_probe_recall": "in models that never saw the class: of it",
-    "stand_in_retain_probe_recall": "in models that never saw the class: of the other classes",
+    "predicted_d_r": "predicted D_r, relative to D_r of the version before",
+    "predicted_d_r_low": "predicted D_r: low end of the range that holds nine of ten",
+    "predicted_d_r_high": "predicted D_r: high end of that range",
+    "probe_recall": "probe of the features: recall of the class to forget",
+    "retain_probe_recall": "probe of the features: recall of the other classes",
+    "parent_probe_recall": "the same of the version before: the class to forget",
+    "parent_retain_probe_recall": "the same of the version before: the other classes",
+    "stand_in_probe_recall": "the same of models that never saw the class: that class",
+    "stand_in_retain_probe_recall": "the same of models that never saw the class: the others",
 }
 """What the gate's measures are of a request by classes; all are of images that no model learned from."""
 

@@ -345,5 +345,5 @@ def test_a_predicted_d_r_is_told_with_its_interval_and_its_calibration(served: S
     assert c["run"]["calibration"] == "c0ffee"
     assert {m["measure"]: m["value"] for m in c["measures"]["synthetic"]}.items() >= names.items()
     text = page(served, "r1").text
-    assert "predicted D_r, as a share of that of the version before" in text and "93.8 %" in text
+    assert "predicted D_r, relative to D_r of the version before" in text and "93.8 %" in text
     assert "c0ffee" in text

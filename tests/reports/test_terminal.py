@@ -118,7 +118,7 @@ def test_the_gates_figures_of_a_behaviour_are_said_to_be_none_of_accuracy() -> N
     """Where nothing was audited the words below the table tell what stands under D_r and D_f."""
     reader = LedgerReader(demo.examples_store())
     text = " ".join(printed(summarise(reader, ["whole"]), 110).split())
-    assert "gate's check 97.2 % 25.0 %" in text and "agreement, no accuracy" in text
+    assert "gate's check 97.2 % 25.0 %" in text and "agreement, not accuracy" in text
 
 
 def test_a_narrow_terminal_keeps_every_request_and_what_it_names(summaries: list[RequestSummary]) -> None:
