@@ -40,6 +40,9 @@ from rayunlearn.data.datasets import LabelledImages, load_dataset  # noqa: E402
 from rayunlearn.models.classifiers import Classifier  # noqa: E402
 from tests.stored.models import DIGITS, stored, trained_on_half  # noqa: E402
 
+LONGEST: tuple[str, ...] = ()
+"""Files of tests by the time that they take, the longest first; all others take less."""
+
 pytest_plugins = ["tests.local_ray", "tests.local_s3"]
 
 torch.set_num_threads(ARITHMETIC.threads)
@@ -56,6 +59,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.getoption("markexpr") != "slow" or collection_path.suffix != ".py":
         return None
     return True if "mark.slow" not in collection_path.read_text() else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no process waits at the end for one that began late."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 
 
 class TrainVersion(Protocol):
