@@ -84,9 +84,7 @@ def of_campaign(
         disturber = Disturber(cluster, folder / f"round-{len(rounds) + 1}", planned, placement, draws)
         made = disturber.run()
         rounds.append(made)
-        left = disturber.points + disturber.moments
-        # what found nothing to hit comes last, at the next time that there is such a moment
-        waiting = [kill for kill in waiting if kill not in planned] + [_sooner(kill) for kill in left]
+        waiting = still_waiting(waiting, planned, disturber.points + disturber.moments)
         failed = faults(made, calm)
         told = f"round {len(rounds)}, {placement}: {made.seconds:.0f} s, {len(made.hits)} kills"
         told += f", {len(waiting)} to come"
@@ -94,6 +92,20 @@ def of_campaign(
         if failed or not made.hits:
             break
     return calm, rounds
+
+
+def still_waiting(waiting: Sequence[Kill], planned: Sequence[Kill], left: Sequence[Kill]) -> list[Kill]:
+    """What a campaign still has to do; what hit nothing comes last, as soon as there is such a moment.
+
+    Args:
+        waiting: before the round; a kill may be there more than once.
+        planned: of these, for the round.
+        left: of the planned, those that found nothing to hit.
+    """
+    rest = list(waiting)
+    for kill in planned:
+        rest.remove(kill)  # one of its like
+    return rest + [_sooner(kill) for kill in left]
 
 
 def _sooner(kill: Kill) -> Kill:

@@ -6,11 +6,21 @@ import os
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import HEAD_CPUS, LINEAGES, WORKER_CPUS, checked, faults, figures, recovery_s
+from benchmarks.chaos import (
+    HEAD_CPUS,
+    LINEAGES,
+    WORKER_CPUS,
+    checked,
+    faults,
+    figures,
+    recovery_s,
+    still_waiting,
+)
 from benchmarks.chaos_job import Watched, arm, counted, failpoint, read_log
 from benchmarks.chaos_round import KINDS, Disturber, Kill, Round, draw, steps_taken
 from benchmarks.local_cluster import LocalCluster
@@ -82,6 +92,14 @@ def test_a_campaign_comes_from_its_seed() -> None:
     assert {p.failpoint for p in points[:3]} == set(POINTS)
     assert [m.kind for m in moments] == [*KINDS, *KINDS, KINDS[0]]
     assert all(m.failpoint is None for m in moments)
+
+
+def test_no_kill_of_a_campaign_is_left_out() -> None:
+    """Of kills that are alike one is taken for each that is planned; what hit nothing waits again."""
+    point = Kill(kind="driver", failpoint="after put runs", count=1)
+    late, moment = replace(point, count=9), Kill(kind="actor", after_s=2.0)
+    rest = still_waiting([point, moment, point, late], [point, late], [late])
+    assert rest == [moment, point, point]
 
 
 def test_repeated_steps_are_those_taken_beyond_the_undisturbed() -> None:
