@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@echo "Installing rayunlearn into .venv (the first time takes minutes: torch brings its CUDA libraries)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile \
-	  --constraint constraints.txt --editable '.[dev,bayes,evidence,images,optuna,ray,report,s3,s3-tests]'
+	  --constraint constraints.txt --editable '.[dev,bayes,evidence,http,images,optuna,ray,report,s3,s3-tests]'
 	@touch $@
 
 run: install ## Forget three digits, one after another: jobs/sequential_unlearn.py (more flags: ARGS='--seed 1')

@@ -18,15 +18,20 @@ from rayunlearn.errors import NotInstalled
 
 EXTRAS: dict[str, str] = {
     "PIL": "images",
+    "fastapi": "http",
     "gpytorch": "bayes",
     "jinja2": "report",
     "matplotlib": "report",
     "obstore": "s3",
     "optuna": "optuna",
+    "prometheus_client": "http",
+    "python_multipart": "http",
     "ray": "ray",
     "rfc3161_client": "evidence",
+    "starlette": "http",
     "timm": "timm",
     "torchvision": "images",
+    "uvicorn": "http",
     "yaml": "ray",
 }
 """Import name of a package -> the extra that brings it."""

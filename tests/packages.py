@@ -11,6 +11,7 @@ EXTRAS_OF = {
     "papers/": {"bayes", "dev", "ray", "report"},
     "rayunlearn/auditing/": {"ray"},
     "rayunlearn/execution/": {"ray"},
+    "rayunlearn/http/": {"http"},
     "rayunlearn/reports/": {"report"},
     "rayunlearn/serving/": {"ray"},
     "rayunlearn/storage/s3.py": {"s3"},
@@ -20,6 +21,7 @@ EXTRAS_OF = {
 
 DISTRIBUTION = {
     "PIL": "pillow", "annotated_types": "annotated-types", "rfc3161_client": "rfc3161-client",
+    "prometheus_client": "prometheus-client", "python_multipart": "python-multipart",
     "sklearn": "scikit-learn", "yaml": "pyyaml",
 }  # fmt: skip
 """Import name -> distribution name, where they differ."""

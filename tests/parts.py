@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 BOTTOM = {
-    "balance", "data_root", "errors", "extras", "fields", "held_out", "mislabelling", "roles", "seeds", "task"
+    "balance", "data_root", "declared", "errors", "extras", "fields", "held_out", "mislabelling", "roles",
+    "seeds", "task",
 }  # fmt: skip
 ALGORITHMS = {"evaluation", "inversion", "methods", "models"}
 SETTINGS = {"recipes", "scheduling", "settings"}
@@ -14,6 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "": {"api", "extras", "task"},
     "__main__": {"cli"},
     "balance": set(),
+    "declared": {"errors"},
     "errors": set(),
     "extras": {"errors"},
     "evidence": {"errors"},  # neither Ray nor torch nor a storage: an auditor runs it alone
@@ -36,8 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "recipes": BOTTOM | ALGORITHMS | {"scheduling", "settings"},
     "unlearning": BOTTOM | ALGORITHMS | {"recipes", "scheduling"},  # a run without storage and without Ray
     "storage": {"errors", "scheduling"},
-    "ledger": {"errors", "evidence", "scheduling", "storage"},
+    "ledger": {"declared", "errors", "evidence", "scheduling", "storage"},
     "reports": STORED | {"errors", "evidence", "scheduling"},
+    "http": STORED | {"declared", "errors", "extras", "reports", "scheduling"},  # neither Ray nor torch
     "lineages": BOTTOM | ALGORITHMS | SETTINGS | STORED | {"unlearning"},
     "execution": BOTTOM | ALGORITHMS | {"access", "storage", "unlearning"},
     "auditing": BOTTOM | ALGORITHMS | SETTINGS | STORED | {"data", "execution", "lineages", "reports"},
@@ -55,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     | ALGORITHMS
     | SETTINGS
     | STORED
-    | {"access", "auditing", "evidence", "execution", "lineages"}
+    | {"access", "auditing", "evidence", "execution", "http", "lineages"}
     | {"reports", "serving", "tuning", "unlearning"},
     "api": BOTTOM | ALGORITHMS | SETTINGS | STORED | {"execution", "lineages", "reports", "unlearning"},
 }

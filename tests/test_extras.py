@@ -61,7 +61,7 @@ def misplaced(table: dict[str, str], brought: dict[str, set[str]]) -> list[str]:
     """Packages of a table whose extra does not bring them, and packages of extras that a table lacks."""
     wrong = [name for name, extra in table.items() if DISTRIBUTION.get(name, name) not in brought[extra]]
     told = {DISTRIBUTION.get(name, name) for name in table}
-    of_users = {"bayes", "evidence", "images", "optuna", "ray", "report", "s3", "timm"}
+    of_users = {"bayes", "evidence", "http", "images", "optuna", "ray", "report", "s3", "timm"}
     return wrong + sorted(p for e in of_users for p in brought[e] - told if p != "rayunlearn")
 
 

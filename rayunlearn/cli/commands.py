@@ -17,7 +17,7 @@ from rayunlearn.errors import ExitCode, NotInstalled
 from rayunlearn.extras import require
 
 NAMES = (
-    "serve", "tune", "request", "status", "models", "methods", "audit", "report", "check",
+    "serve", "http", "tune", "request", "status", "models", "methods", "audit", "report", "check",
     "key", "log", "verify", "replay",
 )  # fmt: skip
 """Command -> `<Command>Options` in `rayunlearn.cli.options.<command>`, and `run_<command>` in
@@ -25,6 +25,7 @@ NAMES = (
 
 NEEDS = {
     "serve": ("ray", "jinja2", "matplotlib"),
+    "http": ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "jinja2", "matplotlib"),
     "tune": ("ray", "jinja2", "matplotlib"),
     "audit": ("ray", "matplotlib"),
     "report": ("jinja2", "matplotlib"),

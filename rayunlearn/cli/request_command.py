@@ -13,25 +13,19 @@ from rich.text import Text
 
 from rayunlearn.cli.console import print_json, say_error
 from rayunlearn.cli.options.request import AddOptions, CancelOptions, ListOptions
-from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError, nearest
+from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
 from rayunlearn.execution.data_warnings import caught
 from rayunlearn.ledger.ledger import LedgerReader
-from rayunlearn.ledger.lineage import request_events, status, versions
-from rayunlearn.ledger.status import OPEN, standings
-from rayunlearn.methods.registry import require_access, require_granularity
+from rayunlearn.ledger.lineage import request_events, versions
+from rayunlearn.ledger.status import standings
+from rayunlearn.ledger.submission import acknowledge, cancel, require_begun
+from rayunlearn.methods.registry import METHODS
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.reports.status_table import described, show_standings
 from rayunlearn.reports.terminal import open_console
 from rayunlearn.reports.wording import asked, plain
-from rayunlearn.scheduling.requests import (
-    EXAMPLES_PREFIX,
-    Rejected,
-    Request,
-    differences,
-    parse_time,
-    same_request,
-)
-from rayunlearn.serving.intake import read_requests, request_of, with_examples
+from rayunlearn.scheduling.requests import EXAMPLES_PREFIX, Rejected, Request, parse_time
+from rayunlearn.serving.intake import read_requests
 from rayunlearn.storage.inbox import Inbox
 from rayunlearn.storage.store import NotBegun, Store
 
@@ -117,39 +111,13 @@ def _open(console: Console, storage: str) -> Store:
 
 
 def _acknowledged(store: Store, request: Request, before: Sequence[Mapping[str, Any]], now: datetime) -> Text:
-    """Add a request that is not known yet, and say so.
-
-    Raises:
-        BadInput: it can never be served, or its id is that of another.
-    """
-    if request.method is not None:
-        require_granularity(request.method, request.kind)
-        require_access(request.method, request.data_access)
-    handed: dict[str, bytes] = {}
-
-    def read(of: Request) -> str:
-        said, handed["examples"] = _taken(store, of)
-        return said
-
-    request = with_examples(request, before, read)
+    """Add a request that is not known yet, and say so; raises as `acknowledge`."""
+    done = acknowledge(store, request, before, methods=METHODS, read=partial(_taken, store), now=now)
     what = f"{request.request_id}: forget {asked(request.kind, request.target, request.whole_classes)}"
     what += f" of lineage {request.lineage}"
-    if before:
-        _require_known(request, before)
-        return Text.assemble(("known: ", "bold"), plain(f"{what}; it is {status(before)}"))
-    Inbox(store).add(request, now=now, examples=handed.get("examples"))
+    if done.known is not None:
+        return Text.assemble(("known: ", "bold"), plain(f"{what}; it is {done.known}"))
     return Text.assemble(("added: ", "bold green"), plain(what))
-
-
-def _require_known(request: Request, before: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse an id that the ledger knows of another request, or of one that was cancelled."""
-    recorded = request_of(before[0])
-    if not same_request(request, recorded):
-        said = differences(recorded, request)
-        allowed = f"an id of its own; the request that was received under it has {said}"
-        raise BadInput("request_id", request.request_id, allowed)
-    if status(before) == "cancelled":
-        raise BadInput("request_id", request.request_id, "another id; the request of this one was cancelled")
 
 
 def _taken(store: Store, request: Request) -> tuple[str, bytes]:
@@ -162,11 +130,7 @@ def _taken(store: Store, request: Request) -> tuple[str, bytes]:
     else:
         reader = LedgerReader(store)
         chain = versions(reader, request.lineage)
-        if not chain:
-            allowed = "a lineage with a version, which says what examples look like; have it serve a first "
-            allowed += "request by classes or samples, or give the examples to a job by its --requests"
-            raise BadInput("lineage", request.lineage, allowed)
-        spec = ClassifierSpec.from_dict(chain[-1].model)
+        spec = ClassifierSpec.from_dict(require_begun(chain, request.lineage).model)
         examples = read_examples(said, spec, request.target)
     return reference(examples), to_bytes(examples)
 
@@ -187,24 +151,7 @@ def _list(console: Console, store: Store, options: ListOptions) -> int:
 
 
 def _cancel(console: Console, store: Store, options: CancelOptions, now: datetime) -> int:
-    wanted = options.request
-    # a rejected line may have had the id of a request, which counts
-    found = {s.request_id: s for s in sorted(standings(store), key=lambda s: s.status != "rejected")}
-    if wanted not in found:
-        waiting = [s.request_id for s in found.values() if s.status in OPEN]
-        allowed = f"the id of a request that waits: {nearest(wanted, waiting) or 'none does'}"
-        raise BadInput("request", wanted, allowed)
-    standing = found[wanted]
-    if standing.status == "cancelled":
-        said = "it was cancelled before"
-    elif standing.status in OPEN:
-        Inbox(store).cancel(wanted, now=now)
-        said = "a scheduler leaves it out, unless it has served it by then"
-    else:
-        raise BadInput("request", wanted, f"one that waits; this one {_past(standing.status)}")
-    console.print(Text.assemble(("cancelled: ", "bold green"), plain(f"{wanted}; {said}")), soft_wrap=True)
+    said = cancel(store, options.request, now=now)
+    told = plain(f"{options.request}; {said}")
+    console.print(Text.assemble(("cancelled: ", "bold green"), told), soft_wrap=True)
     return ExitCode.OK
-
-
-def _past(status: str) -> str:
-    return "has failed" if status == "failed" else f"was {status}"

@@ -49,9 +49,14 @@ class Standing:
     cancelling: bool = False
 
 
-def standings(store: Store) -> list[Standing]:
-    """Every request, in the order of receipt. A rejection stands beside the request that has its id."""
-    inbox, reader = Inbox(store), LedgerReader(store)
+def standings(store: Store, inbox: Inbox | None = None) -> list[Standing]:
+    """Every request, in the order of receipt. A rejection stands beside the request that has its id.
+
+    Args:
+        store: the storage location.
+        inbox: of it, where somebody keeps one, so that no file is read twice.
+    """
+    inbox, reader = inbox or Inbox(store), LedgerReader(store)
     cancelling = {wish.request_id for wish in inbox.cancellations()}
     entries = inbox.entries()  # before the ledger: what is taken in meanwhile is found there
     events = request_events(reader)
@@ -60,6 +65,21 @@ def standings(store: Store) -> list[Standing]:
     found += [_recorded([row], False) for row in rejected]
     found += [_waiting(w, w.request_id in cancelling) for w in entries if w.request_id not in events]
     return sorted(found, key=lambda s: s.received_at or datetime.max.replace(tzinfo=UTC))
+
+
+def standing_of(store: Store, request_id: str) -> Standing | None:
+    """The request of this id, or the last rejection under it; None where there is neither."""
+    inbox = Inbox(store, with_examples=False)
+    waiting = inbox.find(request_id)  # before the ledger, as in `standings`
+    cancelling = inbox.is_cancelling(request_id)
+    reader = LedgerReader(store)
+    rows = request_events(reader, {request_id}).get(request_id)
+    if rows:
+        return _recorded(rows, cancelling)
+    if waiting is not None:
+        return _waiting(waiting, cancelling)
+    rejected = reader.read("requests", request_id=request_id, event="rejected").to_pylist()
+    return _recorded(rejected[-1:], False) if rejected else None
 
 
 def _recorded(rows: Sequence[Mapping[str, Any]], cancelling: bool) -> Standing:

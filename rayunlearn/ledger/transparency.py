@@ -103,6 +103,12 @@ def checkpoints(store: Store) -> list[Note]:
     return [Note.parse(store.get(name).decode(errors="replace")) for name in store.list(CHECKPOINTS)]
 
 
+def last_checkpoint(store: Store) -> int:
+    """How many entries the last checkpoint on record counts, by its name; 0 where there is none."""
+    sizes = [name.removeprefix(f"{CHECKPOINTS}/").removesuffix(".note") for name in store.list(CHECKPOINTS)]
+    return max((int(size) for size in sizes if size.isascii() and size.isdigit()), default=0)
+
+
 def require_grown(tree: Tree, earlier: Note) -> None:
     """Refuse a ledger that is not what an earlier checkpoint says, and more.
 

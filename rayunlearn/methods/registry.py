@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from rayunlearn.errors import BadInput, nearest
+from rayunlearn import declared
 from rayunlearn.methods import (
     amnesiac_relabel,
     amnesiac_rollback,
@@ -57,31 +57,15 @@ def method_named(name: str) -> Method:
     Raises:
         BadInput: no method of that name; the nearest are named.
     """
-    if name not in METHODS:
-        raise BadInput("method", name, nearest(name, METHODS))
+    declared.require_method(METHODS, name)
     return METHODS[name]
 
 
 def require_granularity(name: str, kind: str) -> None:
-    """Refuse to have a method forget what it cannot: whole classes, or single samples.
-
-    Raises:
-        BadInput: what it can forget, and which methods can do what was asked.
-    """
-    method = method_named(name)
-    if kind not in method.granularity:
-        able = ", ".join(other.name for other in METHODS.values() if kind in other.granularity)
-        allowed = f"{', '.join(sorted(method.granularity))}, for {name!r}; {kind} are forgotten by {able}"
-        raise BadInput("kind", kind, allowed)
+    """Refuse to have a method forget what it cannot; raises as `declared.require_granularity`."""
+    declared.require_granularity(METHODS, name, kind)
 
 
 def require_access(name: str, granted: Collection[str]) -> None:
-    """Refuse to run a method with less data than it declares.
-
-    Raises:
-        BadInput: what it needs besides.
-    """
-    method = method_named(name)
-    missing = sorted(method.data_access - set(granted))
-    if missing:
-        raise BadInput("data_access", sorted(granted), f"what {name!r} needs besides: {', '.join(missing)}")
+    """Refuse to run a method with less data than it declares; raises as `declared.require_access`."""
+    declared.require_access(METHODS, name, granted)

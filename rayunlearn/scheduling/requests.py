@@ -82,8 +82,8 @@ class Request:
 
     def __post_init__(self) -> None:
         """Check every field and bring it into its one form."""
-        _check_name("request_id", self.request_id)
-        _check_name("lineage", self.lineage)
+        check_name("request_id", self.request_id)
+        check_name("lineage", self.lineage)
         if self.kind not in KINDS:
             raise BadInput("kind", _shown(self.kind), nearest(shown(self.kind), KINDS))
         object.__setattr__(self, "target", _target(self.target))
@@ -93,7 +93,7 @@ class Request:
         _check_examples(self)
         _check_priority(self.priority)
         if self.method is not None:
-            _check_name("method", self.method)
+            check_name("method", self.method)
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -166,7 +166,7 @@ def parse_requests(text: str, source: str) -> list[Request | Rejected]:
             if len(line) > MOST_LINE:
                 raise BadInput("number of characters of the line", len(line), f"at most {MOST_LINE}")
             body = json_object(line)
-            request = _request(body)
+            request = request_from(body)
             if request.request_id in line_of:
                 used = f"an id of its own; line {line_of[request.request_id]} has this one"
                 raise BadInput("request_id", request.request_id, used)
@@ -298,9 +298,9 @@ def run_id(lineage: str, request_ids: Sequence[str], config_hash: str, attempt: 
     >>> run_id("default", ["r1"], "c0ffee", 1)
     'run-r1-a1-5a11271080eb'
     """
-    _check_name("lineage", lineage)
+    check_name("lineage", lineage)
     for request_id in request_ids:
-        _check_name("request_id", request_id)
+        check_name("request_id", request_id)
     ids = sorted(request_ids)
     if not ids or len(set(ids)) != len(ids):
         raise BadInput("request_ids", list(request_ids), "at least one id, each once")
@@ -346,8 +346,12 @@ def json_object(line: str) -> dict[str, Any]:
     return value
 
 
-def _request(body: Mapping[str, Any]) -> Request:
-    """The request that a JSON object says."""
+def request_from(body: Mapping[str, Any]) -> Request:
+    """The request that a JSON object says.
+
+    Raises:
+        BadInput: naming the field, its value and what is allowed.
+    """
     names = [f.name for f in fields(Request)]
     for name in body:
         if name not in names:
@@ -383,7 +387,12 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and _NAME.fullmatch(value) is not None and value not in (".", "..")
 
 
-def _check_name(field: str, value: object) -> None:
+def check_name(field: str, value: object) -> None:
+    """Refuse what is no name of a request, a lineage or a method; no name leads out of a folder.
+
+    Raises:
+        BadInput: naming the field.
+    """
     if not _is_name(value):
         raise BadInput(field, _shown(value), _NAME_ALLOWED)
 

@@ -12,6 +12,7 @@ from rayunlearn.errors import BadInput
 from rayunlearn.ledger.ledger import Ledger, LedgerReader
 from rayunlearn.ledger.lineage import OpenRequests, Version, request_events, status, versions, waits
 from rayunlearn.ledger.schemas import Row
+from rayunlearn.ledger.submission import request_of, with_examples
 from rayunlearn.lineages.requested import request_row
 from rayunlearn.methods.registry import method_named, require_access, require_granularity
 from rayunlearn.roles import Roles
@@ -330,27 +331,6 @@ def _is_published(reader: LedgerReader, asked: Mapping[str, Any]) -> bool:
     return any(asked["request_id"] in version.request_ids for version in chain)
 
 
-def with_examples(
-    request: Request, before: Sequence[Mapping[str, Any]], read: Callable[[Request], str]
-) -> Request:
-    """A request with its examples by reference, as the ledger has it.
-
-    Of a request that is known the files may be gone, as they should be once it was served: then what was
-    taken in at first counts.
-
-    Raises:
-        BadInput: the examples of a new request cannot be taken in.
-    """
-    if request.kind != "examples":
-        return request
-    try:
-        return replace(request, examples=read(request))
-    except BadInput:
-        if not before or before[0]["examples"] is None:
-            raise
-        return replace(request, examples=before[0]["examples"])
-
-
 def _refusal(check: Callable[[str], None], lineage: str) -> BadInput | None:
     """Why a lineage is refused; None where it is not."""
     try:
@@ -410,19 +390,3 @@ def _is_closed(reader: LedgerReader, events: list[dict[str, Any]], config_hash: 
         return last == "served"
     rows = reader.read("runs", run_id=str(events[-1]["run_id"]), event="failed").to_pylist()
     return any(row["config_hash"] == config_hash for row in rows)
-
-
-def request_of(row: Mapping[str, Any]) -> Request:
-    """The request that an event row says; the time of receipt is left out, as in `same_request`."""
-    return Request(
-        request_id=row["request_id"],
-        lineage=row["lineage"],
-        kind=row["kind"],
-        target=tuple(row["target"]),
-        deadline=row["deadline"],  # may have passed when it was received
-        data_access=tuple(row["data_access"]),
-        examples=row["examples"],
-        whole_classes=bool(row["whole_classes"]),  # none in entries that are older than the column
-        priority=row["priority"] or 0,
-        method=row["method"],
-    )

@@ -19,13 +19,13 @@ from rayunlearn.execution import torch_process
 from rayunlearn.execution.machine import code_version
 from rayunlearn.ledger.ledger import Ledger, LedgerReader
 from rayunlearn.ledger.lineage import request_events, versions
+from rayunlearn.ledger.submission import request_of
 from rayunlearn.lineages.context import Context
 from rayunlearn.methods.registry import method_named
 from rayunlearn.recipes import Recipe
 from rayunlearn.serving.banks import BANKS
 from rayunlearn.serving.generators import GENERATORS
 from rayunlearn.serving.grants import grant
-from rayunlearn.serving.intake import request_of
 from rayunlearn.serving.scheduler import Scheduler
 from rayunlearn.storage.folder import Memory
 from rayunlearn.storage.store import Store

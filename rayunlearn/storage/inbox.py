@@ -78,11 +78,21 @@ class Cancellation:
     request_id: str
 
 
-class Inbox:
-    """The inbox of a storage location; a file that one of these has looked at it reads no second time."""
+class IdTaken(BadInput):
+    """An id stands for something else already; nothing was changed."""
 
-    def __init__(self, store: Store) -> None:
+
+class Inbox:
+    """The inbox of a storage location; a file that one of these has looked at it reads no second time.
+
+    Args:
+        store: the storage location.
+        with_examples: False forgets the bytes of examples at once, for who only looks where requests stand.
+    """
+
+    def __init__(self, store: Store, *, with_examples: bool = True) -> None:
         self.store = store
+        self._with_examples = with_examples
         self._seen: dict[str, Waiting | None] = {}
 
     def add(self, request: Request, *, now: datetime, examples: bytes | None = None) -> str:
@@ -100,15 +110,15 @@ class Inbox:
             The name of its file.
 
         Raises:
-            BadInput: another request waits under the id, or one that is being cancelled, the examples were
-                not handed over, or it says that it was received after its deadline.
+            IdTaken: another request waits under the id, or one that is being cancelled.
+            BadInput: the examples were not handed over, or it says that it was received after its deadline.
         """
         check_times(request)
         identity = request.request_id
         if (examples is None) != (request.examples is None):
             raise BadInput("examples", request.examples, "a reference to what is handed over with it")
-        if self.store.exists(_name(CANCELLATIONS, identity)):
-            raise BadInput("request_id", identity, "another id; the request of this one is being cancelled")
+        if self.is_cancelling(identity):
+            raise IdTaken("request_id", identity, "another id; the request of this one is being cancelled")
         name = _name(REQUESTS, identity)
         data = _to_json(request, now, examples)
         if len(data) > MOST_BYTES:
@@ -121,6 +131,10 @@ class Inbox:
                 there = self._read(name)
                 if there is not None:
                     _require_same(there, request)
+                    try:
+                        self.store.settle(name)  # who has created it may not have come so far
+                    except NotStored:
+                        continue
                     return name
                 # taken in between the two: the ledger will answer
             else:
@@ -145,7 +159,10 @@ class Inbox:
         self._seen = {name: there for name, there in self._seen.items() if name in names}
         for name in names:
             if name not in self._seen:
-                self._seen[name] = self._read(name)
+                there = self._read(name)
+                if there is not None and not self._with_examples:
+                    there = replace(there, examples=None)
+                self._seen[name] = there
         found = [there for there in self._seen.values() if there is not None]
         return sorted(found, key=lambda w: (w.added_at or datetime.max.replace(tzinfo=UTC), w.request_id))
 
@@ -157,6 +174,10 @@ class Inbox:
     def cancellations(self) -> list[Cancellation]:
         """The requests to cancel. That there is a file says it all, so none is read."""
         return [Cancellation(name=name, request_id=identity) for name, identity in self._files(CANCELLATIONS)]
+
+    def is_cancelling(self, request_id: str) -> bool:
+        """Whether somebody asked that the request of this id be not served, and nobody has done so yet."""
+        return self.store.exists(_name(CANCELLATIONS, request_id))
 
     def strays(self) -> list[str]:
         """Files that no call has left here; nobody looks at them."""
@@ -202,7 +223,7 @@ def _require_same(there: Waiting, request: Request) -> None:
     """Refuse the id of another request.
 
     Raises:
-        BadInput: saying what the two ask.
+        IdTaken: saying what the two ask.
     """
     if isinstance(there.entry, Rejected):
         allowed = f"another id; {there.name} has this one and cannot be read ({there.entry.reason})"
@@ -211,7 +232,7 @@ def _require_same(there: Waiting, request: Request) -> None:
     else:
         said = differences(there.entry, request)
         allowed = f"an id of its own; a request waits under this one already, with {said}"
-    raise BadInput("request_id", request.request_id, allowed)
+    raise IdTaken("request_id", request.request_id, allowed)
 
 
 def _to_json(request: Request, added_at: datetime, examples: bytes | None) -> bytes:

@@ -355,9 +355,14 @@ def holding(store: Store) -> Holding | None:
     return Holding(who=str(holder), host=holder.host, pid=holder.pid, since=holder.since, alive=alive)
 
 
+def last_token(store: Store) -> int:
+    """The token of the last lease to a location: so many were made from its beginning."""
+    return max(_names(store), default=0)
+
+
 def _look(store: Store) -> _Look:
     """The lease in force, as far as it is there; what goes away meanwhile has been followed by another."""
-    token = max(_names(store), default=0)
+    token = last_token(store)
     if not token:
         return _Look(0)
     data, heartbeat = (_read(store, name) for name in (_lease_name(token), _heartbeat_name(token)))

@@ -198,6 +198,11 @@ class Store:
         """
         self._create(self._writable(name), data)
 
+    def settle(self, name: str) -> None:
+        """Wait until what is stored under a name would survive a power failure, whoever has stored it."""
+        with self._failures("settle", self._checked(name)):
+            self._to_disk(name)
+
     def put(self, name: str, data: bytes) -> None:
         """Store under a name, replacing at once what was there."""
         with self._failures("write", self._writable(name)):
@@ -314,12 +319,13 @@ class Store:
         """Wait until a new file's name and its folders' names would survive a power failure."""
         if self._folder is None or not self._sync:
             return
-        folder = (self._folder / name).parent
+        folder, synced = (self._folder / name).parent, set()
         _fsync(folder)
         while folder not in self._synced_folders and folder != self._folder:
-            self._synced_folders.add(folder)
+            synced.add(folder)
             folder = folder.parent
             _fsync(folder)
+        self._synced_folders |= synced  # at last: another thread relies on what is here
 
     @contextmanager
     def _failures(self, action: str, name: str) -> Iterator[None]:
