@@ -124,6 +124,9 @@ def _typed(path: str, text: str, declared: Any) -> Any:
     try:
         if declared is not str and text.startswith(("[", "{")):
             return adapter.validate_json(text)
+        others = [kind for kind in get_args(declared) if kind is not NoneType]
+        if len(others) == 1 and get_origin(others[0]) is tuple:  # or None
+            declared = others[0]
         if get_origin(declared) is tuple:
             each: TypeAdapter[Any] = TypeAdapter(get_args(declared)[0])
             if not text:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 EXTRAS_OF = {
     "benchmarks/": {"dev", "images", "ray", "report", "s3"},
-    "rayunlearn/data/image_folder.py": {"images"},
+    "rayunlearn/data/code.py": {"images"},
+    "rayunlearn/data/geometry.py": {"images"},
     "rayunlearn/data/pixels.py": {"images"},
+    "rayunlearn/data/samples.py": {"images"},
     "rayunlearn/data/torchvision_layouts.py": {"images"},
     "rayunlearn/evidence/": {"evidence"},
     "papers/": {"bayes", "dev", "ray", "report"},

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 BOTTOM = {
-    "balance", "data_root", "declared", "errors", "extras", "fields", "held_out", "mislabelling", "roles",
-    "seeds", "task",
+    "balance", "data_root", "declared", "errors", "extras", "fields", "held_out", "mislabelling",
+    "preprocessing", "roles", "seeds", "streamed", "task",
 }  # fmt: skip
 ALGORITHMS = {"evaluation", "inversion", "methods", "models"}
 SETTINGS = {"recipes", "scheduling", "settings"}
@@ -21,7 +21,9 @@ ALLOWED: dict[str, set[str]] = {
     "evidence": {"errors"},  # neither Ray nor torch nor a storage: an auditor runs it alone
     "fields": {"errors"},
     "held_out": set(),
+    "preprocessing": {"errors", "fields"},
     "roles": set(),
+    "streamed": set(),
     "mislabelling": {"errors", "fields"},
     "seeds": {"errors"},
     "task": {"errors", "fields"},

@@ -112,8 +112,8 @@ def test_a_full_disk_below_the_console_is_told() -> None:
     """What was asked is done all the same, and refused is what would be refused with room."""
     kind = requests.BY_FLAGS
     assert kind.judge((["--target", "3", "--id", "r1"], requests.FULL)) == (Ending.ACCEPTED, "")
-    ending, text = kind.judge((["--target", "x"], requests.FULL))
-    assert ending == Ending.REFUSED and "target" in text
+    ending, text = kind.judge((["--priority", "x"], requests.FULL))
+    assert ending == Ending.REFUSED and "priority" in text
 
 
 # the judge is not blind

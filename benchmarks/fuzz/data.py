@@ -280,7 +280,7 @@ def _shown(part: Part) -> list[tuple[int, str | None]]:
     names = part.class_names or CLASSES
     return [
         (int(pixels[0, 0, 0]), names[label] if label < len(names) else None)
-        for pixels, label in zip(part.pixels, part.labels.tolist(), strict=True)
+        for pixels, label in zip(part.pixels[:], part.labels.tolist(), strict=True)
     ]
 
 
@@ -341,7 +341,7 @@ def _read_examples(case: Sequence[tuple[str, int | None]]) -> Answer:
             (folder / place).write_bytes(b"no image" if image is None else tile(image))
         part = read_image_folder(folder, "examples", len(CLASSES), (1, 4, 4), CLASSES)
     said = " ".join(str(w.message) for w in told)
-    found = dict(zip(part.pixels[:, 0, 0, 0].tolist(), part.labels.tolist(), strict=True))
+    found = dict(zip(part.pixels[:][:, 0, 0, 0].tolist(), part.labels.tolist(), strict=True))
     wrong = [] if part.pixels.dtype == torch.uint8 else ["other pixels"]
     for place, image in case:
         hidden = any(p.startswith(".") for p in PurePosixPath(place).parts)

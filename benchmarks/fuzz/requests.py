@@ -51,9 +51,17 @@ NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 NOON_TEXT = NOON.isoformat()
 _NAME = r"^(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}$(?!\n)"
 _TIME = {"type": ["string", "null"]}
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": 2147483647}
+_CLASS_NAME = {
+    "type": "string", "maxLength": 200, "pattern": r"\S", "not": {"pattern": "[\x00\ud800-\udfff]"}
+}  # fmt: skip
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
+    "anyOf": [  # a sample has no name
+        {"properties": {"kind": {"enum": ["classes", "examples"]}}},
+        {"properties": {"target": {"items": {"type": "integer"}}}},
+    ],
     "required": ["request_id", "target"],
     "properties": {
         "request_id": {"type": "string", "pattern": _NAME},
@@ -61,7 +69,7 @@ SCHEMA = {
         "kind": {"enum": ["classes", "samples", "examples"]},
         "target": {
             "type": "array", "minItems": 1, "uniqueItems": True,
-            "items": {"type": "integer", "minimum": 0, "maximum": 2147483647},
+            "items": {"anyOf": [_NUMBER, _CLASS_NAME]},
         },
         "received_at": _TIME,
         "deadline": _TIME,
@@ -123,7 +131,8 @@ def faults(request: Request, body: Any) -> list[str]:
         return [why]
     said = request.to_dict()
     for name in ("target", "data_access"):
-        body = {**body, name: sorted(body[name])} if name in body else body
+        in_order = sorted(body.get(name, []), key=lambda thing: (isinstance(thing, str), thing))
+        body = {**body, name: in_order} if name in body else body
     for name in ("received_at", "deadline"):
         at = body.get(name)
         body = {**body, name: datetime.fromisoformat(at).astimezone(UTC).isoformat() if at else None}
@@ -425,7 +434,7 @@ def _unasked(request: Request, words: Sequence[str]) -> list[str]:
     if any(word.startswith("--file") for word in words):
         return []
     said = " ".join(words)
-    names = {*request.data_access, request.lineage} - {"default", "weights"}
+    names = {*request.data_access, *request.names, request.lineage} - {"default", "weights"}
     wrong = [f"{name} was not asked" for name in names if name not in said]
     numbers = set()
     for word in said.replace("=", " ").split(" "):

@@ -203,8 +203,8 @@ def _bench(inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> Bench:
         models = [version_model(inputs.spec, weights).to(device) for weights in inputs.shadows]
         shadows = Shadows(models=models, included=plan)
     return Bench(
-        train=(dataset.images[train_ids], dataset.labels[train_ids]),
-        test=(dataset.images[parts.test_ids], dataset.labels[parts.test_ids]),
+        train=dataset.at(train_ids),
+        test=dataset.at(parts.test_ids),
         retain=inputs.roles.retain,
         forget=forget,
         subjects={name: model.to(device) for name, model in subjects.items()},
@@ -304,7 +304,7 @@ def _trajectory(inputs: AuditInputs, dataset: LabelledImages, parts: Split) -> l
     """
     if not inputs.roles.target:
         return []
-    images, labels = dataset.images[parts.test_ids], dataset.labels[parts.test_ids]
+    images, labels = dataset.at(parts.test_ids)
     roles = inputs.roles
     retain: dict[int, tuple[int, int]] = {}
     forget: dict[int, tuple[int, int]] = {}

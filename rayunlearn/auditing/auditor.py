@@ -178,10 +178,25 @@ class Auditor:
         split_seed = derive_seed(self.context.seed, "split")
         spec = self._spec
         if spec is None:
-            task, _ = describe(recipe.data, split_seed)
+            task, _ = describe(replace(data_of(recipe.data, original), sha256=None), split_seed)
             spec = ClassifierSpec.from_dict(model).for_task(task)
         meant = [name for name in OF_THE_MODEL if f"model.{name}" in by_hand]
         require_fixed(self.reader, original, recipe, spec, of_the_model=meant)
+        self._require_the_data_of_before(original)
+
+    def _require_the_data_of_before(self, original: Version) -> None:
+        """Refuse a lineage that began without data, and was audited by data of another name before."""
+        named = self.context.recipe.data.dataset
+        if original.data_hash is not None:
+            return
+        before = self.reader.read("audits", columns=["dataset"], lineage=original.lineage)
+        first = next(iter(before.column("dataset").to_pylist()), None)
+        if first not in (None, named):
+            allowed = (
+                f"{first!r}, by which lineage {original.lineage!r} was audited first: it began without data, "
+                "and figures of two data sets cannot be compared"
+            )
+            raise BadInput("data.dataset", named, allowed)
 
     def _is_of_the_data(self, original: Version) -> bool:
         try:

@@ -9,7 +9,7 @@ import ray
 import torch
 from torch import Tensor
 
-from rayunlearn.data.datasets import LabelledImages, content_hash, load_dataset
+from rayunlearn.data.datasets import LabelledImages, Taken, content_hash, load_dataset
 from rayunlearn.data.mislabelling import Mislabelled, mislabel
 from rayunlearn.data.splits import Split, limited, split
 from rayunlearn.errors import BadInput
@@ -31,6 +31,11 @@ def open_data(data: DataSettings, split_seed: int) -> tuple[LabelledImages, Spli
         before = torch.frombuffer(bytearray.fromhex(dataset.hash), dtype=torch.uint8)
         dataset = replace(dataset, labels=found.labels, hash=content_hash(before, found.labels))
     return dataset, parts
+
+
+def taken(data: DataSettings) -> Taken:
+    """How the images of a recipe's dataset are taken."""
+    return Taken(how=data.preprocessing, mean=data.mean, std=data.std, class_names=data.class_names)
 
 
 def mislabelled(data: DataSettings, split_seed: int) -> Mislabelled | None:
@@ -69,7 +74,7 @@ def _hash(dataset: LabelledImages, train_ids: Tensor, test_ids: Tensor) -> str:
 
 def _opened(data: DataSettings, split_seed: int) -> tuple[LabelledImages, Split, Split]:
     """The dataset, its whole split, and what the recipe looks at of that."""
-    dataset = load_dataset(data.dataset)
+    dataset = load_dataset(data.dataset, taken(data))
     whole = split(dataset, data.test_fraction, split_seed)
     limits = {"train_per_class": data.train_per_class, "test_per_class": data.test_per_class}
     return dataset, whole, limited(whole, dataset.labels, **limits)

@@ -61,7 +61,7 @@ def relearn_job(
     if not job.forget or not all(0 <= c < dataset.num_classes for c in job.forget):
         allowed = f"at least one of 0..{dataset.num_classes - 1}"
         raise BadInput("forget classes", list(job.forget), allowed, where="relearn_job")
-    images, labels = dataset.images[parts.test_ids], dataset.labels[parts.test_ids]
+    images, labels = dataset.at(parts.test_ids)
     forget = torch.isin(labels, torch.tensor(job.forget))
     train_ids = parts.train_ids[~torch.isin(parts.train_ids, torch.tensor(job.left_out, dtype=torch.int64))]
     model = version_model(job.spec, job.weights).to(device)
@@ -69,8 +69,7 @@ def relearn_job(
         convert_batchnorm(model)
     return relearn(
         model,
-        dataset.images[train_ids],
-        dataset.labels[train_ids],
+        *dataset.at(train_ids),
         images[forget],
         labels[forget],
         job.target_accuracy,

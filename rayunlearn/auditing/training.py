@@ -15,7 +15,7 @@ import ray
 import torch
 from torch import Tensor
 
-from rayunlearn.auditing.labelled import data_hash, open_data
+from rayunlearn.auditing.labelled import data_hash, open_data, taken
 from rayunlearn.data.datasets import LabelledImages, load_dataset, not_there
 from rayunlearn.data.splits import retain_forget
 from rayunlearn.errors import BadInput
@@ -26,12 +26,13 @@ from rayunlearn.execution.remote import fetch, fetch_told, telling, warn_here
 from rayunlearn.execution.train_run import Shard, train_run
 from rayunlearn.methods.training import StepInfo, TrainSettings, steps_per_epoch, train_classifier
 from rayunlearn.methods.training_log import TrainingRecorder, log_from_tensors, log_to_tensors
-from rayunlearn.methods.unlearning import Samples, TrainingLog
+from rayunlearn.methods.unlearning import TrainingLog
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec, build_classifier
 from rayunlearn.models.weights import load_into, weights_from_bytes, weights_to_bytes
 from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.seeds import derive_seed
 from rayunlearn.settings import stated
+from rayunlearn.streamed import Images
 from rayunlearn.task import Input, Task
 
 GOLD_SHORTFALL = 0.005
@@ -78,6 +79,11 @@ class TrainingJob:
         if not self.excluded_samples:
             del told["excluded_samples"]
         told["spec"].pop("class_names", None)  # nothing is trained by them
+        for name in ("mean", "std"):  # the spec has them
+            told["data"].pop(name, None)
+        if self.data.sha256 is not None:  # it is of the labels as well
+            told["data"].pop("class_names", None)
+        told["data"].pop("granted_per_class", None)
         return hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:24]
 
 
@@ -88,7 +94,7 @@ def classifier_spec(data: DataSettings, name: str, width: float) -> ClassifierSp
 
 def task_of(data: DataSettings) -> Task:
     """What a classifier of a dataset is for; loads the dataset, so call it where data may be read."""
-    dataset = load_dataset(data.dataset)
+    dataset = load_dataset(data.dataset, taken(data))
     _, channels, height, width_of_image = dataset.images.shape
     shape = (channels, height, width_of_image)
     return Task(
@@ -154,7 +160,16 @@ def fit_logged(job: TrainingJob) -> tuple[Classifier, TrainingLog]:
     return model.cpu().eval(), recorder.log()
 
 
-def _begun(job: TrainingJob) -> tuple[Classifier, Samples, TrainSettings]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Shown:
+    """Training samples, of which not all need be in memory."""
+
+    images: Images
+    labels: Tensor
+    ids: Tensor
+
+
+def _begun(job: TrainingJob) -> tuple[Classifier, _Shown, TrainSettings]:
     """The job's classifier before its first step, what it is trained on, and by what settings."""
     dataset, parts = open_data(job.data, job.split_seed)
     ids, recipe = parts.train_ids, job.train
@@ -168,8 +183,8 @@ def _begun(job: TrainingJob) -> tuple[Classifier, Samples, TrainSettings]:
         recipe = replace(recipe, epochs=math.ceil(steps / steps_per_epoch(len(ids), recipe)))
     device = own_device()
     model = build_classifier(job.spec, derive_seed(job.seed, "original weights")).to(device)
-    samples = Samples(images=dataset.images[ids], labels=dataset.labels[ids], ids=ids)
-    return model, samples.to(device), recipe
+    images, labels = dataset.at(ids)
+    return model, _Shown(images=images.to(device), labels=labels.to(device), ids=ids), recipe
 
 
 def _included(job: TrainingJob, dataset: LabelledImages) -> Tensor:
@@ -200,7 +215,7 @@ def fit_gold(job: TrainingJob, original: Mapping[str, Tensor], *, shard: Shard |
     with: a weak gold model would flatter every unlearned one, a strong one makes it harder.
     """
     dataset, parts = open_data(job.data, job.split_seed)
-    images, labels = dataset.images[parts.test_ids], dataset.labels[parts.test_ids]
+    images, labels = dataset.at(parts.test_ids)
     retain = [c for c in range(job.spec.num_classes) if c not in job.excluded]
 
     def right(model: Classifier) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from rayunlearn.cli.options.audit import AuditOptions
 from rayunlearn.errors import BadInput, ExitCode
 from rayunlearn.evaluation.measures import MEASURES, check_measures
 from rayunlearn.execution.cluster import connect
+from rayunlearn.execution.user_code import code_found_by_workers
 from rayunlearn.ledger.ledger import Ledger, LedgerReader
 from rayunlearn.lineages.context import Context
 from rayunlearn.lineages.requested import require_same_seed
@@ -44,7 +45,7 @@ def run_audit(options: AuditOptions) -> int:
             _check_figures(options.figures, measures or tuple(MEASURES))
         with JobProgress(console) as progress, leased(store, 0.0, progress) as lease:
             progress.phase("Ray", "connect")
-            connect(options.address)
+            connect(options.address, **code_found_by_workers(recipe, options.address))
             progress.done()
             with interruptible():
                 require_same_seed(LedgerReader(store), options.seed, store.where)

@@ -21,7 +21,7 @@ from rayunlearn.cli.console import print_json, say_error
 from rayunlearn.cli.model_flags import ModelFlags
 from rayunlearn.cli.options.check import CheckOptions
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
-from rayunlearn.execution.user_code import found_by_workers
+from rayunlearn.execution.user_code import code_found_by_workers
 from rayunlearn.inversion.deep_inversion import (
     BatchNormStatistics,
     InversionSettings,
@@ -42,7 +42,6 @@ from rayunlearn.reports.terminal import open_console
 from rayunlearn.roles import Roles
 from rayunlearn.seeds import generator
 from rayunlearn.settings import override
-from rayunlearn.task import TASKS
 
 T = TypeVar("T")
 
@@ -108,12 +107,12 @@ def checked(recipe: Recipe, flags: ModelFlags, *, trial_s: float = TRIAL_S) -> C
         trial_s: seconds that images may be made for.
     """
     found = Checked()
-    task = recipe.model.task or TASKS.get(recipe.data.dataset)
+    task = recipe.model.task or recipe.data.declared
     if task is None:
         of = f"data.dataset {recipe.data.dataset!r}"
         found.wrong.append(f"nothing is known of {of}: state --input, --mean, --std, --classes")
-    found.attempt(lambda: found_by_workers(recipe.model.name, None))
-    spec = None if task is None else found.attempt(lambda: recipe.model.spec(task))
+    found.attempt(lambda: code_found_by_workers(recipe, None))
+    spec = None if task is None else found.attempt(lambda: recipe.model.spec(task, recipe.data.preprocessing))
     checkpoint = flags.checkpoint
     if spec is None:
         if checkpoint is not None:  # what is wrong with the file shows without a model as well

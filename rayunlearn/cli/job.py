@@ -19,7 +19,7 @@ from rayunlearn.execution.machine import report_facts
 from rayunlearn.execution.placement import Placement
 from rayunlearn.execution.recovery import is_of_the_service
 from rayunlearn.execution.remote import sentence
-from rayunlearn.execution.user_code import found_by_workers
+from rayunlearn.execution.user_code import code_found_by_workers
 from rayunlearn.ledger.ledger import Ledger, LedgerReader
 from rayunlearn.ledger.schemas import ALL_TABLES
 from rayunlearn.ledger.sweeps import winning_settings
@@ -82,7 +82,7 @@ def run_job(
         )  # fmt: skip
         with JobProgress(console) as progress, leased(store, wait, progress, dry_run=dry_run) as lease:
             progress.phase("Ray", "connect")
-            connect(address, **found_by_workers(settings.model.name, address))
+            connect(address, **code_found_by_workers(settings, address))
             progress.done()
             with interruptible():
                 context = Context(

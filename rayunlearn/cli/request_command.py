@@ -24,7 +24,8 @@ from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.reports.status_table import described, show_standings
 from rayunlearn.reports.terminal import open_console
 from rayunlearn.reports.wording import asked, plain
-from rayunlearn.scheduling.requests import EXAMPLES_PREFIX, Rejected, Request, parse_time
+from rayunlearn.scheduling.class_names import numbered_classes
+from rayunlearn.scheduling.requests import EXAMPLES_PREFIX, Rejected, Request, parse_time, split_target
 from rayunlearn.serving.intake import read_requests
 from rayunlearn.storage.inbox import Inbox
 from rayunlearn.storage.store import NotBegun, Store
@@ -85,7 +86,7 @@ def _asked(options: AddOptions) -> Sequence[Request | Rejected]:
             request_id=options.id or f"r-{secrets.token_hex(4)}",
             lineage=options.lineage,
             kind=options.kind,
-            target=options.target,
+            **split_target(options.target),
             deadline=parse_time("deadline", options.deadline),
             data_access=options.data_access,
             examples=options.examples,
@@ -113,7 +114,8 @@ def _open(console: Console, storage: str) -> Store:
 def _acknowledged(store: Store, request: Request, before: Sequence[Mapping[str, Any]], now: datetime) -> Text:
     """Add a request that is not known yet, and say so; raises as `acknowledge`."""
     done = acknowledge(store, request, before, methods=METHODS, read=partial(_taken, store), now=now)
-    what = f"{request.request_id}: forget {asked(request.kind, request.target, request.whole_classes)}"
+    target: list[int | str] = [*done.request.target, *done.request.names]
+    what = f"{request.request_id}: forget {asked(request.kind, target, request.whole_classes)}"
     what += f" of lineage {request.lineage}"
     if done.known is not None:
         return Text.assemble(("known: ", "bold"), plain(f"{what}; it is {done.known}"))
@@ -131,6 +133,7 @@ def _taken(store: Store, request: Request) -> tuple[str, bytes]:
         reader = LedgerReader(store)
         chain = versions(reader, request.lineage)
         spec = ClassifierSpec.from_dict(require_begun(chain, request.lineage).model)
+        request = numbered_classes(request, spec.class_names)
         examples = read_examples(said, spec, request.target)
     return reference(examples), to_bytes(examples)
 

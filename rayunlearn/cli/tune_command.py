@@ -17,7 +17,7 @@ from rayunlearn.errors import BadInput, ExitCode
 from rayunlearn.execution.cluster import connect
 from rayunlearn.execution.machine import report_facts
 from rayunlearn.execution.placement import Placement
-from rayunlearn.execution.user_code import found_by_workers
+from rayunlearn.execution.user_code import code_found_by_workers
 from rayunlearn.ledger.ledger import Ledger, LedgerReader
 from rayunlearn.ledger.lineage import versions
 from rayunlearn.ledger.sweeps import SweepView
@@ -77,13 +77,13 @@ def run_sweep(
         )  # fmt: skip
         told = trackers(log)
         practised = chosen_request(read_requests(requests), request, requests)
-        if audit and not practised.classes:
+        if audit and practised.kind != "classes" and not practised.whole_classes:
             allowed = "a request that forgets whole classes: of a behaviour nobody knows the test images"
             raise BadInput("--audit", f"of {practised.request_id}, {practised.kind}", allowed)
         store = Store.open(storage)
         with JobProgress(console) as progress, leased(store, wait, progress) as lease:
             progress.phase("Ray", "connect")
-            connect(address, **found_by_workers(settings.model.name, address))
+            connect(address, **code_found_by_workers(settings, address))
             progress.done()
             with interruptible():
                 context = Context(
@@ -100,7 +100,7 @@ def run_sweep(
                 lineage = practised.lineage
                 service.original.require_given({lineage})
                 service.require_fitting(lineage)
-                practised = service.with_examples(practised)
+                practised = service.with_examples(_numbered(service, practised))
                 if not versions(service.reader, lineage):
                     service.begin_lineage(lineage)
                 parent = versions(service.reader, lineage)[-1]
@@ -125,6 +125,18 @@ def chosen_request(entries: Sequence[Request | Rejected], wanted: str | None, so
     if isinstance(found[0], Rejected):
         raise BadInput("request to practise on", found[0].reason, f"a request that is well formed ({source})")
     return found[0]
+
+
+def _numbered(service: Service, request: Request) -> Request:
+    """The request with numbers for the classes that it names.
+
+    Raises:
+        BadInput: a name is none of the lineage's.
+    """
+    entry = service.numbered(request)
+    if isinstance(entry, Rejected):
+        raise BadInput("--request", request.request_id, f"one that can be served ({entry.reason})")
+    return entry
 
 
 def _audited(sweep: Sweep, view: SweepView) -> dict[str, tuple[float, float]]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from rayunlearn.data.files import files_below, listed
-from rayunlearn.data.pixels import decode, is_image
+from rayunlearn.data.pixel_store import PixelWriter
+from rayunlearn.data.pixels import called_image, decode, is_image
 from rayunlearn.data.raw import Part
 from rayunlearn.errors import BadInput, DataWarning
+from rayunlearn.preprocessing import Preprocessing
 
 
 def read_image_folder(
@@ -21,6 +21,7 @@ def read_image_folder(
     num_classes: int,
     shape: tuple[int, ...],
     class_names: tuple[str, ...] | None = None,
+    how: Preprocessing | None = None,
 ) -> Part:
     """Every image in or below a folder of a label, in the order of label and path.
 
@@ -33,6 +34,7 @@ def read_image_folder(
         num_classes: labels are below it.
         shape: of each image, [C, H, W].
         class_names: of the labels 0, 1, ..., where they are known; a folder may have such a name.
+        how: the preprocessing that is stated.
 
     Raises:
         BadInput: no image, an image that cannot be read or is of another shape, a file that is called an
@@ -44,8 +46,8 @@ def read_image_folder(
         place = file.relative_to(folder)
         label = _label_of(place, num_classes, class_names, name)
         if not (file.is_file() and is_image(file)):
-            if label is not None and file.suffix.lower() in Image.registered_extensions():
-                decode(_content(file, name), str(place), name, shape)  # says what is wrong with it
+            if label is not None and called_image(file):
+                decode(_content(file, name), str(place), name, shape, how)  # says what is wrong with it
             no_images.append(str(place))
         elif label is None:
             elsewhere.append(str(place))
@@ -65,9 +67,11 @@ def read_image_folder(
     if left_out:
         warnings.warn(DataWarning(f"{name}: not read were {' and '.join(left_out)}"), stacklevel=2)
     found.sort(key=lambda image: image[:2])
-    images = [decode(_content(file, name), place, name, shape) for _, place, file in found]
+    images = PixelWriter(name)
+    for _, inside, path in found:
+        images.add(decode(_content(path, name), inside, name, shape, how))
     labels = torch.tensor([label for label, _, _ in found], dtype=torch.int64)
-    return Part(torch.from_numpy(np.stack(images)), labels, class_names)
+    return Part(images.pixels(), labels, class_names)
 
 
 def is_image_folder(folder: Path, class_names: tuple[str, ...] | None = None) -> bool:

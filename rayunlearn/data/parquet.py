@@ -1,6 +1,7 @@
-"""Images and labels from a folder of Parquet shards, in the form that Hugging Face datasets use.
+"""Images and labels from a folder of Parquet or Arrow shards, in the form that Hugging Face datasets use.
 
-A folder holds `train*.parquet` and, where there is a test part, `test*.parquet`: what follows the word
+A folder holds `train*.parquet` and, where there is a test part, `test*.parquet`, or the same as `.arrow`
+(Arrow's file or stream format): what follows the word
 begins with no letter and no digit. The shards of a part are read in the order of their names. Where they are
 numbered `-00001-of-00003` all have to be there, each once, whatever follows the number. Other Parquet files
 are not read, and a warning names them. Each row has
@@ -9,9 +10,10 @@ are not read, and a warning names them. Each row has
   struct;
 - `label`: a whole number from 0.
 
-All images have one size, are square, and grey or RGB. Other columns are not read. Where shards name their
-classes (`ClassLabel` in Hugging Face's own metadata), labels go by the names: the numbers are those of the
-first shard, or of the names that are known already.
+Where Hugging Face's own metadata call one other column an `Image`, or one a `ClassLabel`, that is it.
+All images have one size, are square, and grey or RGB, where no preprocessing is stated. Other columns are not
+read. Where shards name their classes (`ClassLabel` in Hugging Face's own metadata), labels go by the names:
+the numbers are those of the first shard, or of the names that are known already.
 """
 
 from __future__ import annotations
@@ -24,19 +26,24 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from rayunlearn.data.class_lists import checked_names, places
 from rayunlearn.data.files import SHOWN, files_below, listed
 from rayunlearn.data.raw import Part, Parts, tell
 from rayunlearn.errors import BadInput
+from rayunlearn.preprocessing import Preprocessing
 
 IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label",)
+_ARROW_FILE = b"ARROW1"
 ROWS_AT_ONCE = 1024
+SUFFIXES = (".parquet", ".arrow")
 PARTS = ("train", "test")
 _NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)(?!\d)(.*)", re.IGNORECASE | re.DOTALL)
 _NAMES_SHOWN = 20
@@ -49,6 +56,7 @@ def read_parquet(
     *,
     num_classes: int | None = None,
     class_names: tuple[str, ...] | None = None,
+    how: Preprocessing | None = None,
 ) -> Parts:
     """The training part and, where there are such shards, the test part of a folder.
 
@@ -58,6 +66,7 @@ def read_parquet(
         needed: what the folder may hold, for messages.
         num_classes: of the dataset, where it is known; labels are below it.
         class_names: of the labels 0, 1, ..., where they are known; None takes those of the first shard.
+        how: the preprocessing that is stated.
 
     Raises:
         BadInput: there is no training shard, a numbered shard is missing or there twice, a file's name leaves
@@ -70,10 +79,10 @@ def read_parquet(
     for files in shards.values():
         _require_complete(files, name)
     known = class_names or _names_of_all([*shards["train"], *shards["test"]], name)
-    train = read_shards(shards["train"], name, num_classes, None, known)
+    train = read_shards(shards["train"], name, num_classes, None, known, how)
     if not shards["test"]:
         return train, None
-    return train, read_shards(shards["test"], name, num_classes, tuple(train.pixels.shape[1:]), known)
+    return train, read_shards(shards["test"], name, num_classes, tuple(train.pixels.shape[1:]), known, how)
 
 
 def shards_in(folder: Path, name: str) -> list[Path]:
@@ -98,6 +107,7 @@ def read_shards(
     num_classes: int | None,
     shape: tuple[int, ...] | None,
     class_names: tuple[str, ...] | None = None,
+    how: Preprocessing | None = None,
 ) -> Part:
     """Every row of these files, at least one file.
 
@@ -108,14 +118,16 @@ def read_shards(
         shape: of each image, [C, H, W]; None takes that of the first.
         class_names: of the labels 0, 1, ..., where they are known; None takes those of the first file. Files
             that name no classes have the numbers.
+        how: the preprocessing that is stated.
 
     Raises:
         BadInput: as `read_parquet`.
         NotInstalled: Pillow, of the extra `images`.
     """
+    from rayunlearn.data.pixel_store import PixelWriter
     from rayunlearn.data.pixels import decode  # here, for Pillow: other datasets need none
 
-    images: list[np.ndarray] = []
+    images = PixelWriter(name)
     labels: list[int] = []
     known = class_names or _names_of_all(files, name)
     for file in files:
@@ -126,13 +138,13 @@ def read_shards(
             place = f"row {row} of {file.name}"
             if label is None or not 0 <= label <= last:
                 raise BadInput(f"label in {place}", label, f"a whole number in 0..{last}", where=name)
-            pixels = decode(content, place, name, shape)
+            pixels = decode(content, place, name, shape, how)
             shape = shape or pixels.shape
-            images.append(pixels)
+            images.add(pixels)
             labels.append(numbers[label] if numbers else label)
         if len(labels) == before:
             raise BadInput(f"number of rows in {file.name}", 0, "at least 1", where=name)
-    return Part(torch.from_numpy(np.stack(images)), torch.tensor(labels, dtype=torch.int64), known)
+    return Part(images.pixels(), torch.tensor(labels, dtype=torch.int64), known)
 
 
 def count_classes(parts: Parts, name: str) -> int:
@@ -157,8 +169,8 @@ def count_classes(parts: Parts, name: str) -> int:
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """Parquet files in and below a folder but hidden ones, by path."""
-    return sorted(file for file in files_below(folder) if file.suffix.lower() == ".parquet")
+    """Parquet and Arrow files in and below a folder but hidden ones, by path."""
+    return sorted(file for file in files_below(folder) if file.suffix.lower() in SUFFIXES)
 
 
 def _parts_of(folder: Path, name: str) -> dict[str, list[Path]]:
@@ -216,42 +228,72 @@ def _numbers(file: Path, known: tuple[str, ...] | None, name: str) -> list[int] 
     own = _class_names(file, name)
     if own is None or known is None:
         return None
-    unknown = [class_name for class_name in own if class_name not in known]
-    if unknown:
-        allowed = f"those that are known already: {', '.join(known[:_NAMES_SHOWN])}"
-        raise BadInput(f"names of classes in {file.name}", unknown[:_NAMES_SHOWN], allowed, where=name)
-    if own != known[: len(own)]:
-        tell(f"{name}: {file.name} has its classes in another order; its labels were taken by their names")
-    return [known.index(class_name) for class_name in own]
+    return places(own, known, file.name, name)
 
 
 def _class_names(file: Path, name: str) -> tuple[str, ...] | None:
     """The names of a shard's classes in the order of their numbers; None where it says none."""
-    with _readable(file, name):
-        written = (pq.read_schema(file).metadata or {}).get(b"huggingface")
-    if written is None:
-        return None
+    schema = _schema(file, name)
     thing = f"names of classes in {file.name}"
-    try:
-        label = json.loads(written)["info"]["features"]["label"]
-        names = label["names"] if label["_type"] == "ClassLabel" else None
-    except (KeyError, TypeError):  # it says something else
+    label = _features(schema, thing, name).get(_columns(schema, file.name, name)[1])
+    if not isinstance(label, dict) or label.get("_type") != "ClassLabel":
         return None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(thing, written[:_NAMES_SHOWN], f"readable JSON ({error})", where=name) from error
+    names = label.get("names")
     if names is None:
         return None
-    plain = isinstance(names, list) and all(isinstance(class_name, str) for class_name in names)
-    if not plain or not names or len(set(names)) < len(names):
-        raise BadInput(thing, names, "different texts, in a list", where=name)
-    return tuple(names)
+    return checked_names(names, thing, name)
+
+
+def _features(schema: pa.Schema, thing: str, name: str) -> dict[str, Any]:
+    """Column -> what Hugging Face's metadata say of it; empty where they say nothing."""
+    written = (schema.metadata or {}).get(b"huggingface")
+    if written is None:
+        return {}
+    try:
+        features = json.loads(written)["info"]["features"]
+    except (KeyError, TypeError):  # it says something else
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise BadInput(thing, written[:_NAMES_SHOWN], f"readable JSON ({error})", where=name) from error
+    return features if isinstance(features, dict) else {}
+
+
+def _schema(file: Path, name: str) -> pa.Schema:
+    with _readable(file, name):
+        if file.suffix.lower() != ".arrow":
+            return pq.read_schema(file)
+        with _arrow(file) as reader:
+            return reader.schema
+
+
+def _arrow(file: Path) -> Any:
+    """A reader of Arrow's stream format, as Hugging Face writes it, or of its file format."""
+    with file.open("rb") as opened:
+        is_file = opened.read(len(_ARROW_FILE)) == _ARROW_FILE
+    source = pa.OSFile(str(file))  # not mapped: what was read is no part of this process any more
+    return pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+
+
+def _batches(file: Path, columns: list[str]) -> Iterator[Any]:
+    if file.suffix.lower() != ".arrow":
+        with pq.ParquetFile(file) as shard:
+            yield from shard.iter_batches(ROWS_AT_ONCE, columns=columns)
+        return
+    with _arrow(file) as reader:
+        if isinstance(reader, pa.ipc.RecordBatchFileReader):
+            found = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        else:
+            found = iter(reader)
+        for batch in found:
+            for first in range(0, batch.num_rows, ROWS_AT_ONCE):
+                yield batch.slice(first, ROWS_AT_ONCE).select(columns)
 
 
 def _rows(file: Path, name: str) -> Iterator[tuple[bytes | None, int | None]]:
     """The image bytes and the label of each row."""
-    with _readable(file, name), pq.ParquetFile(file) as shard:
-        columns = _columns(shard.schema_arrow, file.name, name)
-        for batch in shard.iter_batches(ROWS_AT_ONCE, columns=columns):
+    with _readable(file, name):
+        columns = _columns(_schema(file, name), file.name, name)
+        for batch in _batches(file, columns):
             image, label = (batch.column(column) for column in columns)
             if pa.types.is_struct(image.type):
                 image = pc.struct_field(image, "bytes")
@@ -264,14 +306,21 @@ def _readable(file: Path, name: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise BadInput("file", str(file), f"a readable Parquet file ({error})", where=name) from error
+        allowed = f"a readable {file.suffix[1:].capitalize()} file ({error})"
+        raise BadInput("file", str(file), allowed, where=name) from error
 
 
 def _columns(schema: pa.Schema, file: str, name: str) -> list[str]:
     """The names of the image and of the label column."""
-    found = [c for c in IMAGE_COLUMNS if c in schema.names][:1] + [c for c in ("label",) if c in schema.names]
+    said = _features(schema, f"metadata of {file}", name)
+    found: list[str] = []
+    for names, kind in ((IMAGE_COLUMNS, "Image"), (LABEL_COLUMNS, "ClassLabel")):
+        known = [c for c in names if c in schema.names][:1]
+        typed = [c for c in schema.names if isinstance(said.get(c), dict) and said[c].get("_type") == kind]
+        found += known or (typed if len(typed) == 1 else [])
     if len(found) < 2:
-        raise BadInput(f"columns of {file}", schema.names, "image (or img) and label among them", where=name)
+        allowed = "image (or img) and label among them, or one Image and one ClassLabel"
+        raise BadInput(f"columns of {file}", schema.names, allowed, where=name)
     image, label = (schema.field(c).type for c in found)
     content = image
     if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:

@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from rayunlearn.data.geometry import channels_first, prepared
 from rayunlearn.errors import BadInput
+from rayunlearn.preprocessing import Preprocessing
 
 # Formats of whole, still images that are known by their first bytes. Of what Pillow reads besides, some needs
 # other programs, and some takes files for images that are none.
@@ -49,7 +51,18 @@ def is_image(file: Path) -> bool:
         return True
 
 
-def decode(content: bytes | None, place: str, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+def called_image(file: Path) -> bool:
+    """Whether a file's name ends as those of images do."""
+    return file.suffix.lower() in Image.registered_extensions()
+
+
+def decode(
+    content: bytes | None,
+    place: str,
+    name: str,
+    shape: tuple[int, ...] | None = None,
+    how: Preprocessing | None = None,
+) -> np.ndarray:
     """The pixels [C, H, W] uint8 of an image file, upright: grey has one channel, colours have three.
 
     A palette of greys alone is grey, but where three channels are asked for. Colour profiles and gamma are
@@ -59,11 +72,14 @@ def decode(content: bytes | None, place: str, name: str, shape: tuple[int, ...] 
         content: the bytes of the file.
         place: where it was found, for messages.
         name: of the dataset, for messages.
-        shape: that it has to have; None takes any square.
+        shape: that it has to have, after the preprocessing; None takes any square, and with a preprocessing
+            any shape.
+        how: the preprocessing that is stated; None takes images as they are.
 
     Raises:
         BadInput: it is no image, not whole, not square, of another shape, has several frames, more than 8
-            bits per channel, colours other than grey and RGB, or transparent pixels.
+            bits per channel, colours other than grey and RGB, or transparent pixels; or it is smaller than
+            the crop.
     """
     thing = f"image in {place}"
     if content is None:
@@ -73,22 +89,25 @@ def decode(content: bytes | None, place: str, name: str, shape: tuple[int, ...] 
         with warnings.catch_warnings(action="ignore"):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                unfit = _unfit(image, shape)
-                pixels = None if unfit else _pixels(image, shape)
+                unfit = _unfit(image, shape, how)
+                seen = None if unfit else _seen(image, shape)
     except UnidentifiedImageError as error:
         raise BadInput(thing, content[:8], IMAGES, where=name) from error
     except _DAMAGED as error:
         raise BadInput(thing, "damaged", f"a whole image ({error})", where=name) from error
     if unfit:
         raise BadInput(thing, *unfit, where=name)
-    if pixels is None:
+    if seen is None:
         raise BadInput(thing, "transparent in places", "opaque: nothing says what is behind it", where=name)
+    pixels = channels_first(seen if how is None else prepared(seen, how, place, name))
     if shape is not None and pixels.shape != shape:
         raise BadInput(thing, *_of_another_shape(pixels.shape, shape), where=name)
     return pixels
 
 
-def _unfit(image: Image.Image, shape: tuple[int, ...] | None) -> tuple[object, str] | None:
+def _unfit(
+    image: Image.Image, shape: tuple[int, ...] | None, how: Preprocessing | None
+) -> tuple[object, str] | None:
     """What is wrong with an image by its header, and what is allowed; nothing was decoded yet."""
     mode, (width, height) = image.mode, image.size
     # the further pictures in a camera's JPEG are previews and depths; the first is the image
@@ -99,15 +118,21 @@ def _unfit(image: Image.Image, shape: tuple[int, ...] | None) -> tuple[object, s
         return f"of mode {mode}", "grey (L) or RGB, 8 bits per channel"
     if _is_deep(image):
         return "of more than 8 bits per channel, or signed", "8 bits, unsigned; nothing is rounded"
+    if how is not None:  # what comes of it is looked at
+        return None
     if width != height:
-        return f"{width}x{height}", "square"
+        return f"{width}x{height}", "square; data.preprocessing.resize or .crop makes them so"
     if shape is not None and (height, width) != tuple(shape[1:]):
         return _of_another_shape((MODES[mode][1], height, width), shape)
     return None
 
 
 def _of_another_shape(found: tuple[int, ...], shape: tuple[int, ...]) -> tuple[object, str]:
-    return list(found), f"{list(shape)} [channels, height, width]: all have one"
+    allowed = f"{list(shape)} [channels, height, width]: all have one"
+    if found[0] != shape[0]:
+        what = "repeats grey in three channels" if shape[0] == 3 else "makes grey of colours"
+        allowed += f"; data.preprocessing.channels={shape[0]} {what}"
+    return list(found), allowed
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -123,11 +148,11 @@ def _is_deep(image: Image.Image) -> bool:
     return image.format == "PNG" and ";16" in str(arguments)
 
 
-def _pixels(image: Image.Image, shape: tuple[int, ...] | None) -> np.ndarray | None:
-    """The pixels [C, H, W]; None where some are transparent."""
-    made, channels = MODES[image.mode]
+def _seen(image: Image.Image, shape: tuple[int, ...] | None) -> Image.Image | None:
+    """The image upright, of mode L or RGB; None where some of it is transparent."""
+    made, _ = MODES[image.mode]
     if image.mode in ("P", "PA") and (shape is None or shape[0] == 1) and _has_grey_palette(image):
-        made, channels = "L", 1
+        made = "L"
     ImageOps.exif_transpose(image, in_place=True)
     upright: Image.Image = image
     if image.has_transparency_data:
@@ -135,8 +160,7 @@ def _pixels(image: Image.Image, shape: tuple[int, ...] | None) -> np.ndarray | N
         if seen.getchannel("A").getextrema()[0] != 255:
             return None
         upright = seen if image.mode in ("P", "PA", "RGBA") else image
-    grid = np.asarray(upright.convert(made))
-    return grid.reshape(*grid.shape[:2], channels).transpose(2, 0, 1)
+    return upright.convert(made)
 
 
 def _has_grey_palette(image: Image.Image) -> bool:

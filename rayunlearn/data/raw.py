@@ -5,30 +5,32 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections import defaultdict
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rayunlearn.errors import BadInput, DataWarning
+from rayunlearn.streamed import Pixels, chunks
 
 # Test images that may be training images too, as a share. MNIST has none, nor have CIFAR-10 and SVHN as far
 # as they were at hand. The most that was found told of a published set is 10 of Fashion-MNIST's 10000 (its
 # issue 44): up to twice that is taken for the data set's own, more for a file in the wrong part.
 MOST_IN_BOTH = 0.002
+_DIGEST = np.dtype([("first", "<u8"), ("second", "<u8")])
 
 
 class Part(NamedTuple):
     """The training or the test part of a dataset, in the publisher's order.
 
     Attributes:
-        pixels: `[N, C, H, W]` uint8; need not be contiguous.
+        pixels: `[N, C, H, W]` uint8; need not be contiguous. Many of them lie in a file.
         labels: `[N]` int64.
         class_names: of the labels 0, 1, ..., where the files say them.
     """
 
-    pixels: Tensor
+    pixels: Pixels
     labels: Tensor
     class_names: tuple[str, ...] | None = None
 
@@ -37,7 +39,7 @@ Parts = tuple[Part, Part | None]
 """Training part, and test part where there is one."""
 
 
-def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and population standard deviation of pixel / 255, per channel.
 
     Made from whole-number sums, so that they are the same on every machine and at any number of threads.
@@ -48,9 +50,12 @@ def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     >>> channel_statistics(torch.tensor([[0, 51], [255, 51]], dtype=torch.uint8).view(2, 2, 1, 1))
     ((0.5, 0.2), (0.5, 0.0))
     """
+    levels = torch.zeros(pixels.shape[1], 256, dtype=torch.int64)
+    for chunk in chunks(pixels):
+        for number, channel in enumerate(chunk.unbind(1)):
+            levels[number] += torch.bincount(channel.flatten(), minlength=256)
     means, deviations = [], []
-    for channel in pixels.unbind(1):
-        counts = torch.bincount(channel.flatten(), minlength=256).tolist()
+    for counts in levels.tolist():
         count = sum(counts)
         total = sum(level * n for level, n in enumerate(counts))
         squares = sum(level * level * n for level, n in enumerate(counts))
@@ -70,17 +75,20 @@ def tell_doubles(
     Raises:
         BadInput: more than `MOST_IN_BOTH` of the test images are training images too.
     """
-    seen = [_labels_by_image(part) for part in parts if part is not None]
-    for labels, title in zip(seen, titles, strict=False):
-        more = [given for given in labels.values() if len(given) > 1]
-        if more:
-            said = f"{sum(map(len, more))} images of {title} are only {len(more)} different ones"
-            differ = sum(len(set(given)) > 1 for given in more)
+    keys = [_digests(part.pixels) for part in parts if part is not None]
+    for key, part, title in zip(keys, parts, titles, strict=False):
+        assert part is not None, "the first always is there"
+        _, images, counts = np.unique(key, return_inverse=True, return_counts=True)
+        more = counts > 1
+        if more.any():
+            said = f"{counts[more].sum()} images of {title} are only {more.sum()} different ones"
+            pairs = np.unique(np.stack([images, part.labels.numpy()]), axis=1)
+            differ = int((np.bincount(pairs[0]) > 1).sum())
             tell(f"{name}: {said}" + (f"; {differ} of them have more than one label" if differ else ""))
-    if len(seen) == 2:
-        train, test = seen
-        both = sum(len(given) for image, given in test.items() if image in train)
-        most = int(MOST_IN_BOTH * sum(map(len, test.values())))
+    if len(keys) == 2:
+        train, test = keys
+        both = int(np.isin(test, train).sum())
+        most = int(MOST_IN_BOTH * len(test))
         if both > most:
             allowed = f"at most {most}: the parts have no image in common, or a published set's few"
             raise BadInput("number of test images that are training images too", both, allowed, where=name)
@@ -93,10 +101,10 @@ def tell(text: str) -> None:
     warnings.warn(DataWarning(text), stacklevel=3)
 
 
-def _labels_by_image(part: Part) -> dict[bytes, list[int]]:
-    """Digest of the pixels -> the labels of all images that have them."""
-    found: dict[bytes, list[int]] = defaultdict(list)
-    images = part.pixels.contiguous().numpy()
-    for image, label in zip(images, part.labels.tolist(), strict=True):
-        found[hashlib.blake2b(image.data, digest_size=16).digest()].append(label)
-    return found
+def _digests(pixels: Pixels) -> np.ndarray:
+    """Of each image a digest of its pixels, `[N]`: 16 bytes each."""
+    found = bytearray()
+    for chunk in chunks(pixels):
+        for image in chunk.contiguous().numpy():
+            found += hashlib.blake2b(image.data, digest_size=16).digest()
+    return np.frombuffer(bytes(found), dtype=_DIGEST)

@@ -107,16 +107,16 @@ def limited(
         check_value(name, limit, PositiveInt | None, where="limited")
     return replace(
         parts,
-        train_ids=_at_most(parts.train_ids, labels, train_per_class, parts.seed, "train"),
-        test_ids=_at_most(parts.test_ids, labels, test_per_class, parts.seed, "test"),
+        train_ids=at_most(parts.train_ids, labels, train_per_class, parts.seed, "train"),
+        test_ids=at_most(parts.test_ids, labels, test_per_class, parts.seed, "test"),
         train_per_class=train_per_class,
         test_per_class=test_per_class,
     )
 
 
-def _at_most(ids: Tensor, labels: Tensor, limit: int | None, seed: int, part: str) -> Tensor:
-    """Of these ids at most so many of each class, ascending."""
-    if limit is None:
+def at_most(ids: Tensor, labels: Tensor, limit: int | None, seed: int, part: str) -> Tensor:
+    """Of these ids at most so many of each class, drawn by the seed and the part's name, ascending."""
+    if limit is None or not len(ids):
         return ids
     kept = []
     for label in labels[ids].unique().tolist():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rayunlearn.errors import BadInput
 from rayunlearn.fields import check_value
 from rayunlearn.models.modes import device_of, evaluating
+from rayunlearn.streamed import Images
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,7 @@ class ClassCounts:
         return ids
 
 
-def check_images(images: Tensor, labels: Tensor, num_classes: int, where: str) -> None:
+def check_images(images: Images, labels: Tensor, num_classes: int, where: str) -> None:
     """Refuse images and labels that do not belong together, or labels that are no class ids.
 
     Args:
@@ -101,7 +102,7 @@ def check_images(images: Tensor, labels: Tensor, num_classes: int, where: str) -
 
 
 def class_counts(
-    model: nn.Module, images: Tensor, labels: Tensor, num_classes: int, batch_size: int = 1024
+    model: nn.Module, images: Images, labels: Tensor, num_classes: int, batch_size: int = 1024
 ) -> ClassCounts:
     """Count what the model predicts, per class, in eval mode; the model is left as it was.
 

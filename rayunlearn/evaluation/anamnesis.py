@@ -26,6 +26,7 @@ from rayunlearn.evaluation.accuracy import check_images, class_counts
 from rayunlearn.fields import AtLeastTwo, Checked, PositiveShare, ShareBelowOne
 from rayunlearn.models.modes import device_of, evaluating
 from rayunlearn.seeds import derive_seed, generator, seeded_default_generators
+from rayunlearn.streamed import Images
 
 LOCAL_BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -206,7 +207,7 @@ def relearn_batches(n: int, batch_size: int, seed: int) -> Iterator[list[Tensor]
 
 def relearn(
     model: nn.Module,
-    train_images: Tensor,
+    train_images: Images,
     train_labels: Tensor,
     eval_images: Tensor,
     eval_labels: Tensor,
@@ -323,7 +324,7 @@ class _Worker:
         """This worker's part of n things in a row."""
         return slice(self.rank * n // self.world, (self.rank + 1) * n // self.world)
 
-    def backward(self, model: nn.Module, images: Tensor, labels: Tensor, ids: Tensor) -> None:
+    def backward(self, model: nn.Module, images: Images, labels: Tensor, ids: Tensor) -> None:
         """Gradients of the mean cross-entropy over the mini-batch `ids` [B], on every worker."""
         if self.world == 1:
             functional.cross_entropy(model(images[ids]), labels[ids]).backward()

@@ -26,6 +26,7 @@ from rayunlearn.evaluation.predictions import Predictions, predict
 from rayunlearn.evaluation.probe import ProbeSettings
 from rayunlearn.fields import Checked
 from rayunlearn.models.classifiers import Classifier
+from rayunlearn.streamed import Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +141,8 @@ class Bench:
         mislabelled: all that was mislabelled on purpose, forgotten or not.
     """
 
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
+    train: tuple[Images, Tensor]
+    test: tuple[Images, Tensor]
     retain: tuple[int, ...]
     forget: tuple[int, ...]
     subjects: Mapping[str, Classifier]

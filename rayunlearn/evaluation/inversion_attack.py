@@ -35,6 +35,7 @@ from rayunlearn.fields import Checked
 from rayunlearn.models.classifiers import Classifier, ClassifierSpec
 from rayunlearn.models.modes import device_of, evaluating
 from rayunlearn.seeds import generator
+from rayunlearn.streamed import Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,7 @@ class InversionAttack:
         return None if self.specific is None else float(self.specific.sum())
 
 
-def class_means(images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+def class_means(images: Images, labels: Tensor, num_classes: int) -> Tensor:
     """Mean image of each class, [K, C, H, W] of the images' type: what the auditor scores by.
 
     Args:

@@ -36,6 +36,7 @@ from rayunlearn.evaluation.neighbours import knn_probe
 from rayunlearn.evaluation.predictions import Predictions, predict
 from rayunlearn.evaluation.probe import ProbeReport, linear_probe
 from rayunlearn.seeds import derive_seed
+from rayunlearn.streamed import Images
 
 
 def accuracy(bench: Bench) -> Iterator[Measurement]:
@@ -287,7 +288,7 @@ def _both(predictions: Mapping[str, Mapping[str, Predictions]], subject: str) ->
     return [predictions[split][subject] for split in ("train", "test")]
 
 
-def _images_of(part: tuple[Tensor, Tensor], classes: Sequence[int]) -> Tensor:
+def _images_of(part: tuple[Images, Tensor], classes: Sequence[int]) -> Tensor:
     images, labels = part
     return images[torch.isin(labels, torch.tensor(classes))]
 

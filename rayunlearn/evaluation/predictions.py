@@ -14,6 +14,7 @@ from rayunlearn.errors import BadInput
 from rayunlearn.evaluation.accuracy import ClassCounts, check_images
 from rayunlearn.fields import check_value
 from rayunlearn.models.modes import device_of, evaluating
+from rayunlearn.streamed import Images
 
 SUM_TOLERANCE = 1e-4
 """How far from 0 the log of an image's summed probabilities may be. Rounding of K <= 1000 log-probabilities
@@ -105,7 +106,7 @@ def check_classes(classes: Sequence[int], num_classes: int, where: str) -> list[
 
 
 def predict(
-    models: Mapping[str, nn.Module], images: Tensor, labels: Tensor, batch_size: int = 1024
+    models: Mapping[str, nn.Module], images: Images, labels: Tensor, batch_size: int = 1024
 ) -> dict[str, Predictions]:
     """What each model says about the images, in eval mode, by one pass over the data.
 

@@ -21,6 +21,7 @@ from rayunlearn.evaluation.accuracy import check_images
 from rayunlearn.fields import Checked
 from rayunlearn.models.feature_layer import features_of, head_of
 from rayunlearn.seeds import generator
+from rayunlearn.streamed import Images, selected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +63,9 @@ class ProbeReport:
 
 def linear_probe(
     model: nn.Module,
-    train_images: Tensor,
+    train_images: Images,
     train_labels: Tensor,
-    test_images: Tensor,
+    test_images: Images,
     test_labels: Tensor,
     forget: Sequence[int],
     settings: ProbeSettings,
@@ -95,9 +96,9 @@ def linear_probe(
 
 def linear_probes(
     model: nn.Module,
-    train_images: Tensor,
+    train_images: Images,
     train_labels: Tensor,
-    test_images: Tensor,
+    test_images: Images,
     test_labels: Tensor,
     forget: Sequence[int],
     settings: ProbeSettings,
@@ -165,9 +166,9 @@ class ProbeTask:
 
 def probe_tasks(
     model: nn.Module,
-    train_images: Tensor,
+    train_images: Images,
     train_labels: Tensor,
-    test_images: Tensor,
+    test_images: Images,
     test_labels: Tensor,
     forget: Sequence[int],
     train_per_class: int | None,
@@ -201,7 +202,7 @@ def probe_tasks(
     draws = [few_per_class(train_labels, train_per_class, seed) for seed in seeds]
     drawn = torch.cat(draws).unique()
     train, test = (
-        features_of(model, images).double().numpy() for images in (train_images[drawn], test_images)
+        features_of(model, images).double().numpy() for images in (selected(train_images, drawn), test_images)
     )
     tasks = []
     for chosen in draws:

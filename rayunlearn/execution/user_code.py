@@ -6,19 +6,36 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayunlearn.errors import BadInput
 from rayunlearn.models.sources import LIBRARIES, is_factory
 
+if TYPE_CHECKING:
+    from rayunlearn.recipes import Recipe
 
-def found_by_workers(factory: str, address: str | None) -> dict[str, Any]:
+
+def code_found_by_workers(recipe: Recipe, address: str | None) -> dict[str, Any]:
+    """`found_by_workers` of all that a recipe names: a model's factory, and a function that gives data."""
+    from rayunlearn.data.datasets import is_function_of_operator  # here: who runs in one process needs none
+
+    sent: list[str] = []
+    named = [("--model", recipe.model.name), ("--data", recipe.data.dataset)]
+    for flag, code in named:
+        if flag == "--model" or is_function_of_operator(code):
+            options = found_by_workers(code, address, flag)
+            sent += options.get("runtime_env", {}).get("py_modules", [])
+    return {"runtime_env": {"py_modules": list(dict.fromkeys(sent))}} if sent else {}
+
+
+def found_by_workers(factory: str, address: str | None, flag: str = "--model") -> dict[str, Any]:
     """Have workers find a factory's module; the current folder counts as well.
 
     Args:
-        factory: a model's name; one that is built in, or of a library, needs nothing.
+        factory: a model's name; one that is built in, or of a library, needs nothing. Or a function's name.
         address: of the cluster, as `connect` takes it. Workers of one that this process starts inherit its
             environment.
+        flag: what names it, for the message.
 
     Returns:
         Options for `connect` to a cluster that others started.
@@ -39,7 +56,7 @@ def found_by_workers(factory: str, address: str | None) -> dict[str, Any]:
         places = list(spec.submodule_search_locations)
     if not places:
         allowed = f"a module that can be imported; {top!r} is none, here or on PYTHONPATH"
-        raise BadInput("--model", factory, allowed)
+        raise BadInput(flag, factory, allowed)
     place = Path(places[0]).absolute()
     if address not in (None, "local") or address is None and os.environ.get("RAY_ADDRESS"):
         return {"runtime_env": {"py_modules": [str(place)]}}

@@ -38,7 +38,7 @@ class Standing:
     status: str
     lineage: str | None
     kind: str | None
-    target: tuple[int, ...]
+    target: tuple[int | str, ...]
     whole_classes: bool
     deadline: datetime | None
     priority: int
@@ -109,7 +109,7 @@ def _waiting(waiting: Waiting, cancelling: bool) -> Standing:
         status="waiting" if asked else "rejected",
         lineage=entry.lineage,
         kind=entry.kind,
-        target=entry.target,
+        target=(*entry.target, *(asked.names if asked else ())),
         whole_classes=bool(asked and asked.whole_classes),
         deadline=asked.deadline if asked else None,
         priority=asked.priority if asked else 0,

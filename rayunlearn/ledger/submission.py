@@ -9,8 +9,10 @@ from typing import Any
 
 from rayunlearn.declared import Declares, require_access, require_granularity
 from rayunlearn.errors import BadInput, nearest
-from rayunlearn.ledger.lineage import Version, status
+from rayunlearn.ledger.ledger import LedgerReader
+from rayunlearn.ledger.lineage import Version, status, versions
 from rayunlearn.ledger.status import OPEN, standings
+from rayunlearn.scheduling.class_names import numbered_classes
 from rayunlearn.scheduling.requests import Request, differences, same_request
 from rayunlearn.storage.inbox import IdTaken, Inbox
 from rayunlearn.storage.store import Store
@@ -29,7 +31,7 @@ class Acknowledged:
     """A request that is safe in the storage location.
 
     Attributes:
-        request: with its examples by reference.
+        request: with its examples by reference, and classes by number where their names are known.
         known: its status in the ledger, where that knew it before; None where it waits in the inbox.
     """
 
@@ -63,6 +65,9 @@ def acknowledge(
     if request.method is not None:
         require_granularity(methods, request.method, request.kind)
         require_access(methods, request.method, request.data_access)
+    chain = versions(LedgerReader(store), request.lineage) if request.names else []
+    if chain and (known := chain[0].model.get("class_names")):
+        request = numbered_classes(request, known)  # else the scheduler does, which knows its data
     handed: dict[str, bytes] = {}
 
     def keep(of: Request) -> str:

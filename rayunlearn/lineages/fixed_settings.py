@@ -18,10 +18,12 @@ from rayunlearn.ledger.lineage import Version
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.settings import to_json
-from rayunlearn.task import Task
+from rayunlearn.task import TASKS, Task
 
 OF_THE_DATA = ("dataset", "test_fraction", "train_per_class", "mislabelling")
 """Settings of the data that say which images the original was trained on, with which labels."""
+RECORDED = ("preprocessing", "mean", "std", "class_names")
+"""Settings of the data that are recorded with every version: they need not be stated again."""
 OF_THE_MODEL = ("name", "width")
 OF_THE_IMAGES = ("in_channels", "image_size", "num_classes", "mean", "std")
 """What the dataset gives a model's spec."""
@@ -67,13 +69,19 @@ def _differences(
     """(setting, the recipe's value, the original's)."""
     set_now = json.loads(to_json(recipe))
     began_with = _first_data(reader, original.lineage)
-    if began_with is not None:
+    if began_with is not None and not _never_its_data(began_with["dataset"], original):
         unset = json.loads(to_json(DataSettings()))  # of a setting that came later
         now, then_set = (_plainly(told) for told in (set_now["data"], {**unset, **began_with}))
         for name in OF_THE_DATA:
             value, fixed = now[name], then_set[name]
             if value != fixed:
                 yield f"data.{name}", value, fixed
+    for name in RECORDED:
+        value, fixed = set_now["data"][name], original.model.get(name)
+        if value is None or name == "class_names" and fixed is None:  # begun before names were recorded
+            continue
+        if not (_same(value, fixed) if name in ("mean", "std") else value == fixed):
+            yield f"data.{name}", value, fixed
     for name in of_the_model:
         if set_now["model"][name] != original.model[name]:
             yield f"model.{name}", set_now["model"][name], original.model[name]
@@ -94,6 +102,18 @@ def _differences(
         yield f"classes of data.dataset {recipe.data.dataset!r}", list(spec.class_names), list(then)
 
 
+def _never_its_data(dataset: str, original: Version) -> bool:
+    """Whether a lineage that began without data had a dataset's name only because its recipe had one.
+
+    A name of which nothing is declared was stated for the lineage. One of which is declared what the model
+    contradicts cannot be that of the model's data.
+    """
+    declared = TASKS.get(dataset)
+    if original.data_hash is not None or declared is None:
+        return False
+    return differing(ClassifierSpec.from_dict(original.model).task, declared) is not None
+
+
 def _plainly(told: dict[str, Any]) -> dict[str, Any]:
     return {**told, "test_fraction": stated_fraction(told["dataset"], told["test_fraction"])}
 
@@ -110,6 +130,8 @@ def _first_data(reader: LedgerReader, lineage: str) -> dict[str, Any] | None:
 def differing(model: Task, data: Task) -> str | None:
     """How the images and classes of a dataset differ from those of a model; None where they do not.
 
+    Mean and std are the model's, whatever the data.
+
     >>> from rayunlearn.task import TASKS
     >>> digits, mnist = TASKS["digits"], TASKS["mnist"]
     >>> differing(mnist, digits)
@@ -118,14 +140,11 @@ def differing(model: Task, data: Task) -> str | None:
     pairs: dict[str, tuple[Any, Any]] = {
         "shape": (data.input.shape, model.input.shape),
         "number of classes": (data.num_classes, model.num_classes),
-        "mean": (data.input.mean, model.input.mean),
-        "std": (data.input.std, model.input.std),
     }
     if data.class_names and model.class_names:
         pairs["names of the classes"] = (data.class_names, model.class_names)
     for name, (theirs, ours) in pairs.items():
-        numbers = name in ("mean", "std")
-        if not (_same(list(theirs), list(ours)) if numbers else theirs == ours):
+        if theirs != ours:
             return f"the {name} is {theirs}, and the model has {ours}"
     return None
 

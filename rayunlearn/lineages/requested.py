@@ -9,7 +9,8 @@ from typing import Any
 from rayunlearn.errors import BadInput
 from rayunlearn.ledger.ledger import LedgerReader
 from rayunlearn.ledger.lineage import Version
-from rayunlearn.recipes import DataSettings
+from rayunlearn.models.classifiers import ClassifierSpec
+from rayunlearn.recipes import DataSettings, Recipe
 from rayunlearn.scheduling.requests import Request
 from rayunlearn.unlearning.requested import run_seed
 
@@ -29,11 +30,27 @@ def require_same_seed(reader: LedgerReader, root: int, where: str) -> None:
 
 
 def data_of(data: DataSettings, version: Version) -> DataSettings:
-    """The data of a version's lineage: other samples, or another split, are refused where they are opened.
+    """The data of a version's lineage, taken as its model takes images.
 
-    A lineage that began before its data were recorded takes any.
+    Preprocessing, mean, std and the order of the classes are what was recorded with the version. Other
+    samples, or another split, are refused where they are opened; a lineage that began before its data were
+    recorded takes any.
     """
-    return data if version.data_hash is None else replace(data, sha256=version.data_hash)
+    spec = ClassifierSpec.from_dict(version.model)
+    return replace(
+        data, sha256=version.data_hash or data.sha256, preprocessing=spec.preprocessing, mean=spec.mean,
+        std=spec.std, class_names=spec.class_names or data.class_names,
+    )  # fmt: skip
+
+
+def stated_data(recipe: Recipe) -> DataSettings:
+    """The data of a recipe, taken as the model takes images that the recipe states, where it states one."""
+    task, data = recipe.model.task, recipe.data
+    if task is None:
+        return data
+    return replace(
+        data, mean=task.input.mean, std=task.input.std, class_names=task.class_names or data.class_names
+    )
 
 
 def request_row(request: Request, event: str, now: datetime, **columns: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from rayunlearn.methods.global_batchnorm import GlobalBatchNorm2d, convert_batch
 from rayunlearn.models.classifiers import Classifier
 from rayunlearn.models.normalisation import BATCHNORMS
 from rayunlearn.seeds import generator
+from rayunlearn.streamed import Images
 
 __all__ = [
     "GlobalBatchNorm2d",
@@ -205,7 +206,7 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 def train_steps(
     state: TrainState,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     settings: TrainSettings,
     seed: int,
@@ -277,7 +278,7 @@ def train_steps(
 
 def train_classifier(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     settings: TrainSettings,
     seed: int,

@@ -7,7 +7,8 @@ whatever enters `head`. Images are already normalised, `[B, C, H, W]` float32 of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
@@ -20,6 +21,7 @@ from rayunlearn.models.plain_networks import AllCNN, LeNet, LeNet5BN
 from rayunlearn.models.residual_networks import PreActResNet18, ResNet9, ResNet50
 from rayunlearn.models.sources import Source, digest_of, is_factory, make
 from rayunlearn.models.weights import load_into
+from rayunlearn.preprocessing import Preprocessing
 from rayunlearn.seeds import derive_seed, seeded_default_generators
 from rayunlearn.task import Input, Task, check_class_names, height_and_width, per_channel, stated_size
 
@@ -53,6 +55,7 @@ class ClassifierSpec(Checked, where="classifier spec"):
         std: per channel, above 0.
         class_names: of the classes 0, 1, ..., where the data say them; examples are understood by them.
         source: of a network that is not built in.
+        preprocessing: that images go through before mean and std, where one was stated.
     """
 
     name: str
@@ -64,6 +67,7 @@ class ClassifierSpec(Checked, where="classifier spec"):
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None = field(default=None, metadata={"before": None})
     source: Source | None = None
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -126,13 +130,16 @@ class ClassifierSpec(Checked, where="classifier spec"):
 
     def for_task(self, task: Task) -> ClassifierSpec:
         """The spec of the same architecture for another task."""
-        return ClassifierSpec.of_task(task, self.name, self.width, self.source)
+        return replace(
+            ClassifierSpec.of_task(task, self.name, self.width, self.source), preprocessing=self.preprocessing
+        )
 
     def to_dict(self) -> dict[str, object]:
         """JSON-able fields, class names only where there are some; `from_dict` gives the same spec back."""
         said = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        if self.class_names is None:  # as it was before there were any
-            del said["class_names"]
+        for name in ("class_names", "preprocessing"):
+            if getattr(self, name) is None:  # as it was before there were any
+                del said[name]
         del said["source"]
         return said if self.source is None else {**said, "source": self.source.to_dict()}
 
@@ -149,7 +156,20 @@ class ClassifierSpec(Checked, where="classifier spec"):
         source = data.get("source")
         if source is not None:
             data = {**data, "source": Source.from_dict(source)}  # type: ignore[arg-type]  # it checks that
+        how = data.get("preprocessing")
+        if how is not None:
+            data = {**data, "preprocessing": _preprocessing(how)}
         return cls(**data)  # type: ignore[arg-type]  # __post_init__ checks the types
+
+
+def _preprocessing(said: object) -> Preprocessing:
+    known = {f.name for f in fields(Preprocessing)}
+    if not isinstance(said, Mapping) or not said.keys() <= known:
+        allowed = f"a mapping of {', '.join(sorted(known))}"
+        raise BadInput("preprocessing", said, allowed, where="classifier spec")
+    # JSON has no tuples
+    told: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in said.items()}
+    return Preprocessing(**told)
 
 
 CLASSIFIERS: dict[str, type[Classifier]] = {

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rayunlearn.errors import BadInput
 from rayunlearn.fields import check_value
 from rayunlearn.models.modes import device_of, evaluating
+from rayunlearn.streamed import Images
 
 WHERE = "feature layer"
 
@@ -67,7 +68,7 @@ def head_of(model: nn.Module, example: Tensor) -> tuple[str, nn.Linear]:
     return call.name, call.layer
 
 
-def features_of(model: nn.Module, images: Tensor, batch_size: int = 1024) -> Tensor:
+def features_of(model: nn.Module, images: Images, batch_size: int = 1024) -> Tensor:
     """The head's input in eval mode, on CPU: [N, C, H, W] -> [N, D]; the model is left as it was.
 
     Args:

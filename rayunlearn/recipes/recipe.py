@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from annotated_types import DocInfo, Ge, MultipleOf
@@ -35,10 +35,11 @@ from rayunlearn.methods.unsir import UNSIRSettings
 from rayunlearn.mislabelling import Mislabelling
 from rayunlearn.models.classifiers import CLASSIFIERS, ClassifierSpec, spec_for
 from rayunlearn.models.sources import FORMS, canonical_arguments, check_factory, is_factory
+from rayunlearn.preprocessing import Preprocessing
 from rayunlearn.scheduling.gate import GateSettings
 from rayunlearn.scheduling.stopping import StoppingSettings
 from rayunlearn.settings import config_hash
-from rayunlearn.task import Input, Task
+from rayunlearn.task import TASKS, Input, Task, check_class_names
 
 Shadows = Annotated[int, Ge(4), MultipleOf(2), DocInfo("an even number >= 4: two with, two without")]
 
@@ -60,6 +61,13 @@ class DataSettings(Checked, section="data"):
         mislabelling: wrong labels that training images get on purpose; None where all stay as they are.
         sha256: of the samples and their split, 64 hex digits: other data are refused. None takes any; a
             lineage's own data go by what was recorded when it began.
+        preprocessing: of every image, of the data set and of examples; None takes images as they are.
+        mean: per channel, that is subtracted from pixels in [0, 1]; None: what is declared of the data set,
+            or the mean of its training part. Of a stated model it is the model's.
+        std: per channel, by which it is divided; None likewise.
+        class_names: of the classes 0, 1, ...; None: the data's own, in their order.
+        granted_per_class: at most so many training images of a class are handed to a method that declares
+            data; None hands all of them.
     """
 
     dataset: str = "digits"
@@ -68,12 +76,33 @@ class DataSettings(Checked, section="data"):
     test_per_class: PositiveInt | None = None
     mislabelling: Mislabelling | None = None
     sha256: Digest | None = field(default=None, metadata={"before": None})
+    preprocessing: Preprocessing | None = None
+    mean: tuple[float, ...] | None = field(default=None, metadata={"before": None})
+    std: tuple[PositiveFloat, ...] | None = field(default=None, metadata={"before": None})
+    class_names: tuple[str, ...] | None = field(default=None, metadata={"before": None})
+    granted_per_class: PositiveInt | None = field(default=None, metadata={"before": None})
 
     def __post_init__(self) -> None:
         """Check what can be checked here; whether there is such a dataset shows where the data is opened."""
         super().__post_init__()
         if not self.dataset or not self.dataset.isprintable():
             raise BadInput("data.dataset", self.dataset, "the name of a dataset")
+        if (self.mean is None) != (self.std is None):
+            given, lacking = ("mean", "std") if self.std is None else ("std", "mean")
+            allowed = f"None, or stated together with data.{lacking}"
+            raise BadInput(f"data.{given}", getattr(self, given), allowed)
+        if self.class_names is not None:
+            check_class_names(self.class_names, len(self.class_names), where="data")
+
+    @property
+    def declared(self) -> Task | None:
+        """What a model of these data is for, as far as it is known without a look at them."""
+        task = TASKS.get(self.dataset)
+        if task is None or self.preprocessing is not None:
+            return None
+        if self.mean is not None and self.std is not None:
+            task = replace(task, input=replace(task.input, mean=self.mean, std=self.std))
+        return replace(task, class_names=self.class_names or task.class_names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +155,14 @@ class ModelSettings(Checked, section="model"):
             return None
         return Task(input=self.input, num_classes=self.classes, class_names=self.class_names)
 
-    def spec(self, task: Task) -> ClassifierSpec:
-        """Of this classifier for a task.
+    def spec(self, task: Task, preprocessing: Preprocessing | None = None) -> ClassifierSpec:
+        """Of this classifier for a task, with the preprocessing that is recorded.
 
         Raises:
             BadInput: it is none for such images or so many classes.
         """
-        return spec_for(task, self.name, self.width, arguments=self.arguments, head=self.head)
+        spec = spec_for(task, self.name, self.width, arguments=self.arguments, head=self.head)
+        return replace(spec, preprocessing=preprocessing)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -244,12 +244,12 @@ def seconds(value: float | None) -> str:
     return f"{value:.1f} s" if value < 99.95 else f"{value:.0f} s"
 
 
-def classes(ids: Iterable[int]) -> str:
-    """Class ids in a row; an empty row is shown as absent."""
-    return ", ".join(map(str, ids)) or ABSENT
+def classes(ids: Iterable[int | str]) -> str:
+    """Class ids or names in a row; an empty row is shown as absent."""
+    return ", ".join(plain(str(thing)) for thing in ids) or ABSENT
 
 
-def asked(kind: str, target: Sequence[int], whole_classes: bool = False) -> str:
+def asked(kind: str, target: Sequence[int | str], whole_classes: bool = False) -> str:
     """What a request names: class ids in a row, single samples by their number, labels to erase.
 
     >>> asked("classes", [0, 2]), asked("samples", [17]), asked("samples", range(300))

@@ -36,6 +36,8 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NAME_ALLOWED = "1 to 128 characters of A-Z a-z 0-9 . _ - (but not '.' or '..')"
 EXAMPLES_ALLOWED = "a folder with images in folders of labels, or with Parquet shards of image and label"
 _TARGET_ALLOWED = "a non-empty list of different ids, whole numbers of at least 0, as in [0, 3]"
+_NAMES_ALLOWED = "different names of classes, texts that are not blank and of at most 200 characters"
+_LONGEST_NAME = 200
 _TIME_ALLOWED = "an ISO 8601 time with its offset from UTC, as in '2026-01-31T12:00:00Z'"
 _LARGEST_ID = 2**31 - 1
 _SHOWN = 120
@@ -63,6 +65,9 @@ class Request:
         priority: the higher, the sooner among equal deadlines.
         method: to be tried first, by name; None leaves it to whoever serves. Whether there is such a method
             is checked where methods are known.
+        names: classes or labels of the target that are named, not numbered. Whoever knows the lineage's
+            classes turns them into numbers (`rayunlearn.scheduling.class_names`); what is served and recorded
+            has none.
 
     Raises:
         BadInput: naming the field, its value and what is allowed.
@@ -71,7 +76,7 @@ class Request:
     request_id: str
     lineage: str = DEFAULT_LINEAGE
     kind: str = "classes"
-    target: tuple[int, ...]
+    target: tuple[int, ...] = ()
     received_at: datetime | None = None
     deadline: datetime | None = None
     data_access: tuple[str, ...] = ("weights",)
@@ -79,6 +84,7 @@ class Request:
     whole_classes: bool = False
     priority: int = 0
     method: str | None = None
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field and bring it into its one form."""
@@ -86,7 +92,9 @@ class Request:
         check_name("lineage", self.lineage)
         if self.kind not in KINDS:
             raise BadInput("kind", _shown(self.kind), nearest(shown(self.kind), KINDS))
-        object.__setattr__(self, "target", _target(self.target))
+        object.__setattr__(self, "names", _names(self.names, self.kind))
+        named = bool(self.names) and self.target in ((), [])
+        object.__setattr__(self, "target", () if named else _target(self.target))
         for name in ("received_at", "deadline"):
             object.__setattr__(self, name, _utc(name, getattr(self, name)))
         object.__setattr__(self, "data_access", _data_access(self.data_access))
@@ -106,7 +114,7 @@ class Request:
             "request_id": self.request_id,
             "lineage": self.lineage,
             "kind": self.kind,
-            "target": list(self.target),
+            "target": [*self.target, *self.names],
             "received_at": self.received_at.isoformat() if self.received_at else None,
             "deadline": self.deadline.isoformat() if self.deadline else None,
             "data_access": list(self.data_access),
@@ -204,6 +212,8 @@ def check(
             request that leaves fewer than two classes, and an id that was served with a different body.
     """
     where = f"request {request.request_id!r}"
+    if request.names:
+        raise BadInput("target class", list(request.names), "classes by their numbers", where=where)
     if request.request_id in served_ids:
         allowed = "an id that no served request has, or exactly the request that was served under it"
         raise BadInput("request_id", request.request_id, allowed, where=where)
@@ -352,7 +362,7 @@ def request_from(body: Mapping[str, Any]) -> Request:
     Raises:
         BadInput: naming the field, its value and what is allowed.
     """
-    names = [f.name for f in fields(Request)]
+    names = [f.name for f in fields(Request) if f.name != "names"]  # they stand in the target
     for name in body:
         if name not in names:
             raise BadInput("field", _shown(name), nearest(name, names))
@@ -360,7 +370,7 @@ def request_from(body: Mapping[str, Any]) -> Request:
         if name not in body:
             raise BadInput(name, _Missing(), f"{allowed}; the field is required")
     times = {name: parse_time(name, body.get(name)) for name in ("received_at", "deadline")}
-    request = Request(**{**body, **times})
+    request = Request(**{**body, **times, **split_target(body["target"])})
     check_times(request)
     return request
 
@@ -408,6 +418,31 @@ def _target(value: object) -> tuple[int, ...]:
         raise BadInput("target", _shown(value), _TARGET_ALLOWED)
     if len(set(value)) != len(value):
         raise BadInput("target", _shown(value), f"{_TARGET_ALLOWED}; each id once")
+    return tuple(sorted(value))
+
+
+def split_target(value: object) -> dict[str, Any]:
+    """The fields of a request that a target says: its numbers, and the names among them.
+
+    >>> split_target([3, "cat"]), split_target("cat")
+    ({'target': [3], 'names': ['cat']}, {'target': 'cat'})
+    """
+    if not isinstance(value, list | tuple):
+        return {"target": value}
+    named = [thing for thing in value if isinstance(thing, str)]
+    return {"target": [thing for thing in value if not isinstance(thing, str)], "names": named}
+
+
+def _names(value: object, kind: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise BadInput("target", _shown(value), _NAMES_ALLOWED)
+    if len(value) > MOST_TARGET:
+        raise BadInput("number of names in target", len(value), f"at most {MOST_TARGET}")
+    if value and kind == "samples":
+        raise BadInput("target", _shown(list(value)), f"{_TARGET_ALLOWED}; a training sample has no name")
+    plain = all(isinstance(n, str) and n.strip() and len(n) <= _LONGEST_NAME and _is_text(n) for n in value)
+    if not plain or len(set(value)) != len(value):
+        raise BadInput("target", _shown(list(value)), _NAMES_ALLOWED)
     return tuple(sorted(value))
 
 

@@ -24,6 +24,7 @@ from rayunlearn.models.weights import version_id, weights_from_bytes, weights_to
 from rayunlearn.scheduling.requests import EXAMPLES_ALLOWED, EXAMPLES_PREFIX, Request
 from rayunlearn.storage.inbox import Inbox, Waiting
 from rayunlearn.storage.store import Store
+from rayunlearn.streamed import normalised
 
 _OPEN = "those of an open request; they are thrown away when it is closed"
 
@@ -45,13 +46,8 @@ def read_examples(place: str, spec: ClassifierSpec, target: Collection[int]) -> 
         raise BadInput("examples", place, EXAMPLES_ALLOWED)
     _require_labels(part.labels, target)
     tell_doubles((part, None), "examples", ("the examples",))
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
-    images = (part.pixels / 255 - mean) / std
+    images = normalised(part.pixels[:].to(torch.float32), spec.mean, spec.std)
     return Samples(images=images, labels=part.labels, ids=torch.arange(len(part.labels)))
-
-
-def _shape(spec: ClassifierSpec) -> tuple[int, int, int]:
-    return spec.shape
 
 
 def _shards(path: Path, spec: ClassifierSpec) -> Part | None:
@@ -70,7 +66,7 @@ def _shards(path: Path, spec: ClassifierSpec) -> Part | None:
         if others:
             said = f"examples: not read were files that are no Parquet ({len(others)}: {listed(others)})"
             warnings.warn(DataWarning(said), stacklevel=3)
-    return read_shards(files, "examples", spec.num_classes, _shape(spec), spec.class_names)
+    return read_shards(files, "examples", spec.num_classes, spec.shape, spec.class_names, spec.preprocessing)
 
 
 def _images(path: Path, spec: ClassifierSpec) -> Part | None:
@@ -79,7 +75,9 @@ def _images(path: Path, spec: ClassifierSpec) -> Part | None:
         return None
     from rayunlearn.data.image_folder import read_image_folder  # as above
 
-    return read_image_folder(path, "examples", spec.num_classes, _shape(spec), spec.class_names)
+    return read_image_folder(
+        path, "examples", spec.num_classes, spec.shape, spec.class_names, spec.preprocessing
+    )
 
 
 def require_fitting(examples: Samples, spec: ClassifierSpec, target: Collection[int]) -> None:

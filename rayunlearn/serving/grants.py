@@ -6,6 +6,7 @@ is read here, in a process that may, and handed over as tensors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import ray
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from rayunlearn.auditing.labelled import open_data
 from rayunlearn.data.datasets import LabelledImages
-from rayunlearn.data.splits import Split
+from rayunlearn.data.splits import Split, at_most
 from rayunlearn.errors import BadInput
 from rayunlearn.execution.remote import fetch
 from rayunlearn.methods.unlearning import Samples
@@ -24,6 +25,8 @@ from rayunlearn.unlearning.phases import Granted
 
 _SHOWN = 10
 """Ids that a refusal names."""
+MOST_BYTES = 2**32
+"""Of the images that one run is handed, as float32: they pass through the driver's memory."""
 
 
 def grant(data: DataSettings, split_seed: int, roles: Roles, access: Collection[str]) -> Granted:
@@ -32,7 +35,7 @@ def grant(data: DataSettings, split_seed: int, roles: Roles, access: Collection[
     Classes and single samples forgotten by earlier requests are never handed over: their data is gone.
 
     Raises:
-        BadInput: see `check_samples`.
+        BadInput: see `check_samples`; or the images are more than `MOST_BYTES`.
     """
     if not {"forget", "retain"} & set(access):
         return Granted()
@@ -40,8 +43,20 @@ def grant(data: DataSettings, split_seed: int, roles: Roles, access: Collection[
     _check_samples(dataset, parts, roles)
     ids = not_forgotten(parts.train_ids, dataset.labels, roles)
     named, labels = _among(ids, roles.target_samples), dataset.labels[ids]
-    forget = ids[named | _among(labels, roles.target)]
-    retain = ids[~named & _among(labels, roles.retain)]
+    # samples that are named are handed over whatever the limit
+    limit = data.granted_per_class
+    of_classes = at_most(
+        ids[~named & _among(labels, roles.target)], dataset.labels, limit, split_seed, "grant of forget"
+    )
+    forget = torch.cat([ids[named], of_classes]).sort().values
+    retain = at_most(
+        ids[~named & _among(labels, roles.retain)], dataset.labels, limit, split_seed, "grant of retain"
+    )
+    granted = sum(len(part) for name, part in (("forget", forget), ("retain", retain)) if name in access)
+    size = 4 * granted * math.prod(dataset.images.shape[1:])
+    if size > MOST_BYTES:
+        allowed = f"at most {MOST_BYTES}; data.granted_per_class hands over fewer of each class"
+        raise BadInput(f"bytes of the {granted} images to hand over", size, allowed)
     return Granted(
         forget=_samples(dataset, forget) if "forget" in access else None,
         retain=_samples(dataset, retain) if "retain" in access else None,

@@ -157,7 +157,7 @@ def take_in(
         try:
             entry = with_examples(entry, before, read_examples)
         except BadInput as error:
-            rejected.append(_refused(entry, error))
+            rejected.append(refused(entry, error))
             continue
         again = bool(before) and same_request(entry, request_of(before[0]))
         if again and status(before) == "cancelled":
@@ -187,7 +187,7 @@ def take_in(
             if unfit[entry.lineage] is None:  # other settings may have other data
                 check_samples(roles_of(entry, classes, gone["classes"], gone["samples"]), head)
         except BadInput as error:
-            rejected.append(_refused(entry, error))
+            rejected.append(refused(entry, error))
             if again and waits(before):
                 accepted.append(rejected[-1])
             continue
@@ -197,7 +197,7 @@ def take_in(
         if cannot is None:
             pending.append(entry)
         else:
-            rejected.append(_refused(entry, cannot))
+            rejected.append(refused(entry, cannot))
             accepted.append(rejected[-1])
         if not before:
             # of lines that were received at once the order counts
@@ -214,12 +214,17 @@ Check = Callable[[Sequence[Request | Rejected], Mapping[str, datetime]], tuple[I
 """`take_in` as a service calls it: with requests in order and their times of receipt by id."""
 
 
+Number = Callable[[Request | Rejected], Request | Rejected]
+"""Puts numbers in the place of classes' names; a request with a name that there is not is rejected."""
+
+
 def drain(
     inbox: Inbox,
     reader: LedgerReader,
     ledger: Ledger | None,
     check: Check,
     *,
+    number: Number = lambda entry: entry,
     waiting: OpenRequests | None = None,
     first: Sequence[Request | Rejected] = (),
     under_way: Collection[str] = (),
@@ -235,6 +240,7 @@ def drain(
         reader: of its ledger.
         ledger: its one appender; None writes nothing and leaves the inbox as it is.
         check: sorts requests, and says what is to be recorded of them.
+        number: puts numbers in the place of classes' names.
         waiting: what the ledger knows to wait, where somebody keeps up with it.
         first: lines of a file.
         under_way: as for `carry_out_cancellations`.
@@ -243,17 +249,17 @@ def drain(
     Returns:
         All requests that wait, and what else became of those of `first` and of the inbox.
     """
-    cancelled = carry_out_cancellations(inbox, reader, ledger, under_way=under_way, now=now)
+    cancelled = carry_out_cancellations(inbox, reader, ledger, number=number, under_way=under_way, now=now)
     gone = {request.request_id for request in cancelled}
     entered = [w for w in inbox.entries() if w.request_id not in gone]
-    first = [entry for entry in first if entry.request_id not in gone]
+    first = [number(entry) for entry in first if entry.request_id not in gone]
     named = {entry.request_id: entry for entry in first if isinstance(entry, Request)}
     known = {
         request_id: request_of(events[0])
         for request_id, events in (waiting or OpenRequests(reader)).events().items()
         if request_id not in gone and request_id not in named
     }
-    new = [_unless_known(w.entry, {**known, **named}) for w in entered]
+    new = [_unless_known(number(w.entry), {**known, **named}) for w in entered]
     received = {w.request_id: w.added_at for w in entered if w.added_at is not None}
     entries = [*known.values(), *first, *(entry for entry in new if entry is not None)]
     intake, rows = check(entries, received)
@@ -269,6 +275,7 @@ def carry_out_cancellations(
     reader: LedgerReader,
     ledger: Ledger | None,
     *,
+    number: Number = lambda entry: entry,
     under_way: Collection[str] = (),
     now: datetime,
 ) -> list[Request]:
@@ -280,6 +287,7 @@ def carry_out_cancellations(
         inbox: of the storage location.
         reader: of its ledger.
         ledger: its one appender; None writes nothing and leaves the inbox as it is.
+        number: puts numbers in the place of classes' names.
         under_way: ids of requests whose run goes on, which is not disturbed: their cancellations wait for
             its end.
         now: the time that is recorded.
@@ -297,8 +305,8 @@ def carry_out_cancellations(
         found = None if before else inbox.find(wish.request_id)
         if waits(before) and not _is_published(reader, before[0]):
             request, at = request_of(before[0]), before[0]["received_at"]
-        elif found is not None and isinstance(found.entry, Request):
-            request, at = found.entry, found.entry.received_at or found.added_at
+        elif found is not None and isinstance(entered := number(found.entry), Request):
+            request, at = entered, entered.received_at or found.added_at
             rows.append(request_row(request, "received", now, received_at=at))
             names.append(found.name)
         else:
@@ -322,7 +330,7 @@ def _unless_known(entry: Request | Rejected, known: Mapping[str, Request]) -> Re
     if same_request(entry, other):
         return None
     allowed = f"an id of its own; here is {differences(entry, other)}, which was received first"
-    return _refused(entry, BadInput("request_id", entry.request_id, allowed))
+    return refused(entry, BadInput("request_id", entry.request_id, allowed))
 
 
 def _is_published(reader: LedgerReader, asked: Mapping[str, Any]) -> bool:
@@ -340,7 +348,7 @@ def _refusal(check: Callable[[str], None], lineage: str) -> BadInput | None:
     return None
 
 
-def _refused(request: Request, error: BadInput) -> Rejected:
+def refused(request: Request, error: BadInput) -> Rejected:
     """The record of a request that is well formed and cannot be served; the reason names it."""
     where = error.where or f"request {request.request_id!r}"
     reason = BadInput(error.thing, error.value, error.allowed, where=where)

@@ -23,16 +23,17 @@ from rayunlearn.ledger.ledger import LedgerReader
 from rayunlearn.ledger.lineage import versions
 from rayunlearn.lineages.context import Context
 from rayunlearn.lineages.fixed_settings import differing
+from rayunlearn.lineages.requested import stated_data
 from rayunlearn.methods.catalogue import OF_THE_DATA
 from rayunlearn.methods.registry import METHODS, method_named
 from rayunlearn.models.adapted import Adapted
 from rayunlearn.models.checkpoints import load_checkpoint
 from rayunlearn.models.classifiers import ClassifierSpec, build_classifier
 from rayunlearn.models.weights import Weights, version_id
+from rayunlearn.recipes import DataSettings
 from rayunlearn.reports.wording import numbered
 from rayunlearn.seeds import derive_seed
 from rayunlearn.serving.training_logs import keep_log
-from rayunlearn.task import TASKS
 
 
 class Originals:
@@ -74,11 +75,11 @@ class Originals:
         self.no_data: str | None = None
         recipe = context.recipe
         self._looked = False
-        stated = recipe.model.task or TASKS.get(recipe.data.dataset)
+        stated = recipe.model.task or recipe.data.declared
         if stated is not None:
-            self.spec = recipe.model.spec(stated)
+            self.spec = recipe.model.spec(stated, recipe.data.preprocessing)
+        self._begun = begun = self._one_that_has_begun()
         self.require_data_of(recipe.method)
-        begun = self._one_that_has_begun()
         if stated is None:
             self._look_or_take(begun)
         if checkpoint is None and begun is None:
@@ -139,7 +140,7 @@ class Originals:
             self._look()
         recipe = self.context.recipe
         self.context.progress.phase(f"lineage {lineage}", "train the original")
-        recipe = replace(recipe, data=replace(recipe.data, sha256=self.data_hash))
+        recipe = replace(recipe, data=replace(self._data(), sha256=self.data_hash))
         original = training_job(recipe, self.spec, self.context.seed)
         if "training_log" in method_named(recipe.method).data_access:
             weights, log = train_logged_original(original, threads=self.threads)
@@ -175,21 +176,37 @@ class Originals:
             allowed = f"what the model takes: {reason}; --checkpoint serves without data"
             raise BadInput("data.dataset", self.context.recipe.data.dataset, allowed)
         recipe = self.context.recipe
-        found, self.data_hash = describe(recipe.data, self.split_seed, self.context.progress.say)
+        data = self._data()
         self._looked = True
+        try:
+            found, self.data_hash = describe(data, self.split_seed, self.context.progress.say)
+        except BadInput as error:
+            if recipe.model.task is None or not error.thing.startswith("names of classes"):
+                raise
+            of = f"of data.dataset {recipe.data.dataset!r} the {error.thing}"
+            self.no_data = f"{of} are {error.value}, and the model has others"
+            return
         if recipe.model.task is not None:
             reason = differing(self.spec.task, found)
-        elif recipe.data.dataset not in TASKS:
-            self.spec, reason = recipe.model.spec(found), None
+        elif recipe.data.declared is None:
+            self.spec, reason = recipe.model.spec(found, data.preprocessing), None
         else:  # what is declared of it is what it is
             reason = None
         if reason is not None:
             self.no_data, self.data_hash = f"of data.dataset {recipe.data.dataset!r} {reason}", None
 
+    def _data(self) -> DataSettings:
+        """The recipe's data; what a lineage has recorded of the preprocessing need not be stated again."""
+        data, begun = stated_data(self.context.recipe), self._begun
+        if begun is None or begun.preprocessing is None or data.preprocessing is not None:
+            return data
+        mean, std = (begun.mean, begun.std) if data.mean is None else (data.mean, data.std)
+        return replace(data, preprocessing=begun.preprocessing, mean=mean, std=std)
+
     def _contradiction(self) -> str | None:
         """How what is stated of the model differs from what is declared of the dataset."""
         recipe = self.context.recipe
-        stated, declared = recipe.model.task, TASKS.get(recipe.data.dataset)
+        stated, declared = recipe.model.task, recipe.data.declared
         reason = None if stated is None or declared is None else differing(stated, declared)
         return None if reason is None else f"of data.dataset {recipe.data.dataset!r} {reason}"
 

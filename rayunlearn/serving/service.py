@@ -35,6 +35,7 @@ from rayunlearn.methods.unlearning import Method
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import weights_from_bytes, weights_to_bytes
 from rayunlearn.roles import Roles
+from rayunlearn.scheduling.class_names import numbered_classes
 from rayunlearn.scheduling.plan import PlanSettings
 from rayunlearn.scheduling.requests import EXAMPLES_PREFIX, Rejected, Request
 from rayunlearn.seeds import derive_seed
@@ -48,7 +49,7 @@ from rayunlearn.serving.examples import (
 )
 from rayunlearn.serving.generators import given_generator, pretrained_name, train_on_data_task
 from rayunlearn.serving.grants import check_samples_by_task
-from rayunlearn.serving.intake import Intake, Row, drain, take_in
+from rayunlearn.serving.intake import Intake, Row, drain, refused, take_in
 from rayunlearn.serving.originals import Originals
 from rayunlearn.serving.retention import purge
 from rayunlearn.serving.scheduler import Outcome, Scheduler
@@ -247,7 +248,7 @@ class Service:
             BadInput: a checkpoint was given that is not the original of a lineage that there is already.
         """
         self.original.require_given({e.lineage for e in entries if isinstance(e, Request)})
-        intake, rows = self._checked(entries, record=record)
+        intake, rows = self._checked([self.numbered(entry) for entry in entries], record=record)
         if record:
             self.context.ledger.append("requests", rows)
         return intake
@@ -275,11 +276,25 @@ class Service:
             self.reader,
             self.context.ledger if record else None,
             lambda entries, received: self._checked(entries, received, record=record),
+            number=self.numbered,
             waiting=self.open_requests,
             first=first,
             under_way=under_way,
             now=self.context.clock(),
         )
+
+    def numbered(self, entry: Request | Rejected) -> Request | Rejected:
+        """A request with its lineage's numbers for the classes that it names, or why there are none."""
+        if isinstance(entry, Rejected) or not entry.names:
+            return entry
+        spec = self.spec_of(entry.lineage)
+        names = spec.class_names
+        if names is None and spec.num_classes == self.spec.num_classes:  # begun before names were recorded
+            names = self.spec.class_names
+        try:
+            return numbered_classes(entry, names)
+        except BadInput as error:
+            return refused(entry, error)
 
     def _checked(
         self,

@@ -108,7 +108,7 @@ def _count(
 ) -> Any:
     torch_process.set_up(threads)
     dataset, parts = open_data(data, split_seed)
-    images, labels = dataset.images[parts.test_ids], dataset.labels[parts.test_ids]
+    images, labels = dataset.at(parts.test_ids)
     counts = {}
     for trial, weights in students.items():
         found = class_counts(version_model(spec, weights), images, labels, spec.num_classes)

@@ -129,7 +129,7 @@ def test_a_gold_model_never_saw_the_samples(monkeypatch: pytest.MonkeyPatch) -> 
     def blank(ids: list[int]) -> None:
         images = dataset.images.clone()
         images[ids] = torch.nan
-        monkeypatch.setattr(labelled, "load_dataset", lambda name: replace(dataset, images=images))
+        monkeypatch.setattr(labelled, "load_dataset", lambda name, taken: replace(dataset, images=images))
 
     blank(samples)
     assert same_bits(dict(fit(without).state_dict()), expected)

@@ -45,7 +45,7 @@ def served(served_files: dict[str, bytes], tmp_path: Path) -> Store:
 @pytest.fixture
 def connected(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command runs on the cluster that this process is connected to already."""
-    monkeypatch.setattr(audit_command, "connect", lambda address: None)
+    monkeypatch.setattr(audit_command, "connect", lambda address, **options: None)
 
 
 def options(store: Store, **changed: Any) -> AuditOptions:

@@ -61,7 +61,7 @@ def here(capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def on_cluster(cluster: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """The job in this process, which is connected already."""
-    monkeypatch.setattr(job, "connect", lambda address: None)
+    monkeypatch.setattr(job, "connect", lambda address, **options: None)
     return here(capsys)
 
 

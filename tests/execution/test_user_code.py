@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from rayunlearn.errors import BadInput
-from rayunlearn.execution.user_code import found_by_workers
+from rayunlearn.execution.user_code import code_found_by_workers, found_by_workers
+from rayunlearn.recipes import Recipe
+from rayunlearn.settings import override
 
 
 @pytest.fixture
@@ -48,3 +50,18 @@ def test_what_is_built_in_needs_nothing(folder: Path) -> None:
         assert found_by_workers(name, "127.0.0.1:6379") == {} and os.environ["PYTHONPATH"] == "/elsewhere"
     with pytest.raises(BadInput, match="--model is .no_such_nets:make.; allowed: a module that can be"):
         found_by_workers("no_such_nets:make", None)
+
+
+def test_the_code_that_gives_data_is_found_too(folder: Path) -> None:
+    """Model and data of two packages are sent together; a set that is known by name sends nothing."""
+    (folder / "my_data.py").write_text("")
+    own = override(
+        Recipe(name="made"), ["model.name=my_nets:make", "data.dataset=my_data:whole"]
+    )
+    sent = [str(folder / "my_nets"), str(folder / "my_data.py")]
+    assert code_found_by_workers(own, "127.0.0.1:6379") == {"runtime_env": {"py_modules": sent}}
+    for name in ("digits", "parquet:my_data", "torchvision:CIFAR10"):
+        assert code_found_by_workers(override(Recipe(name="made"), [f"data.dataset={name}"]), "x:1") == {}
+    wrong = override(Recipe(name="made"), ["data.dataset=my_datum:whole"])
+    with pytest.raises(BadInput, match="--data is 'my_datum:whole'; allowed: a module that can be imported"):
+        code_found_by_workers(wrong, None)

@@ -196,7 +196,7 @@ def folder(served_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.M
         store.put(name, data)
     (tmp_path / "requests.jsonl").write_text(FORGET_1)
     for command in (audit_command, tune_command):
-        monkeypatch.setattr(command, "connect", lambda address: None)
+        monkeypatch.setattr(command, "connect", lambda address, **options: None)
     return tmp_path
 
 

@@ -79,7 +79,7 @@ def data() -> Iterator[LabelledImages]:
     """What every process of these tests finds for the digits."""
     with pytest.MonkeyPatch.context() as patch:
         dataset, _ = wrongly_labelled()
-        patch.setattr(labelled, "load_dataset", lambda name: dataset)
+        patch.setattr(labelled, "load_dataset", lambda name, taken: dataset)
         yield dataset
 
 

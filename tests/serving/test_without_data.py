@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rayunlearn.auditing import labelled, training
 from rayunlearn.cli.model_flags import ModelFlags
 from rayunlearn.data import datasets
-from rayunlearn.data.datasets import DATA_VARIABLE
+from rayunlearn.data.datasets import DATA_VARIABLE, load_dataset
 from rayunlearn.errors import BadInput, ExitCode
 from rayunlearn.ledger.ledger import LedgerReader
 from rayunlearn.ledger.lineage import versions
+from rayunlearn.lineages.requested import data_of
 from rayunlearn.models.classifiers import ClassifierSpec
 from rayunlearn.models.weights import version_id, weights_to_bytes
 from rayunlearn.recipes import Recipe
@@ -140,15 +142,30 @@ def test_data_that_are_there_serve_a_method_that_declares_them(checkpoint: Path)
 def test_data_of_another_shape_are_not_the_models(checkpoint: Path) -> None:
     """A model of other images than the recipe's data: it is served, unaudited; to train one is refused."""
     stated = ["model.input.shape=1,8,8", "model.input.mean=0.5", "model.input.std=0.25", "model.classes=10"]
-    recipe = override(tiny_recipe("digits"), stated)
+    recipe = override(tiny_recipe("digits"), ["data.dataset=mnist", *stated])
     service, said = a_service(memory_store(), recipe, checkpoint=checkpoint)
     assert said == [
-        "what is published is not audited: of data.dataset 'digits' the mean is (0.3053,), and the model has "
-        "(0.5,)"
+        "what is published is not audited: of data.dataset 'mnist' the shape is (1, 28, 28), and the model "
+        "has (1, 8, 8)"
     ]
     assert service.spec.input.mean == (0.5,) and not service.audits
-    with pytest.raises(BadInput, match=r"data\.dataset is 'digits'.*the model has \(0\.5,\)"):
+    with pytest.raises(BadInput, match=r"data\.dataset is 'mnist'.*the model has \(1, 8, 8\)"):
         a_service(memory_store(), recipe)
+
+
+def test_mean_and_std_are_the_models(checkpoint: Path) -> None:
+    """Data of the model's shape are audited by what the model states, whatever is declared of the data."""
+    stated = ["model.input.shape=1,8,8", "model.input.mean=0.5", "model.input.std=0.25", "model.classes=10"]
+    service, said = a_service(memory_store(), tiny_recipe("digits", *stated), checkpoint=checkpoint)
+    assert said == [] and service.audits and service.original.data_hash is not None
+    own, _ = a_service(memory_store(), tiny_recipe("digits"), checkpoint=checkpoint)
+    assert own.original.data_hash == service.original.data_hash  # of the pixels, however they are taken
+    service.begin_lineage("default")
+    (first,) = versions(LedgerReader(service.context.store), "default")
+    data = data_of(service.context.recipe.data, first)
+    images = load_dataset("digits", labelled.taken(data)).images[:]
+    raw = load_dataset("digits").images[:] * 0.3760 + 0.3053
+    assert torch.allclose(images, (raw - 0.5) / 0.25, atol=1e-5)
 
 
 def test_a_dataset_of_which_nothing_is_known(checkpoint: Path) -> None:

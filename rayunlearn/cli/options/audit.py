@@ -25,7 +25,7 @@ class AuditOptions:
     """Id of the version, or its beginning; the report of a job and the versions table name it."""
 
     data: str = "digits"
-    """Data set that the original was trained on."""
+    """Data to measure on, that of the original: digits, parquet:FOLDER, or package.module:function."""
 
     measures: str | None = None
     """Names, separated by commas. If not given: every measure that fits what the version has forgotten."""

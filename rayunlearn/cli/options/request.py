@@ -15,8 +15,8 @@ from rayunlearn.scheduling.requests import DEFAULT_LINEAGE
 class AddOptions:
     """Add a request, or a file of them. The request is on disk when this command returns."""
 
-    target: tuple[int, ...] = ()
-    """Ids of what is to be forgotten: classes, training samples, or labels, as --kind says."""
+    target: tuple[int | str, ...] = ()
+    """What is to be forgotten, as --kind says: classes or labels, by number or name; or training samples."""
 
     id: str | None = None
     """Id of the request. If not given: a new id. The same request under the same id is added once."""
