@@ -77,6 +77,7 @@ LONG_FUNCTIONS = {
     "benchmarks/measures.py:main",
     "rayunlearn/cli/job.py:run_job",
     "rayunlearn/cli/tune_command.py:run_sweep",
+    "rayunlearn/http/app.py:make_app",
     "rayunlearn/inversion/deep_inversion.py:_optimised",
     "rayunlearn/reports/certificate.py:certificate",
     "rayunlearn/scheduling/plan.py:plan",

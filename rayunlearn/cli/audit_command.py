@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rayunlearn.auditing.auditor import Auditor, VersionAudit
+from rayunlearn.auditing.operator_code import code_found_by_workers
 from rayunlearn.cli.cluster_errors import EXPECTED, say_ended
 from rayunlearn.cli.console import make_folder, write_file
 from rayunlearn.cli.job import leased
@@ -16,7 +17,6 @@ from rayunlearn.cli.options.audit import AuditOptions
 from rayunlearn.errors import BadInput, ExitCode
 from rayunlearn.evaluation.measures import MEASURES, check_measures
 from rayunlearn.execution.cluster import connect
-from rayunlearn.execution.user_code import code_found_by_workers
 from rayunlearn.ledger.ledger import Ledger, LedgerReader
 from rayunlearn.lineages.context import Context
 from rayunlearn.lineages.requested import require_same_seed

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from rayunlearn.auditing.operator_code import code_found_by_workers
 from rayunlearn.cli.console import print_json, say_error
 from rayunlearn.cli.model_flags import ModelFlags
 from rayunlearn.cli.options.check import CheckOptions
 from rayunlearn.errors import BadInput, ExitCode, RayUnlearnError
-from rayunlearn.execution.user_code import code_found_by_workers
 from rayunlearn.inversion.deep_inversion import (
     BatchNormStatistics,
     InversionSettings,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from rayunlearn.auditing.operator_code import code_found_by_workers
 from rayunlearn.cli.cluster_errors import EXPECTED, say_ended
 from rayunlearn.cli.model_flags import ModelFlags
 from rayunlearn.errors import ExitCode
@@ -19,7 +20,6 @@ from rayunlearn.execution.machine import report_facts
 from rayunlearn.execution.placement import Placement
 from rayunlearn.execution.recovery import is_of_the_service
 from rayunlearn.execution.remote import sentence
-from rayunlearn.execution.user_code import code_found_by_workers
 from rayunlearn.ledger.ledger import Ledger, LedgerReader
 from rayunlearn.ledger.schemas import ALL_TABLES
 from rayunlearn.ledger.sweeps import winning_settings

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from rayunlearn.auditing.operator_code import code_found_by_workers
 from rayunlearn.cli.cluster_errors import EXPECTED, say_ended
 from rayunlearn.cli.job import leased
 from rayunlearn.cli.model_flags import ModelFlags
@@ -17,7 +18,6 @@ from rayunlearn.errors import BadInput, ExitCode
 from rayunlearn.execution.cluster import connect
 from rayunlearn.execution.machine import report_facts
 from rayunlearn.execution.placement import Placement
-from rayunlearn.execution.user_code import code_found_by_workers
 from rayunlearn.ledger.ledger import Ledger, LedgerReader
 from rayunlearn.ledger.lineage import versions
 from rayunlearn.ledger.sweeps import SweepView

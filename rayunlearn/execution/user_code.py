@@ -6,26 +6,10 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rayunlearn.errors import BadInput
 from rayunlearn.models.sources import LIBRARIES, is_factory
-
-if TYPE_CHECKING:
-    from rayunlearn.recipes import Recipe
-
-
-def code_found_by_workers(recipe: Recipe, address: str | None) -> dict[str, Any]:
-    """`found_by_workers` of all that a recipe names: a model's factory, and a function that gives data."""
-    from rayunlearn.data.datasets import is_function_of_operator  # here: who runs in one process needs none
-
-    sent: list[str] = []
-    named = [("--model", recipe.model.name), ("--data", recipe.data.dataset)]
-    for flag, code in named:
-        if flag == "--model" or is_function_of_operator(code):
-            options = found_by_workers(code, address, flag)
-            sent += options.get("runtime_env", {}).get("py_modules", [])
-    return {"runtime_env": {"py_modules": list(dict.fromkeys(sent))}} if sent else {}
 
 
 def found_by_workers(factory: str, address: str | None, flag: str = "--model") -> dict[str, Any]:

@@ -27,8 +27,9 @@ Mark = Annotated[str | None, Query(max_length=4000, description="The `next` of t
 _FIELDS: dict[str, dict[str, Any]] = {
     "request_id": {"type": "string", "pattern": f"^{NAME}$"},
     "target": {
-        "type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": MOST_TARGET,
-        "uniqueItems": True,
+        "type": "array", "minItems": 1, "maxItems": MOST_TARGET, "uniqueItems": True,
+        "items": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]},
+        "description": "Ids, or names of classes.",
     },
     "lineage": {"type": "string", "pattern": f"^{NAME}$", "default": DEFAULT_LINEAGE},
     "kind": {"enum": list(KINDS), "default": KINDS[0]},

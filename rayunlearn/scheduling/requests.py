@@ -430,6 +430,8 @@ def split_target(value: object) -> dict[str, Any]:
     if not isinstance(value, list | tuple):
         return {"target": value}
     named = [thing for thing in value if isinstance(thing, str)]
+    if not named:
+        return {"target": value}
     return {"target": [thing for thing in value if not isinstance(thing, str)], "names": named}
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rayunlearn.auditing.operator_code import code_found_by_workers
 from rayunlearn.errors import BadInput
-from rayunlearn.execution.user_code import code_found_by_workers, found_by_workers
 from rayunlearn.recipes import Recipe
 from rayunlearn.settings import override
 

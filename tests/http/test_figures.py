@@ -12,7 +12,7 @@ import pytest
 
 from rayunlearn.ledger.ledger import Ledger
 from rayunlearn.reports.certificate import certificate, to_json
-from rayunlearn.storage.lease import Claim
+from rayunlearn.storage.lease import Lease
 from rayunlearn.storage.store import Store
 from tests.http.conftest import Running, Start, start, token_file
 from tests.http.test_answers import asks, is_refused
@@ -114,7 +114,7 @@ def test_metrics_say_what_the_ledger_says(door: Start, tmp_path: Path) -> None:
     late = {"deadline": PAST, "at": PAST + timedelta(days=1)}
     ledger.append("requests", [row("late", "received", **late), row("late", "served", **late)])
     ledger.append("requests", [row("timely", "served", deadline=PAST, at=PAST - timedelta(days=1))])
-    Claim.take(store)
+    Lease.take(store)
     store.put("log/checkpoints/000000000007.note", b"not read")
     after = figures(running)
     assert after['rayunlearn_requests{status="waiting"}'] == 3
