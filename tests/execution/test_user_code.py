@@ -10,6 +10,7 @@ import pytest
 
 from rayunlearn.auditing.operator_code import code_found_by_workers
 from rayunlearn.errors import BadInput
+from rayunlearn.execution.user_code import found_by_workers
 from rayunlearn.recipes import Recipe
 from rayunlearn.settings import override
 
