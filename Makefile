@@ -6,9 +6,9 @@
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Test files side by side: as many as there are cores, four at most; WORKERS=0 runs one after another.
+# Test files side by side, the longest first (tests/longest.py): as many as there are cores, four at most; WORKERS=0 runs one after another.
 WORKERS ?= logical
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 export RAY_USAGE_STATS_ENABLED := 0
 # Bytecode is kept, whatever the environment says: without it each process compiles torch anew, 2 s of computing.
@@ -39,9 +39,8 @@ run: install ## Forget three digits, one after another: jobs/sequential_unlearn.
 test: install ## Run the tests (some of them: ARGS='tests/scheduling -x')
 	@$(PYTEST) -m 'not slow' $(ARGS)
 
-# By name: xdist would begin files of a single test last, and the longest is one of them.
 slow: install ## Run the tests that take long: kills, submitted jobs, several workers
-	@$(PYTEST) -m slow --no-loadscope-reorder $(ARGS)
+	@$(PYTEST) -m slow $(ARGS)
 
 portable: install ## Run the learned tests on other arithmetic and from other root seeds (ARGS='--roots 3 4 5')
 	@$(BIN)/python -m tests.portable $(ARGS)

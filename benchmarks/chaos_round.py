@@ -28,10 +28,10 @@ from rayunlearn.storage.store import Store
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("actor", "worker", "raylet", "driver")
 CYCLES = 40
+"""Of each request."""
 SETTINGS = (
     "model.width=0.125", "train.epochs=8", "inversion.iterations=5", "inversion.min_confidence=0",
     "validation.per_retain_class=6", "validation.per_forget_class=8", "validation.checkpoint_every=2",
-    f"gated_inversion.cycles={CYCLES}", f"gated_inversion.schedule_cycles={CYCLES}",
     "gated_inversion.batch_size=32", "gated_inversion.student_steps=4", "gated_inversion.generator_width=0.1",
     "gated_inversion.inverted_per_class=8", "stopping.min_retain=0", "stopping.leak=1",
     "stopping.forget_tolerance=0.99", "gate.max_forget=1", "gate.max_loss=1", "gate.max_retain_drop=1",
@@ -137,11 +137,14 @@ class Disturber:
         kills: that are planned; those that found nothing to hit are left in `points` and `moments`.
         placement: of the job.
         draws: choose among victims.
+        cycles: of each request, with a checkpoint after every second.
     """
 
     def __init__(
-        self, cluster: LocalCluster, folder: Path, kills: Sequence[Kill], placement: str, draws: random.Random
-    ) -> None:
+        self, cluster: LocalCluster, folder: Path, kills: Sequence[Kill], placement: str,
+        draws: random.Random, *, cycles: int = CYCLES,
+    ) -> None:  # fmt: skip
+        self.cycles = cycles
         self.cluster, self.placement, self.draws = cluster, placement, draws
         self.points = [kill for kill in kills if kill.failpoint]
         self.moments = [kill for kill in kills if not kill.failpoint]
@@ -199,7 +202,8 @@ class Disturber:
             sys.executable, "-m", "benchmarks.chaos_job", "--requests", folder / "requests.jsonl",
             "--storage", folder / "storage", "--placement", self.placement, "--cpus-per-role", "1",
         ]  # fmt: skip
-        for setting in SETTINGS:
+        cycles = [f"gated_inversion.{name}={self.cycles}" for name in ("cycles", "schedule_cycles")]
+        for setting in (*SETTINGS, *cycles):
             command += ["--set", setting]
         where = {"RAY_ADDRESS": self.cluster.address, FOLDER: str(folder)}
         with (folder / "said").open("ab") as said:

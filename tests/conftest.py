@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tests import arithmetic
+from tests.longest import LONGEST
 
 # Before any test imports Ray. Without RAY_AUTH_MODE a local `ray.init()` writes ~/.ray/auth_token and turns
 # token authentication on for later clusters; `ray.train.report` waits for the health check (2 s by default).
@@ -39,9 +40,6 @@ if ROOT_SEED := arithmetic.root_seed():  # before any other module of the packag
 from rayunlearn.data.datasets import LabelledImages, load_dataset  # noqa: E402
 from rayunlearn.models.classifiers import Classifier  # noqa: E402
 from tests.stored.models import DIGITS, stored, trained_on_half  # noqa: E402
-
-LONGEST: tuple[str, ...] = ()
-"""Files of tests by the time that they take, the longest first; all others take less."""
 
 pytest_plugins = ["tests.local_ray", "tests.local_s3"]
 

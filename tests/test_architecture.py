@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.longest import LONGEST
 from tests.packages import DISTRIBUTION, extras_of
 from tests.parts import ALLOWED, LONG_FUNCTIONS, RAY_IS_IMPORTED_IN, WITHOUT_RAY
 from tests.waiting import HANG_S
@@ -277,6 +278,12 @@ def test_every_file_keeps_the_rule(rule: Callable[[Source], list[str]]) -> None:
     """No file anywhere has a bare except, a name that claims nothing or a function that is too long."""
     everything = sources(PACKAGE, "papers", "jobs", "benchmarks", "tests")
     assert [finding for source in everything for finding in rule(source)] == []
+
+
+def test_the_longest_files_are_there() -> None:
+    """A file that was renamed would be begun last without a word."""
+    assert [name for name in LONGEST if not (ROOT / name).is_file()] == []
+    assert len(set(LONGEST)) == len(LONGEST)
 
 
 def test_nothing_is_unpickled() -> None:

@@ -20,6 +20,7 @@ from rayunlearn.recipes.recipe import AuditSettings
 from rayunlearn.scheduling.plan import PlanSettings
 
 BOUNDS: dict[str, tuple[str, ...]] = {
+    "a tuple, each a finite number > 0, or None": ["data: std"],
     "a finite number > 0": (
         "amnesiac_relabel: lr",
         "amnesiac_rollback: lr",
@@ -119,7 +120,7 @@ BOUNDS: dict[str, tuple[str, ...]] = {
     "a whole number > 0, or None": (
         "audit.neighbours: train_per_class",
         "audit.probe: train_per_class",
-        "data: test_per_class train_per_class",
+        "data: granted_per_class test_per_class train_per_class",
         "fisher: max_samples",
         "stopping: patience",
     ),

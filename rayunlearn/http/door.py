@@ -16,7 +16,7 @@ from rayunlearn.http.looks import Looks
 from rayunlearn.http.paging import Page, page_of
 from rayunlearn.http.regulations import Regulations, require_regulation
 from rayunlearn.http.uploads import reference_of
-from rayunlearn.ledger import submission as asking
+from rayunlearn.ledger import submission
 from rayunlearn.ledger.ledger import LedgerReader
 from rayunlearn.ledger.lineage import versions
 from rayunlearn.ledger.status import Standing, standing_of
@@ -109,12 +109,12 @@ class Door:
         def read(of: Request) -> tuple[str, bytes]:
             assert upload is not None, "of a request by examples"
             chain = versions(LedgerReader(self.store), of.lineage)
-            model = asking.require_begun(chain, of.lineage).model
+            model = submission.require_begun(chain, of.lineage).model
             size = model["image_size"]
             sides = size if isinstance(size, list | tuple) else (size, size)
             return reference_of(upload, (model["in_channels"], *sides), of.target), upload
 
-        return asking.acknowledge(
+        return submission.acknowledge(
             self.store, asked, before, methods=declarations(), read=read, now=now
         )
 
@@ -155,9 +155,9 @@ class Door:
         return page_of(found, limit=limit, after=after)
 
     def cancel(self, request_id: str) -> str:
-        """Ask that a request be not served; raises as `asking.cancel`."""
+        """Ask that a request be not served; raises as `submission.cancel`."""
         _require_id(request_id)
-        return asking.cancel(self.store, request_id, now=self._clock())
+        return submission.cancel(self.store, request_id, now=self._clock())
 
     def certificate(self, request_id: str) -> dict[str, Any]:
         """The certificate of a request, made now.

@@ -154,12 +154,12 @@ def test_a_kill_of_each_kind(tmp_path: Path) -> None:
     """
     kills = [
         *(Kill(kind=kind, after_s=0.5) for kind in KINDS),
-        Kill(kind="driver", failpoint="before put runs/state", count=25),
+        Kill(kind="driver", failpoint="before put runs/state", count=10),
         Kill(kind="driver", failpoint="after create models", count=3),
     ]
     with LocalCluster(HEAD_CPUS, WORKER_CPUS) as cluster:
-        calm = Disturber(cluster, tmp_path / "calm", [], "colocated", random.Random(0)).run()
-        made = Disturber(cluster, tmp_path / "made", kills, "split", random.Random(0)).run()
+        calm = Disturber(cluster, tmp_path / "calm", [], "colocated", random.Random(0), cycles=16).run()
+        made = Disturber(cluster, tmp_path / "made", kills, "split", random.Random(0), cycles=16).run()
     assert calm.ended == [] and faults(calm, calm) == []
     assert faults(made, calm) == []
     assert Counter(kill.kind for kill, _ in made.hits) == {"actor": 1, "worker": 1, "raylet": 1, "driver": 3}

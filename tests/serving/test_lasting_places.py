@@ -28,6 +28,7 @@ COMMANDS = (
     "serve --requests {elsewhere}/requests.jsonl --dry-run",
     "tune --requests {elsewhere}/requests.jsonl",
     "status",
+    "http 127.0.0.1:0",
     "request add --target 3",
     "request list",
     "request cancel r1",
