@@ -335,7 +335,7 @@ def results_of(root: str | Path, row: Row, seed: int) -> list[dict[str, Any]]:
     done, end = audited(store), cut_short(store)
     machine, seconds = (
         read_json(store, name, kind) if store.exists(name) else None
-        for name, kind in ((MACHINE, dict), (SECONDS, (int, float)))
+        for name, kind in ((MACHINE, dict), (SECONDS, dict))
     )
     own = {"row": row.name, "key": row.key, "method": row.recipe.method, "seed": seed, "machine": machine}
     if end and not done:

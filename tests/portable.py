@@ -139,7 +139,8 @@ def run_pytest(setting: str, root: int, arguments: Sequence[str], folder: Path) 
     }  # fmt: skip
     command = [
         sys.executable, "-m", "pytest", "-q", "--tb=short", "--durations=25", "-p", "tests.margins", "-o",
-        "enable_assertion_pass_hook=true", "-n", str(workers), "--dist", "loadfile", *arguments,
+        "enable_assertion_pass_hook=true", "-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder",
+        *arguments,
     ]  # fmt: skip
     ended = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -20,7 +20,7 @@ from tests.waiting import HANG_S
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 LONG = (
-    *BANK, "gated_inversion.cycles=100", "gated_inversion.schedule_cycles=100", "audit.enabled=false",
+    *BANK, "gated_inversion.cycles=60", "gated_inversion.schedule_cycles=60", "audit.enabled=false",
     "validation.checkpoint_every=5",
 )  # fmt: skip
 STOPPED_AT = 2
