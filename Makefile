@@ -55,7 +55,10 @@ lint: install ## Check the code's form with ruff
 types: install ## Check the types with mypy
 	@$(BIN)/mypy
 
-check: lint types test elsewhere slow ## Everything that CI runs
+# mypy uses one core; the learned tests use the other meanwhile.
+check: lint ## Everything that CI runs
+	@$(MAKE) --no-print-directory -j2 --output-sync=target types elsewhere
+	@$(MAKE) --no-print-directory test slow
 
 # By itself: CI has no time for the site, and its packages are no part of `make install`.
 docs: install ## Build the documents as a site in site/, with warnings as errors

@@ -89,6 +89,17 @@ def _own_random_numbers() -> None:
     torch.manual_seed(ROOT_SEED)
 
 
+@pytest.fixture(autouse=True)
+def _own_python_path() -> Iterator[None]:
+    """A command that has workers find code names its folder in the environment: of its test alone."""
+    before = os.environ.get("PYTHONPATH")
+    yield
+    if before is None:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with room for 64 KiB, which only the system's administrator may have."""

@@ -43,7 +43,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pip(*arguments: str | Path) -> None:
     """pip of this environment, without asking any registry."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
+    # a checkout on PYTHONPATH would count as installed
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
