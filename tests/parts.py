@@ -4,7 +4,7 @@ from __future__ import annotations
 
 BOTTOM = {
     "balance", "data_root", "declared", "errors", "extras", "fields", "held_out", "mislabelling",
-    "preprocessing", "roles", "seeds", "streamed", "task",
+    "preprocessing", "roles", "seeds", "streamed", "task", "tensor_digest",
 }  # fmt: skip
 ALGORITHMS = {"evaluation", "inversion", "methods", "models"}
 SETTINGS = {"recipes", "scheduling", "settings"}
@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "streamed": set(),
     "mislabelling": {"errors", "fields"},
     "seeds": {"errors"},
+    "tensor_digest": set(),
     "task": {"errors", "fields"},
     "surrogates": {"errors", "fields", "seeds"},
     "access": {"data_root", "errors"},
@@ -42,7 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     "storage": {"errors", "scheduling"},
     "ledger": {"declared", "errors", "evidence", "scheduling", "storage"},
     "reports": STORED | {"errors", "evidence", "scheduling"},
-    "http": STORED | {"declared", "errors", "extras", "reports", "scheduling"},  # neither Ray nor torch
+    # neither Ray nor torch
+    "http": STORED | {"declared", "errors", "extras", "reports", "scheduling", "tensor_digest"},
     "lineages": BOTTOM | ALGORITHMS | SETTINGS | STORED | {"unlearning"},
     "execution": BOTTOM | ALGORITHMS | {"access", "storage", "unlearning"},
     "auditing": BOTTOM | ALGORITHMS | SETTINGS | STORED | {"data", "execution", "lineages", "reports"},

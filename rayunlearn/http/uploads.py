@@ -6,7 +6,6 @@ normalised as the model's input; `labels` `[n]` int64; `ids` `[n]` int64, 0 to n
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from safetensors.numpy import load
 
 from rayunlearn.errors import BadInput
 from rayunlearn.scheduling.requests import EXAMPLES_PREFIX
+from rayunlearn.tensor_digest import tensor_digest
 
 _NAMES = {"images", "labels", "ids"}
 
@@ -55,12 +55,11 @@ def reference_of(data: bytes, shape: Sequence[int], target: Collection[int]) -> 
 
 def tensors_id(tensors: Mapping[str, np.ndarray]) -> str:
     """What `rayunlearn.models.weights.version_id` says of the same tensors; a test compares the two."""
-    digest = hashlib.sha256(b"rayunlearn-weights-1\n")
-    for name in sorted(tensors, key=str.encode):
-        array = tensors[name]
-        data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-        shape = ",".join(map(str, array.shape))
-        for part in (name.encode(), str(array.dtype).encode(), shape.encode(), data):
-            digest.update(f"{len(part)}:".encode())
-            digest.update(part)
-    return digest.hexdigest()
+    return tensor_digest(
+        (name, str(array.dtype), array.shape, _little_endian(array).tobytes())
+        for name, array in sorted(tensors.items(), key=lambda item: item[0].encode())
+    )
+
+
+def _little_endian(array: np.ndarray) -> np.ndarray:
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rayunlearn.errors import BadInput
+from rayunlearn.tensor_digest import tensor_digest
 
 Weights = dict[str, Tensor]
 """A state dict: names of parameters and buffers -> tensors."""
@@ -43,16 +43,10 @@ def version_id(state: Mapping[str, Tensor]) -> str:
     >>> version_id({"a": a, "b": b}) == version_id({"b": b, "a": a})
     True
     """
-    digest = hashlib.sha256(b"rayunlearn-weights-1\n")
-    for name in sorted(state, key=lambda n: n.encode()):
-        tensor = state[name]
-        data = _little_endian_bytes(tensor)
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        shape = ",".join(map(str, tensor.shape))
-        for part in (name.encode(), dtype.encode(), shape.encode(), data):
-            digest.update(f"{len(part)}:".encode())
-            digest.update(part)
-    return digest.hexdigest()
+    return tensor_digest(
+        (name, str(tensor.dtype).removeprefix("torch."), tensor.shape, _little_endian_bytes(tensor))
+        for name, tensor in sorted(state.items(), key=lambda item: item[0].encode())
+    )
 
 
 def weights_to_bytes(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
